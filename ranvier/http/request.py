@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from functools import cache
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -38,8 +38,9 @@ class BodyReader(Protocol):
 class Request:
     """Hold one request. Made by the application; in tests by hand with what the handler looks at.
 
-    ``path`` and ``query_string`` are raw, ``params`` the decoded pieces of the path. ``ip`` is the client's
-    address (from X-Forwarded-For where the listener says so; empty on a UNIX socket), ``scheme`` http or https.
+    ``path`` and ``query_string`` are raw, ``params`` the decoded pieces of the path.
+    ``ip`` is the client's address (from X-Forwarded-For where the listener says so; empty on a UNIX socket),
+    ``scheme`` http or https.
     """
 
     __slots__ = (
@@ -185,7 +186,7 @@ class Request:
         body = self.body or (b"{}" if allow_empty else b"")
         parse(body)
         try:
-            value: T = _decoder(shape).decode(body)
+            value: T = _decoder(cast(Hashable, shape)).decode(body)
         except msgspec.DecodeError as error:
             raise bad_json(str(error)) from None
         return value
@@ -198,15 +199,15 @@ class Request:
         return value
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Read the body of a ``stream`` route chunk by chunk. Raises ``M_TOO_LARGE`` past the route's limit."""
+        """Read the body of a ``stream`` route by chunks. Raises ``M_TOO_LARGE`` past the route's limit."""
         assert self._reader is not None, f"{self.route.name} is not a streamed route"
         return self._reader()
 
 
 @cache
-def _decoder(shape: Any) -> msgspec.json.Decoder[Any]:
+def _decoder(shape: Hashable) -> msgspec.json.Decoder[Any]:
     """Make a decoder once: it costs a millisecond, and there are as many as shapes in the code."""
-    return msgspec.json.Decoder(shape)
+    return msgspec.json.Decoder(cast(Any, shape))
 
 
 def _parse_query(query_string: bytes) -> dict[str, list[str]]:

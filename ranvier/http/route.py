@@ -40,8 +40,8 @@ class Auth(Enum):
 class Route:
     """Declare one endpoint.
 
-    ``path`` is one path or several that mean the same (see ``versions``); ``{name}`` takes one segment, a last
-    ``{name...}`` takes all that remain. ``placed_by`` is the path parameter (or ``"user"``) whose worker
+    ``path`` is one path or several that mean the same (see ``versions``); ``{name}`` takes one segment, and a
+    last ``{name...}`` all that remain. ``placed_by`` is the path parameter (or ``"user"``) whose worker
     is best asked. ``limit`` names the rate limit applied before the handler runs, per user or, without a
     user, per address. ``max_body`` is in bytes. ``long_poll`` marks a handler that waits and is cancelled
     when its client goes away; others always finish what they began. ``stream`` leaves the body unread, for
