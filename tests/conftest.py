@@ -1,0 +1,29 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.postgres import fresh_database, running_postgres
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end the run as Ctrl-C does, so that fixtures stop what they started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Give the DSN of a private PostgreSQL that runs for the whole session."""
+    with running_postgres() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def database(postgres: str) -> AsyncIterator[str]:
+    """Give the DSN of a fresh empty database, dropped after the test."""
+    async with fresh_database(postgres) as dsn:
+        yield dsn
