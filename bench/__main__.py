@@ -1,0 +1,99 @@
+"""`python -m bench`: measure the servers in turn on this machine and write the results."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import report
+from bench.client import WrongAnswerError
+from bench.goals import evaluate
+from bench.plot import draw
+from bench.run import run_server
+from bench.scenarios import REGISTER_DEFAULT_HASH, SCENARIOS
+from bench.scenarios.base import Pace
+from bench.servers.base import Server
+from bench.servers.ranvier import Ranvier
+from bench.servers.synapse import Synapse
+
+_HERE = Path(__file__).resolve().parent
+_RESULTS = _HERE / "results"
+_WORK = _HERE / "work"
+_QUICK = Pace(seconds=0.1, counts=0.1)
+
+
+def _arguments() -> argparse.Namespace:
+    names = [scenario.name for scenario in [*SCENARIOS, REGISTER_DEFAULT_HASH]]
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--server", choices=["synapse", "ranvier", "both"], default="both")
+    parser.add_argument("--only", choices=names, action="append", default=[], help="may be repeated")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the time, to see that all works")
+    parser.add_argument(
+        "--results", type=Path, help="default: bench/results, or bench/work/results for a partial run"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the servers' folders and logs")
+    ranvier = _HERE.parent / ".venv" / "bin" / "python"
+    parser.add_argument("--ranvier-python", default=str(ranvier), help="an interpreter that has Ranvier")
+    parser.add_argument("--synapse-python", default=sys.executable, help="an interpreter that has Synapse")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the bench; the exit status is 1 when a server answered wrongly, 2 when a goal was missed."""
+    arguments = _arguments()
+    # So that an ended bench ends the servers that it started, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    partial = bool(arguments.quick or arguments.only)
+    results = arguments.results or (_WORK / "results" if partial else _RESULTS)
+    results.mkdir(parents=True, exist_ok=True)
+    makers: dict[str, Callable[[Path], Server]] = {
+        "synapse": lambda folder: Synapse(folder, arguments.synapse_python),
+        "ranvier": lambda folder: Ranvier(folder, arguments.ranvier_python),
+    }
+    run_id = report.new_run_id()
+    for name in [arguments.server] if arguments.server != "both" else list(makers):
+        if not _measure(makers[name], results, arguments, run_id):
+            return 1
+    return _finish(results)
+
+
+def _measure(
+    make: Callable[[Path], Server], results: Path, arguments: argparse.Namespace, run_id: str
+) -> bool:
+    _WORK.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=_WORK))
+    # PostgreSQL runs as another user when this runs as root, and has to pass.
+    folder.chmod(0o755)
+    server = make(folder)
+    print(f"{server.title} {server.version()}", file=sys.stderr, flush=True)
+    try:
+        result = run_server(server, _QUICK if arguments.quick else Pace(), arguments.only)
+    except (WrongAnswerError, OSError, RuntimeError, ExceptionGroup) as error:
+        reasons = error.exceptions if isinstance(error, ExceptionGroup) else error
+        print(f"{server.title} failed: {reasons!r}; its log is in {folder}", file=sys.stderr)
+        return False
+    report.save(result, results, run_id)
+    if not arguments.keep:
+        shutil.rmtree(folder)
+    return True
+
+
+def _finish(results: Path) -> int:
+    found = report.load(results, _RESULTS)
+    table = report.markdown(found)
+    (results / "results.md").write_text(table)
+    draw([result for result, _ in found.values()], results / "results.png")
+    print(table)
+    if len(found) < len(report.NAMES):
+        return 0
+    outcomes = evaluate(found["ranvier"][0], found["synapse"][0])
+    return 0 if all(outcome.passed for outcome in outcomes) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

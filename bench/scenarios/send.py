@@ -1,0 +1,86 @@
+"""Sending messages: one after another, and from 16 clients at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bench.client import check
+from bench.measure import Recording
+from bench.scenarios.base import Bench
+from bench.world import SMALL_ROOMS
+
+CLIENTS = 16
+_VERIFIED = 500
+_TEXT = "Saltatory conduction: the signal leaps from node to node. "
+
+
+async def send_serial(bench: Bench) -> None:
+    """Send from one user into a room of 5, each message after the answer to the one before."""
+    user, room_id = bench.world.users[0], bench.world.small_rooms[0]
+    sent: list[str] = []
+    with bench.meter.measure("send_serial") as recording:
+        for number in bench.pace.budget(100, 5, at_most=2000):
+            sent.append(await recording.time(user.send(room_id, f"{_TEXT}{number}")))
+    await _verify(bench, {room_id: sent})
+
+
+async def send_many_rooms(bench: Bench) -> None:
+    """Send from 16 clients, each in turn into the small rooms that its user is in."""
+    rooms_of = {number: bench.world.small_rooms_of(number) for number in _senders()}
+    check(len({room for rooms in rooms_of.values() for room in rooms}) == SMALL_ROOMS, "some room is silent")
+    await _send_at_once(bench, "send_many_rooms", lambda user, n: rooms_of[user][n % len(rooms_of[user])])
+
+
+async def send_one_room(bench: Bench) -> None:
+    """Send from 16 clients into the room of 50."""
+    await _send_at_once(bench, "send_one_room", lambda _user, _n: bench.world.big_room)
+
+
+def _senders() -> list[int]:
+    # 3 and 50 have no common divisor that would leave rooms out: the senders' rooms cover all the small ones.
+    return [3 * number for number in range(CLIENTS)]
+
+
+async def _send_at_once(bench: Bench, name: str, room_for: Callable[[int, int], str]) -> None:
+    sent: dict[str, list[str]] = {}
+    with bench.meter.measure(name) as recording:
+        async with asyncio.TaskGroup() as group:
+            for user in _senders():
+                group.create_task(_send_on(bench, user, room_for, recording, sent))
+    await _verify(bench, sent)
+
+
+async def _send_on(
+    bench: Bench,
+    user: int,
+    room_for: Callable[[int, int], str],
+    recording: Recording,
+    sent: dict[str, list[str]],
+) -> None:
+    for number in bench.pace.budget(10, 10):
+        room_id = room_for(user, number)
+        event_id = await recording.time(bench.world.users[user].send(room_id, f"{_TEXT}{user}/{number}"))
+        sent.setdefault(room_id, []).append(event_id)
+
+
+async def _verify(bench: Bench, sent: dict[str, list[str]]) -> None:
+    """Check that each room's newest events are those that were sent there, each once, and none besides."""
+    total = [event_id for events in sent.values() for event_id in events]
+    check(len(total) == len(set(total)), "an event ID was answered twice")
+    for room_id, events in sent.items():
+        reader = bench.world.users[_some_member(bench, room_id)]
+        wanted, start = min(len(events), _VERIFIED), ""
+        found: list[str] = []
+        while len(found) < wanted:
+            page = await reader.messages(room_id, min(100, wanted - len(found)), start)
+            check(bool(page["chunk"]), f"history ends after {len(found)} of {wanted} events")
+            found += [event["event_id"] for event in page["chunk"]]
+            start = page.get("end", "")
+        check(len(set(found)) == wanted, "an event is in the history twice")
+        check(set(found) <= set(events), "the newest events of a room are not those that were sent")
+
+
+def _some_member(bench: Bench, room_id: str) -> int:
+    users = bench.world.users
+    return next(number for number, user in enumerate(users) if room_id in bench.world.rooms_of[user.user_id])
