@@ -113,7 +113,10 @@ def json_signed_bytes(obj: dict[str, Any]) -> bytes:
 
 
 def sign_json(obj: dict[str, Any], server_name: str, key: SigningKey) -> dict[str, Any]:
-    """Give a copy of ``obj`` with one more signature, beside those that it has."""
+    """Give a copy of ``obj`` with one more signature, beside those that it has.
+
+    ``signatures``, if there, must be an object of objects: check what a stranger sent before.
+    """
     return _with_signature(obj, server_name, key, json_signed_bytes(obj))
 
 
