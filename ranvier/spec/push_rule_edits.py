@@ -26,6 +26,8 @@ MAX_ACTIONS: Final = 16
 MAX_CONDITIONS: Final = 16
 MAX_RULE_BYTES: Final = 4096
 """Size of one rule's actions, conditions and pattern as JSON."""
+MAX_BYTES: Final = 256 * 1024
+"""Size of all that is stored for a user; clients get it whole whenever a rule changes."""
 
 # "Clients and homeservers MUST ignore these actions"
 _HISTORICAL_ACTIONS = {"dont_notify", "coalesce"}
@@ -131,9 +133,7 @@ def put_rule(
         others = [it for it in rules if it is not old]
         others.insert(_place(others, before, after), rule)
         placed = tuple(others)
-    changed = _with_kind(user_rules, kind, placed)
-    _check_amount(changed)
-    return changed
+    return _check_amount(_with_kind(user_rules, kind, placed))
 
 
 def delete_rule(user_rules: UserPushRules, kind: str, rule_id: str) -> UserPushRules:
@@ -165,7 +165,8 @@ def set_actions(user_rules: UserPushRules, kind: str, rule_id: str, body: Mappin
     Raises 404 ``M_NOT_FOUND``, 400 ``M_BAD_JSON`` and ``M_INVALID_PARAM``, and 413 ``M_TOO_LARGE``.
     """
     _check_size(body.get("actions"))
-    return _change(user_rules, check_kind(kind), rule_id, DefaultChange(actions=_parse_actions(body)))
+    change = DefaultChange(actions=_parse_actions(body))
+    return _check_amount(_change(user_rules, check_kind(kind), rule_id, change))
 
 
 def _change(user_rules: UserPushRules, kind: Kind, rule_id: str, change: DefaultChange) -> UserPushRules:
@@ -218,7 +219,8 @@ def _check_rule_id(rule_id: str) -> None:
         raise invalid_param("A rule id may not contain slashes or backslashes")
 
 
-def _check_amount(user_rules: UserPushRules) -> None:
+def _check_amount(user_rules: UserPushRules) -> UserPushRules:
+    """Give the rules back, or raise 413 ``M_TOO_LARGE`` if they are too many, too big or too slow."""
     if sum(len(user_rules.of_kind(kind)) for kind in KINDS) > MAX_RULES:
         raise _too_large(f"At most {MAX_RULES} push rules of one's own")
     patterns = [rule.pattern for rule in user_rules.content]
@@ -226,6 +228,9 @@ def _check_amount(user_rules: UserPushRules) -> None:
         patterns += [it.get("pattern") for it in rule.conditions or () if _is_search(it)]
     if sum(isinstance(it, str) and not is_word(fold(it)) for it in patterns) > MAX_SEARCHES:
         raise _too_large(f"At most {MAX_SEARCHES} patterns that are more than one word")
+    if len(encode_rules(user_rules)) > MAX_BYTES:
+        raise _too_large(f"At most {MAX_BYTES} bytes of push rules")
+    return user_rules
 
 
 def _is_search(condition: Mapping[str, Any]) -> bool:
