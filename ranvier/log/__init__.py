@@ -1,0 +1,1 @@
+"""The one commit-ordered log: appended to by every process, followed by every process."""

@@ -1,0 +1,165 @@
+"""Append to the log: what is waiting becomes one batch, one round trip and one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from ranvier.log.bus import Bus
+from ranvier.log.clock import Clock
+from ranvier.spec.errors import MatrixError
+from ranvier.storage import log as storage
+from ranvier.storage.database import Database, DatabaseUnavailable
+from ranvier.storage.log import Appended, RoomWrite
+from ranvier.wire.log_rows import Batch, LogRow, Row
+
+logger = logging.getLogger(__name__)
+
+_MAX_QUEUE = 20_000
+
+
+class HeadMoved(Exception):
+    """Say that somebody else wrote to the room first: nothing was written, compute again."""
+
+
+class TransactionRepeated(Exception):
+    """Say that a transaction id of the write was used before: nothing was written."""
+
+
+class _Pending:
+    __slots__ = ("done", "room", "rows")
+
+    def __init__(self, room: RoomWrite | None, rows: Sequence[LogRow]) -> None:
+        self.room = room
+        self.rows = rows
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def size(self) -> int:
+        return len(self.rows) + (len(self.room.events) if self.room else 0)
+
+
+class Appender:
+    """Group-commit the writes of this process, one commit in flight.
+
+    While a commit is under way the next batch gathers, so the number of commits follows the speed of
+    the disk and not the number of writes. ``run`` must be running in a task of the process.
+    """
+
+    def __init__(self, *, database: Database, bus: Bus, clock: Clock, max_batch: int = 500) -> None:
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+        self._max_batch = max_batch
+        self._queue: list[_Pending] = []
+        self._wake = asyncio.Event()
+
+    async def append_room(self, write: RoomWrite) -> int:
+        """Write to one room and give the log position of its last event.
+
+        Raises HeadMoved, TransactionRepeated (nothing was written), or DatabaseUnavailable (503; the
+        write may or may not have taken place).
+        """
+        return await self._submit(_Pending(write, ()))
+
+    async def append_rows(self, rows: Sequence[LogRow]) -> int:
+        """Write rows that are not events and give the position of the last one; may raise 503."""
+        return await self._submit(_Pending(None, rows))
+
+    async def _submit(self, pending: _Pending) -> int:
+        if len(self._queue) >= _MAX_QUEUE:
+            raise MatrixError("M_UNKNOWN", 503, "The server has too much to write at the moment; try again")
+        self._queue.append(pending)
+        self._wake.set()
+        # A caller that goes away does not take its write back: it may be in a commit already.
+        return await asyncio.shield(pending.done)
+
+    async def run(self) -> None:
+        """Commit batch after batch, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self._commit(self._take())
+
+    def _take(self) -> list[_Pending]:
+        size = taken = 0
+        rooms: set[int] = set()
+        for pending in self._queue:
+            # Two writes to one new head can not both succeed: the second waits for the next batch.
+            if (taken and size + pending.size > self._max_batch) or (
+                pending.room is not None and pending.room.room_nid in rooms
+            ):
+                break
+            if pending.room is not None:
+                rooms.add(pending.room.room_nid)
+            size += pending.size
+            taken += 1
+        batch = self._queue[:taken]
+        del self._queue[:taken]
+        return batch
+
+    async def _commit(self, batch: list[_Pending]) -> None:
+        try:
+            appended = await self._write(batch)
+        except DatabaseUnavailable as error:
+            for pending in batch:
+                _fail(pending, error)
+            return
+        except Exception as error:
+            if len(batch) == 1:
+                logger.exception("A write to the log failed")
+                _fail(batch[0], error)
+                return
+            # One bad write must not take the others with it: each gets a commit of its own.
+            logger.warning("A batch of %d writes failed, trying them one by one", len(batch))
+            for pending in batch:
+                await self._commit([pending])
+            return
+        await self._publish(batch, appended)
+
+    async def _write(self, batch: list[_Pending]) -> Appended:
+        rooms = [pending.room for pending in batch if pending.room is not None]
+        rows = [row for pending in batch for row in pending.rows]
+        async with self._database.connection() as connection:
+            return await storage.append(connection, rooms, rows, self._clock.now_ms())
+
+    async def _publish(self, batch: list[_Pending], appended: Appended) -> None:
+        committed: list[Row] = []
+        pos = appended.before
+        moved, repeated = set(appended.moved), set(appended.repeated)
+        for pending in batch:
+            if pending.room is None or pending.room.room_nid in moved or pending.room.room_nid in repeated:
+                continue
+            for event in pending.room.events:
+                pos += 1
+                event.pos = pos
+            committed.extend(pending.room.events)
+        for pending in batch:
+            for row in pending.rows:
+                pos += 1
+                row.pos = pos
+            committed.extend(pending.rows)
+        if committed:
+            await self._bus.publish(Batch(appended.before, pos, committed))
+        for pending in batch:
+            if pending.room is None:
+                _succeed(pending, pending.rows[-1].pos)
+            elif pending.room.room_nid in moved:
+                _fail(pending, HeadMoved())
+            elif pending.room.room_nid in repeated:
+                _fail(pending, TransactionRepeated())
+            else:
+                _succeed(pending, pending.room.events[-1].pos)
+
+
+def _succeed(pending: _Pending, pos: int) -> None:
+    if not pending.done.done():
+        pending.done.set_result(pos)
+
+
+def _fail(pending: _Pending, error: Exception) -> None:
+    if not pending.done.done():
+        pending.done.set_exception(error)
+        pending.done.exception()  # nobody may be left to look at it

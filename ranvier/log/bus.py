@@ -1,0 +1,86 @@
+"""The bus: carries each committed batch, and what is never stored, to every process.
+
+There are two forms of one interface: within the process (here), and Redis for several processes.
+A bus may lose, repeat or reorder messages: ``log.follow`` makes up for all of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from ranvier.wire.log_rows import Batch
+
+
+class Ephemeral(msgspec.Struct, array_like=True, frozen=True):
+    """Something that is told once and never stored: who types, who is online.
+
+    ``count`` orders them within ``epoch`` (a new one whenever the counter began anew).
+    """
+
+    kind: str
+    key: str
+    body: bytes
+    count: int
+    epoch: str
+
+
+BatchListener = Callable[[Batch], None]
+EphemeralListener = Callable[[Ephemeral], None]
+
+
+class Bus(Protocol):
+    """Carry messages from every process to every process, the sender included."""
+
+    async def publish(self, batch: Batch) -> None:
+        """Tell everybody of a committed batch."""
+
+    async def publish_ephemeral(self, kind: str, key: str, body: bytes) -> Ephemeral:
+        """Give the next count to something ephemeral and tell everybody."""
+
+    def ephemeral_now(self) -> tuple[int, str]:
+        """Give the newest ``(count, epoch)`` that this process knows of."""
+
+    def listen(
+        self, batches: BatchListener | None = None, ephemerals: EphemeralListener | None = None
+    ) -> None:
+        """Have these called, in order of arrival, on the event loop."""
+
+
+class LocalBus:
+    """The bus of a server that is one process: a function call."""
+
+    def __init__(self) -> None:
+        self._batch_listeners: list[BatchListener] = []
+        self._ephemeral_listeners: list[EphemeralListener] = []
+        self._count = 0
+        self._epoch = secrets.token_hex(4)
+
+    async def publish(self, batch: Batch) -> None:
+        """Tell everybody of a committed batch."""
+        for listener in self._batch_listeners:
+            listener(batch)
+
+    async def publish_ephemeral(self, kind: str, key: str, body: bytes) -> Ephemeral:
+        """Give the next count to something ephemeral and tell everybody."""
+        self._count += 1
+        message = Ephemeral(kind, key, body, self._count, self._epoch)
+        for listener in self._ephemeral_listeners:
+            listener(message)
+        return message
+
+    def ephemeral_now(self) -> tuple[int, str]:
+        """Give the newest ``(count, epoch)`` that this process knows of."""
+        return self._count, self._epoch
+
+    def listen(
+        self, batches: BatchListener | None = None, ephemerals: EphemeralListener | None = None
+    ) -> None:
+        """Have these called, in order of arrival, on the event loop."""
+        if batches is not None:
+            self._batch_listeners.append(batches)
+        if ephemerals is not None:
+            self._ephemeral_listeners.append(ephemerals)

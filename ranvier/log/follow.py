@@ -1,0 +1,99 @@
+"""Follow the log: apply what the bus brings to the tail, and read from PostgreSQL what it did not bring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ranvier.log.bus import Bus
+from ranvier.log.tail import Tail
+from ranvier.spec.errors import MatrixError
+from ranvier.storage import log as storage
+from ranvier.storage.database import Database
+from ranvier.wire.log_rows import Batch
+
+logger = logging.getLogger(__name__)
+
+_GAP_PATIENCE_S = 0.005  # writers publish out of order: what is missing mostly comes at once
+_PIECE = 1000
+
+
+class Follower:
+    """Keep the tail at the head of the log.
+
+    The bus is only a hint: a message that does not continue where the tail stands is kept for some
+    milliseconds, then the gap is read from the database. A heartbeat reads the head of the log, so that
+    a lost last message is noticed after ``heartbeat_s`` seconds.
+    """
+
+    def __init__(
+        self, *, database: Database, bus: Bus, tail: Tail, heartbeat_s: float = 1.0, warm_rows: int = 5000
+    ) -> None:
+        self._database = database
+        self._tail = tail
+        self._heartbeat_s = heartbeat_s
+        self._warm_rows = warm_rows
+        self._early: dict[int, Batch] = {}
+        self._gap = asyncio.Event()
+        self._quiet = True
+        bus.listen(batches=self._on_batch)
+
+    async def start(self) -> None:
+        """Fill the tail with the newest rows, so that clients that come back are answered from memory."""
+        head = await storage.head(self._database)
+        self._tail.reset(max(0, head - self._warm_rows))
+        await self._read_upto(head)
+
+    async def run(self) -> None:
+        """Fill gaps and beat, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._gap.wait()
+                await asyncio.sleep(_GAP_PATIENCE_S)
+            except TimeoutError:
+                pass
+            self._gap.clear()
+            try:
+                await self._catch_up()
+            except MatrixError as error:
+                logger.warning("Can not read the log: %s", error.message)
+                await asyncio.sleep(self._heartbeat_s)
+
+    async def _catch_up(self) -> None:
+        if self._early:
+            await self._read_upto(min(self._early))
+            self._apply_early()
+            return
+        if self._quiet:
+            head = await storage.head(self._database)
+            if head > self._tail.pos:
+                await self._read_upto(head)
+        self._quiet = True
+
+    def _on_batch(self, batch: Batch) -> None:
+        self._quiet = False
+        if batch.previous == self._tail.pos:
+            self._tail.apply(batch.rows, batch.last)
+            if self._early:
+                self._apply_early()
+        elif batch.previous > self._tail.pos:
+            self._early[batch.previous] = batch
+            self._gap.set()
+        elif batch.last > self._tail.pos:  # a part of it was read from the database meanwhile
+            rows = [row for row in batch.rows if row.pos > self._tail.pos]
+            self._tail.apply(rows, batch.last)
+
+    def _apply_early(self) -> None:
+        for previous in sorted(self._early):
+            if previous > self._tail.pos:
+                self._gap.set()
+                return
+            self._on_batch(self._early.pop(previous))
+
+    async def _read_upto(self, head: int) -> None:
+        while (pos := self._tail.pos) < head:
+            upto = min(head, pos + _PIECE)
+            rows = await storage.rows_between(self._database, pos, upto)
+            # The bus may have brought some of it while the database answered.
+            self._tail.apply([row for row in rows if row.pos > self._tail.pos], max(upto, self._tail.pos))

@@ -1,0 +1,200 @@
+"""The one door for events of ours: a queue for each room, whose waiting actions become one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
+from ranvier.log.clock import Clock
+from ranvier.log.tail import Tail
+from ranvier.rooms.draft import Draft, Identity, Txn
+from ranvier.rooms.room import Room
+from ranvier.rooms.rooms import Rooms
+from ranvier.spec.errors import MatrixError, not_found
+from ranvier.spec.room_versions import RoomVersion
+from ranvier.storage.database import DatabaseUnavailable
+from ranvier.storage.nids import Nids
+from ranvier.storage.transactions import TransactionStore
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Action = Callable[[Draft], T]
+"""Adds events to a draft, all or (by raising) none, and gives what its caller wants to know."""
+
+_MAX_WAITING = 1000
+_MAX_BATCH = 50
+_MAX_ATTEMPTS = 10
+
+
+class AlreadySent(Exception):
+    """Say that the transaction id was used before, for ``event_id``."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(event_id)
+        self.event_id = event_id
+
+
+class _Waiting(Generic[T]):
+    __slots__ = ("action", "attempts", "done", "txn")
+
+    def __init__(self, action: Action[T], txn: Txn | None) -> None:
+        self.action = action
+        self.txn = txn
+        self.attempts = 0
+        self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+
+class RoomWriter:
+    """Write events of ours into rooms.
+
+    Actions on one room are done in the order in which they came; while one commit is under way the next
+    ones wait and then share a commit. Nothing here must be alone in writing to a room: the commit
+    compares the room's head, and on a mismatch the room is loaded anew and the actions are done again.
+    """
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        appender: Appender,
+        tail: Tail,
+        transactions: TransactionStore,
+        nids: Nids,
+        identity: Identity,
+        clock: Clock,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._rooms = rooms
+        self._appender = appender
+        self._tail = tail
+        self._transactions = transactions
+        self._nids = nids
+        self._identity = identity
+        self._clock = clock
+        self._tasks = tasks
+        self._queues: dict[str, list[_Waiting[Any]]] = {}
+
+    async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
+        """Do an action on a room, commit it and give its result, once readers here see it.
+
+        Raises what the action raises (nothing is written then), 404 ``M_NOT_FOUND`` for an unknown room,
+        AlreadySent when ``txn`` was used before, DatabaseUnavailable (503).
+        """
+        waiting = _Waiting(action, txn)
+        queue = self._queues.get(room_id)
+        if queue is None:
+            self._queues[room_id] = [waiting]
+            self._tasks.create_task(self._drain(room_id))
+        elif len(queue) >= _MAX_WAITING:
+            raise MatrixError(
+                "M_LIMIT_EXCEEDED", 429, "This room is too busy; try again", retry_after_ms=1000
+            )
+        else:
+            queue.append(waiting)
+        # The write goes on if its client goes away.
+        return await asyncio.shield(waiting.done)
+
+    async def create(self, version: RoomVersion, room_id: str, action: Action[T]) -> T:
+        """Make a room: the action's first event is its create event.
+
+        ``room_id`` is empty for a room version whose id is the create event's hash.
+        """
+        await self._nids.reserve()
+        room = Room(room_nid=self._nids.take(), room_id=room_id, version=version)
+        draft = self._draft(room)
+        result = action(draft)
+        pos = await self._appender.append_room(draft.write())
+        await self._tail.wait_for(pos)
+        return result
+
+    def _draft(self, room: Room) -> Draft:
+        return Draft(room, identity=self._identity, nids=self._nids, now_ms=self._clock.now_ms())
+
+    async def _drain(self, room_id: str) -> None:
+        queue = self._queues[room_id]
+        while queue:
+            batch = queue[:_MAX_BATCH]
+            del queue[:_MAX_BATCH]
+            try:
+                again = await self._commit(room_id, batch)
+            except Exception as error:
+                # Whatever went wrong concerns this batch, and each of its callers is told.
+                if not isinstance(error, MatrixError):
+                    logger.exception("Writing to room %s failed", room_id)
+                self._rooms.drop(room_id)
+                for waiting in batch:
+                    _fail(waiting, error)
+            else:
+                queue[:0] = again
+        del self._queues[room_id]
+
+    async def _commit(self, room_id: str, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+        """Commit what can be committed of a batch; give those that are to be tried again."""
+        room = await self._rooms.find(room_id)
+        if room is None:
+            raise not_found("This server does not know that room")
+        await self._nids.reserve(4000)
+        draft = self._draft(room)
+        results = [(w, outcome[0]) for w in batch if (outcome := _do(draft, w)) is not None]
+        if not draft.events:
+            for waiting, result in results:
+                _succeed(waiting, result)
+            return []
+        try:
+            pos = await self._appender.append_room(draft.write())
+        except HeadMoved:
+            self._rooms.drop(room_id)
+            return _again([waiting for waiting, _ in results])
+        except TransactionRepeated:
+            return await self._without_repeated([waiting for waiting, _ in results])
+        await self._tail.wait_for(pos)
+        for waiting, result in results:
+            _succeed(waiting, result)
+        return []
+
+    async def _without_repeated(self, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+        known = await self._transactions.event_ids([w.txn for w in batch if w.txn is not None])
+        again = []
+        for waiting in batch:
+            if waiting.txn is not None and (event_id := known.get(tuple(waiting.txn))) is not None:
+                _fail(waiting, AlreadySent(event_id))
+            else:
+                again.append(waiting)
+        return _again(again)
+
+
+def _do(draft: Draft, waiting: _Waiting[Any]) -> tuple[Any] | None:
+    """Do one action and give its result in a tuple; None if it was refused (and nothing of it is left)."""
+    mark = draft.mark()
+    try:
+        result = waiting.action(draft)
+    except Exception as error:
+        draft.take_back(mark)
+        if not isinstance(error, MatrixError):
+            logger.exception("An action on room %s failed", draft.room_id)
+        _fail(waiting, error)
+        return None
+    return (result,)
+
+
+def _again(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+    for waiting in batch:
+        waiting.attempts += 1
+        if waiting.attempts >= _MAX_ATTEMPTS:
+            _fail(waiting, DatabaseUnavailable())
+    return [waiting for waiting in batch if waiting.attempts < _MAX_ATTEMPTS]
+
+
+def _succeed(waiting: _Waiting[T], result: T) -> None:
+    if not waiting.done.done():
+        waiting.done.set_result(result)
+
+
+def _fail(waiting: _Waiting[Any], error: Exception) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(error)
+        waiting.done.exception()  # its caller may be gone

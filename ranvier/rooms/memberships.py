@@ -1,0 +1,84 @@
+"""Which rooms a user is in, invited to, has left …: in memory for active users, kept by the log."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ranvier.log.tail import Tail
+from ranvier.rooms.room import MEMBER
+from ranvier.storage.rooms import RoomStore
+from ranvier.wire.log_rows import EventRow, Row
+
+
+class Membership(NamedTuple):
+    """What a user is in a room; ``pos`` is the log position from which on (of the member event)."""
+
+    room_id: str
+    room_nid: int
+    membership: str
+    event_nid: int
+    pos: int
+    sender: str
+
+
+class Memberships:
+    """Answer for a user the membership in each room that has a member event of theirs."""
+
+    def __init__(self, *, store: RoomStore, tail: Tail, max_users: int = 10_000) -> None:
+        self._store = store
+        self._tail = tail
+        self._max_users = max_users
+        self._users: OrderedDict[str, dict[str, Membership]] = OrderedDict()
+        tail.listen(self._apply)
+
+    async def of(self, user_id: str) -> dict[str, Membership]:
+        """Give the user's memberships by room id, as of the tail's position or a little later.
+
+        The answer is the live object: do not change it, and copy it before awaiting.
+        """
+        rooms = self._users.get(user_id)
+        if rooms is not None:
+            self._users.move_to_end(user_id)
+            return rooms
+        before = self._tail.pos
+        stored = await self._store.memberships(user_id)
+        if (meanwhile := self._users.get(user_id)) is not None:
+            return meanwhile
+        rooms = {row.room_id: Membership(*row) for row in stored}
+        self._users[user_id] = rooms
+        # What came while the database answered; it may also know more than the tail does yet.
+        for row in self._tail.rows_since(max(before, self._tail.start)):
+            if isinstance(row, EventRow) and row.type == MEMBER and row.state_key == user_id:
+                self._set(row)
+        newest = max((m.pos for m in rooms.values()), default=0)
+        while len(self._users) > self._max_users:
+            self._users.popitem(last=False)
+        await self._tail.wait_for(newest)
+        return rooms
+
+    async def joined(self, user_id: str) -> list[str]:
+        """Give the ids of the rooms that the user is joined to."""
+        return [m.room_id for m in (await self.of(user_id)).values() if m.membership == "join"]
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if not isinstance(row, EventRow) or not row.state_changes:
+                continue
+            for type_, state_key in row.state_changes:
+                if type_ != MEMBER or state_key not in self._users:
+                    continue
+                if row.state_key == state_key and row.type == MEMBER:
+                    self._set(row)
+                else:  # the state was resolved to another event than this one
+                    del self._users[state_key]
+
+    def _set(self, row: EventRow) -> None:
+        assert row.state_key is not None
+        rooms = self._users[row.state_key]
+        known = rooms.get(row.room_id)
+        if (known is None or known.pos < row.pos) and row.membership is not None:
+            rooms[row.room_id] = Membership(
+                row.room_id, row.room_nid, row.membership, row.event_nid, row.pos, row.sender
+            )

@@ -1,0 +1,191 @@
+"""One room in memory: its head, the ends of its history and its current state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from pyroaring import BitMap64
+
+from ranvier.spec.event import Event, StateKey
+from ranvier.spec.event_auth import CREATE_KEY, POWER_LEVELS_KEY
+from ranvier.spec.power_levels import PowerLevels
+from ranvier.spec.room_versions import RoomVersion
+from ranvier.storage.rooms import LoadedRoom
+from ranvier.wire.log_rows import EventRow
+
+MEMBER = "m.room.member"
+
+
+class Room:
+    """Hold what is true of a room at log position ``head``; ``apply`` moves it on.
+
+    ``state`` maps ``(type, state_key)`` to the event in force, ``joined`` and ``invited`` are user ids,
+    ``extremities`` the events that nothing follows yet. Readers must not change any of it.
+    """
+
+    __slots__ = (
+        "_power_levels",
+        "extremities",
+        "head",
+        "invited",
+        "joined",
+        "room_id",
+        "room_nid",
+        "snapshot_nid",
+        "snapshot_steps",
+        "stale",
+        "state",
+        "version",
+    )
+
+    def __init__(self, *, room_nid: int, room_id: str, version: RoomVersion) -> None:
+        self.room_nid = room_nid
+        self.room_id = room_id
+        self.version = version
+        self.head = 0
+        self.snapshot_nid = 0
+        self.snapshot_steps = 0
+        self.extremities: list[EventRow] = []
+        self.state: dict[StateKey, EventRow] = {}
+        self.joined: set[str] = set()
+        self.invited: set[str] = set()
+        self.stale = False
+        self._power_levels: PowerLevels | None = None
+
+    @classmethod
+    def from_storage(cls, loaded: LoadedRoom, version: RoomVersion) -> Room:
+        """Make a room of what was read from the database."""
+        room = cls(room_nid=loaded.stored.room_nid, room_id=loaded.stored.room_id, version=version)
+        room.head = loaded.stored.head
+        room.snapshot_nid = loaded.stored.snapshot_nid
+        room.snapshot_steps = loaded.snapshot_steps
+        room.extremities = loaded.extremities
+        for row in loaded.state:
+            room._set_state(row)
+        return room
+
+    def apply(self, row: EventRow) -> None:
+        """Move on by the next event of the room's log.
+
+        ``stale`` becomes true where the row does not say enough (a fork was resolved, or the row was read
+        back from the database): the room must then be loaded anew.
+        """
+        if row.pos <= self.head:
+            return
+        self.head = row.pos
+        own_key = (
+            row.state_key is not None and len(row.state_changes) == 1 and row.state_changes[0] == row.key
+        )
+        if (row.state_changes and not own_key) or row.room_snapshot is None:
+            self.stale = True
+            return
+        followed = set(row.event.prev_event_ids)
+        self.extremities = [e for e in self.extremities if e.event_id not in followed]
+        self.extremities.append(row)
+        self.snapshot_nid, self.snapshot_steps = row.room_snapshot
+        if own_key:
+            self._set_state(row)
+
+    def _set_state(self, row: EventRow) -> None:
+        key = row.key
+        self.state[key] = row
+        if row.type == MEMBER:
+            self._set_member(key[1], row.membership)
+        elif key in (POWER_LEVELS_KEY, CREATE_KEY):
+            self._power_levels = None
+
+    def _set_member(self, user_id: str, membership: str | None) -> None:
+        self.joined.discard(user_id)
+        self.invited.discard(user_id)
+        if membership == "join":
+            self.joined.add(user_id)
+        elif membership == "invite":
+            self.invited.add(user_id)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def create(self) -> EventRow:
+        """The create event."""
+        return self.state[CREATE_KEY]
+
+    @property
+    def power_levels(self) -> PowerLevels:
+        """The power levels in force (made once for each power-levels event)."""
+        if self._power_levels is None:
+            levels = self.state.get(POWER_LEVELS_KEY)
+            self._power_levels = PowerLevels.of(levels.event if levels else None, self.create.event)
+        return self._power_levels
+
+    def membership_of(self, user_id: str) -> str | None:
+        """Give join, invite, leave, ban or knock; None for a user who never had to do with the room."""
+        row = self.state.get((MEMBER, user_id))
+        return None if row is None else row.membership
+
+    def content(self, type: str, state_key: str = "") -> Mapping[str, object]:
+        """Give the content of a piece of state; empty if there is none."""
+        row = self.state.get((type, state_key))
+        return {} if row is None else row.content
+
+    @property
+    def history_visibility(self) -> str:
+        """``m.room.history_visibility``, "shared" where it is missing or not one of the four."""
+        value = self.content("m.room.history_visibility").get("history_visibility")
+        known = ("invited", "joined", "shared", "world_readable")
+        return value if isinstance(value, str) and value in known else "shared"
+
+    @property
+    def join_rule(self) -> str:
+        """``m.room.join_rules``, "invite" where it is missing."""
+        value = self.content("m.room.join_rules").get("join_rule")
+        return value if isinstance(value, str) else "invite"
+
+    @property
+    def members(self) -> Iterator[EventRow]:
+        """Every member event in force."""
+        return (row for (type_, _), row in self.state.items() if type_ == MEMBER)
+
+
+class StateView(Mapping[StateKey, Event]):
+    """Show state as the events that the rules want, without copying it: ``changed`` before ``base``."""
+
+    __slots__ = ("_base", "_changed")
+
+    def __init__(self, changed: Mapping[StateKey, EventRow], base: Mapping[StateKey, EventRow]) -> None:
+        self._changed = changed
+        self._base = base
+
+    def row(self, key: StateKey) -> EventRow | None:
+        """Give the row of a key."""
+        return self._changed.get(key) or self._base.get(key)
+
+    def __getitem__(self, key: StateKey) -> Event:
+        row = self.row(key)
+        if row is None:
+            raise KeyError(key)
+        return row.event
+
+    def get(self, key: StateKey, default: Event | None = None) -> Event | None:  # type: ignore[override]
+        """Give the event of a key (the hot path: no exception where there is none)."""
+        row = self.row(key)
+        return default if row is None else row.event
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._changed or key in self._base
+
+    def __iter__(self) -> Iterator[StateKey]:
+        yield from self._changed
+        yield from (key for key in self._base if key not in self._changed)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def auth_chain_of(auth_rows: Iterable[EventRow]) -> BitMap64:
+    """Give the auth chain of an event by those that it cites: they and all that they rest on."""
+    chain = BitMap64()
+    for row in auth_rows:
+        chain.add(row.event_nid)
+        if row.auth_chain is not None:
+            chain |= BitMap64.deserialize(row.auth_chain)
+    return chain

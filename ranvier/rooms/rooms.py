@@ -1,0 +1,99 @@
+"""The rooms that this process holds in memory, kept at the head of the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from ranvier.log.tail import Tail
+from ranvier.rooms.room import Room
+from ranvier.spec.errors import not_found
+from ranvier.spec.room_versions import ROOM_VERSIONS
+from ranvier.storage.rooms import RoomStore
+from ranvier.wire.log_rows import EventRow, Row
+
+
+class Rooms:
+    """Load rooms on first use, follow the log for them, and let go of those used longest ago.
+
+    Bounded by ``max_state``, the number of state events held over all rooms.
+    """
+
+    def __init__(self, *, store: RoomStore, tail: Tail, max_state: int = 200_000) -> None:
+        self._store = store
+        self._tail = tail
+        self._max_state = max_state
+        self._held = 0
+        self._rooms: OrderedDict[str, Room] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Room | None]] = {}
+        tail.listen(self._apply)
+
+    async def find(self, room_id: str) -> Room | None:
+        """Give a room, or None if this server does not know it."""
+        room = self._rooms.get(room_id)
+        if room is not None:
+            self._rooms.move_to_end(room_id)
+            return room
+        # Many may ask at once for a room that is not held: one reads it.
+        task = self._loading.get(room_id)
+        if task is None:
+            task = self._loading[room_id] = asyncio.create_task(self._load(room_id))
+            task.add_done_callback(lambda _: self._loading.pop(room_id, None))
+        return await asyncio.shield(task)
+
+    async def get(self, room_id: str) -> Room:
+        """Give a room. Raises 404 ``M_NOT_FOUND``."""
+        room = await self.find(room_id)
+        if room is None:
+            raise not_found("This server does not know that room")
+        return room
+
+    def held(self, room_id: str) -> Room | None:
+        """Give a room if it is in memory."""
+        return self._rooms.get(room_id)
+
+    def drop(self, room_id: str) -> None:
+        """Forget a room, so that the next use loads it anew."""
+        room = self._rooms.pop(room_id, None)
+        if room is not None:
+            self._held -= len(room.state)
+
+    async def _load(self, room_id: str) -> Room | None:
+        while True:
+            loaded = await self._store.load(room_id)
+            if loaded is None:
+                return None
+            room = Room.from_storage(loaded, ROOM_VERSIONS[loaded.stored.version])
+            if self._tail.start > room.head:
+                continue  # the log went on by more than the tail holds
+            for row in self._tail.events_of_room(room_id, room.head):
+                room.apply(row)
+            if room.stale:
+                continue
+            self._keep(room)
+            return room
+
+    def _keep(self, room: Room) -> None:
+        self._rooms[room.room_id] = room
+        self._held += len(room.state)
+        while self._held > self._max_state and len(self._rooms) > 1:
+            _, oldest = self._rooms.popitem(last=False)
+            self._held -= len(oldest.state)
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if not isinstance(row, EventRow):
+                continue
+            room = self._rooms.get(row.room_id)
+            if room is None:
+                continue
+            before = len(room.state)
+            room.apply(row)
+            self._held += len(room.state) - before
+            if room.stale:
+                self.drop(row.room_id)
+            elif row.redacts is not None:
+                for state_row in room.state.values():
+                    if state_row.event_id == row.redacts:
+                        state_row.set_redacted(row)

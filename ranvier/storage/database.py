@@ -1,0 +1,129 @@
+"""Connections to PostgreSQL: few, kept, and without the cost of a reset between uses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from ranvier.spec.errors import MatrixError
+
+logger = logging.getLogger(__name__)
+
+Connection = asyncpg.Connection
+Record = asyncpg.Record
+
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError)
+_STARTING = (asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+
+
+class DatabaseUnavailable(MatrixError):
+    """Say that PostgreSQL can not be reached now (503); whether a running commit took place is not known."""
+
+    def __init__(self) -> None:
+        super().__init__("M_UNKNOWN", 503, "The database is not reachable at the moment; try again")
+
+
+class Database:
+    """Lend connections, last used first, at most ``size`` of them.
+
+    ``connect`` holds the arguments of ``asyncpg.connect``. A connection that broke is thrown away;
+    a read on a connection that turns out to be dead is tried once more on a fresh one.
+    ``spent`` is called with the seconds of each use, for the request log.
+    """
+
+    def __init__(
+        self, connect: Mapping[str, Any], *, size: int, spent: Callable[[float], None] | None = None
+    ) -> None:
+        self._connect = dict(connect)
+        self._idle: list[Connection] = []
+        self._slots = asyncio.Semaphore(size)
+        self._spent = spent
+        self._closed = False
+
+    async def close(self) -> None:
+        """Close every idle connection and lend no more."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close(timeout=5)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend one connection. Raises DatabaseUnavailable when it can not be had, or is lost in use."""
+        async with self._slots:
+            started = time.perf_counter()
+            connection = self._idle.pop() if self._idle else await self._open()
+            try:
+                yield connection
+            except (*_LOST, *_STARTING) as error:
+                if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():
+                    raise  # a mistake of ours (a wrong argument), not a lost connection
+                connection.terminate()
+                raise DatabaseUnavailable from error
+            finally:
+                if connection.is_closed():
+                    pass
+                elif self._closed or connection.is_in_transaction():
+                    # A caller that was cancelled in the middle of a transaction leaves it open.
+                    connection.terminate()
+                else:
+                    self._idle.append(connection)
+                if self._spent is not None:
+                    self._spent(time.perf_counter() - started)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend one connection inside of a transaction (read committed)."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, sql: str, *args: Any) -> list[Record]:
+        """Run one statement and give all of its rows."""
+        records: list[Record] = await self._once_more("fetch", sql, args)
+        return records
+
+    async def fetchrow(self, sql: str, *args: Any) -> Record | None:
+        """Run one statement and give its first row."""
+        record: Record | None = await self._once_more("fetchrow", sql, args)
+        return record
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        """Run one statement and give the first column of its first row."""
+        return await self._once_more("fetchval", sql, args)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """Run one writing statement and give the number of rows that it touched."""
+        async with self.connection() as connection:
+            status: str = await connection.execute(sql, *args)
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def _once_more(self, method: str, sql: str, args: Sequence[Any]) -> Any:
+        # Only statements whose repetition is harmless when the connection was dead before they began.
+        try:
+            async with self.connection() as connection:
+                return await getattr(connection, method)(sql, *args)
+        except DatabaseUnavailable:
+            self._drop_idle()
+            async with self.connection() as connection:
+                return await getattr(connection, method)(sql, *args)
+
+    def _drop_idle(self) -> None:
+        # When one connection died PostgreSQL has mostly restarted: the others are dead as well.
+        while self._idle:
+            self._idle.pop().terminate()
+
+    async def _open(self) -> Connection:
+        try:
+            connection: Connection = await asyncpg.connect(
+                **self._connect, timeout=10, command_timeout=120, statement_cache_size=400
+            )
+        except (*_LOST, *_STARTING, TimeoutError, asyncpg.TooManyConnectionsError) as error:
+            logger.warning("PostgreSQL can not be reached: %s", error)
+            raise DatabaseUnavailable from error
+        return connection

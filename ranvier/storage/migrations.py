@@ -1,0 +1,57 @@
+"""Bring the schema up to date: numbered files, forward only, once, under a lock."""
+
+from __future__ import annotations
+
+import logging
+from importlib import resources
+
+from ranvier.storage.database import Database
+
+logger = logging.getLogger(__name__)
+
+_LOCK = 0x52414E56  # "RANV": whoever starts first migrates, the others wait
+_APPLIED = "SELECT name FROM schema_migrations"
+_CREATE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    name       text PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+class WrongServerName(Exception):
+    """Say that the database belongs to a server of another name."""
+
+
+def migration_files() -> list[tuple[str, str]]:
+    """Give ``(name, SQL)`` of every migration in its order."""
+    folder = resources.files("ranvier.storage") / "schema"
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name)
+    return [(entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")) for entry in files]
+
+
+async def migrate(database: Database, server_name: str) -> None:
+    """Apply what is missing, each file in a transaction of its own.
+
+    Raises WrongServerName when the database was made for another server.
+    """
+    async with database.connection() as connection:
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        try:
+            await connection.execute(_CREATE)
+            applied = {record["name"] for record in await connection.fetch(_APPLIED)}
+            for name, sql in migration_files():
+                if name in applied:
+                    continue
+                async with connection.transaction():
+                    await connection.execute(sql)
+                    await connection.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
+                logger.info("Applied schema migration %s", name)
+            await connection.execute(
+                "INSERT INTO server (server_name) VALUES ($1) ON CONFLICT DO NOTHING", server_name
+            )
+            owner = await connection.fetchval("SELECT server_name FROM server")
+            if owner != server_name:
+                raise WrongServerName(f"this database belongs to {owner!r}, not to {server_name!r}")
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)

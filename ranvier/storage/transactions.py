@@ -1,0 +1,30 @@
+"""Transaction ids of sent events: written by the append itself, read when a retry comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ranvier.storage.database import Database
+
+_FIND = """
+SELECT t.user_id, t.device_id, t.scope, t.txn_id, t.event_id
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS w (user_id, device_id, scope, txn_id)
+JOIN transactions t USING (user_id, device_id, scope, txn_id)
+"""
+_FORGET = "DELETE FROM transactions WHERE sent_ts < $1"
+
+
+class TransactionStore:
+    """Find what an earlier request with the same transaction id sent."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def event_ids(self, keys: Sequence[tuple[str, str, str, str]]) -> dict[tuple[str, ...], str]:
+        """Give the event sent for each ``(user_id, device_id, scope, txn_id)`` that was used before."""
+        records = await self._database.fetch(_FIND, *(list(column) for column in zip(*keys, strict=True)))
+        return {tuple(record)[:4]: record["event_id"] for record in records}
+
+    async def forget_before(self, sent_ts: int) -> int:
+        """Remove what was sent before a time in milliseconds; gives how many."""
+        return await self._database.execute(_FORGET, sent_ts)

@@ -1,0 +1,269 @@
+"""Rows of the log, as they are kept in memory and as they cross from one process to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from ranvier.spec.event import Event, StateKey
+from ranvier.spec.redaction import redact
+from ranvier.spec.room_versions import ROOM_VERSIONS, RoomVersion
+
+
+class LogRow(msgspec.Struct, array_like=True, gc=False, kw_only=True):
+    """Tell one thing that is not an event: a receipt, account data, a to-device message, …
+
+    ``kind`` names what it is and which columns mean what; ``body`` is mostly JSON, made once.
+    ``pos`` is 0 until the row is committed.
+    """
+
+    kind: str
+    pos: int = 0
+    room_id: str | None = None
+    user_id: str | None = None
+    device_id: str | None = None
+    key: str | None = None
+    key2: str | None = None
+    body: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that the row takes in memory, roughly."""
+        return 200 + len(self.body or b"")
+
+
+class EventRow:
+    """One event of a room with what this server knows of it.
+
+    Everything costly is made on first use and kept: the parsed PDU, the bytes that clients get.
+    Rows are shared by all readers of a process, so the only thing that ever changes in a committed
+    row is ``redacted_because`` (set once, when a redaction takes effect).
+
+    ``pos`` is the position in the log (0 until committed, negative for backfilled history),
+    ``state_changes`` the keys of the room's current state that changed with this event (for most
+    state events their own key; more or others where the room's history forked), ``redacts`` the id of the
+    event on which a redaction took effect, ``room_snapshot`` the snapshot of the room's current state
+    after it and how many steps that is from a full copy (None for a row read from the database).
+    """
+
+    __slots__ = (
+        "_client",
+        "_event",
+        "auth_chain",
+        "depth",
+        "event_id",
+        "event_nid",
+        "origin_server_ts",
+        "pdu",
+        "pos",
+        "redacted_because",
+        "redacts",
+        "replaces_nid",
+        "room_id",
+        "room_nid",
+        "room_snapshot",
+        "sender",
+        "snapshot_nid",
+        "state_changes",
+        "state_key",
+        "txn_device",
+        "txn_id",
+        "type",
+        "version_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        event_nid: int,
+        room_nid: int,
+        room_id: str,
+        version_id: str,
+        event_id: str,
+        type: str,
+        state_key: str | None,
+        sender: str,
+        depth: int,
+        origin_server_ts: int,
+        pdu: bytes,
+        snapshot_nid: int | None,
+        pos: int = 0,
+        replaces_nid: int | None = None,
+        auth_chain: bytes | None = None,
+        txn_device: str | None = None,
+        txn_id: str | None = None,
+        state_changes: Sequence[StateKey] = (),
+        redacts: str | None = None,
+        room_snapshot: tuple[int, int] | None = None,
+        redacted_because: EventRow | None = None,
+        event: Event | None = None,
+    ) -> None:
+        self.event_nid = event_nid
+        self.room_nid = room_nid
+        self.room_id = room_id
+        self.version_id = version_id
+        self.event_id = event_id
+        self.type = type
+        self.state_key = state_key
+        self.sender = sender
+        self.depth = depth
+        self.origin_server_ts = origin_server_ts
+        self.pdu = pdu
+        self.snapshot_nid = snapshot_nid
+        self.pos = pos
+        self.replaces_nid = replaces_nid
+        self.auth_chain = auth_chain
+        self.txn_device = txn_device
+        self.txn_id = txn_id
+        self.state_changes = state_changes
+        self.redacts = redacts
+        self.room_snapshot = room_snapshot
+        self.redacted_because = redacted_because
+        self._event = event
+        self._client: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"EventRow(pos={self.pos}, {self.event_id}, {self.type}, state_key={self.state_key!r})"
+
+    @property
+    def size(self) -> int:
+        """Bytes that the row takes in memory, roughly (with its parsed and rendered forms)."""
+        return 800 + 4 * len(self.pdu)
+
+    @property
+    def version(self) -> RoomVersion:
+        """The rules of its room."""
+        return ROOM_VERSIONS[self.version_id]
+
+    @property
+    def event(self) -> Event:
+        """The event as signed, for the rules (never redacted here)."""
+        if self._event is None:
+            self._event = Event(orjson.loads(self.pdu), self.event_id, self.version, raw=self.pdu)
+        return self._event
+
+    @property
+    def visible_pdu(self) -> dict[str, Any]:
+        """The PDU as readers may see it: redacted if a redaction took effect."""
+        pdu = self.event.pdu
+        return redact(pdu, self.version) if self.redacted_because is not None else pdu
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The content as readers may see it: redacted if a redaction took effect."""
+        if self.redacted_because is None:
+            return self.event.content
+        content: dict[str, Any] = self.visible_pdu["content"]
+        return content
+
+    @property
+    def key(self) -> StateKey:
+        """``(type, state_key)`` of a state event."""
+        assert self.state_key is not None
+        return (self.type, self.state_key)
+
+    @property
+    def membership(self) -> str | None:
+        """``content.membership`` of an m.room.member event."""
+        if self.type != "m.room.member":
+            return None
+        value = self.event.content.get("membership")
+        return value if isinstance(value, str) else None
+
+    @property
+    def relation(self) -> tuple[str, str] | None:
+        """``(event_id, rel_type)`` of ``m.relates_to`` as it was sent, if it has both, of sane size."""
+        relation = self.event.content.get("m.relates_to")
+        if not isinstance(relation, dict):
+            return None
+        target, rel_type = relation.get("event_id"), relation.get("rel_type")
+        if not isinstance(target, str) or not isinstance(rel_type, str):
+            return None
+        return (target, rel_type) if len(target) <= 255 and len(rel_type) <= 255 else None
+
+    @property
+    def client(self) -> bytes:
+        """What clients get of the event: the inside of a JSON object, without ``unsigned`` and ``room_id``.
+
+        Made once for all readers; see ``sync.render`` for the whole object.
+        """
+        if self._client is None:
+            self._client = _render_client(self)
+        return self._client
+
+    def set_redacted(self, because: EventRow) -> None:
+        """Let readers see the redacted form from now on."""
+        if self.redacted_because is None:
+            self._client = None
+            self.redacted_because = because
+
+
+def _render_client(row: EventRow) -> bytes:
+    pdu = row.visible_pdu
+    shown: dict[str, Any] = {
+        "content": pdu["content"],
+        "event_id": row.event_id,
+        "origin_server_ts": row.origin_server_ts,
+        "sender": row.sender,
+        "type": row.type,
+    }
+    if row.state_key is not None:
+        shown["state_key"] = row.state_key
+    if row.type == "m.room.redaction":
+        # "redacts" is shown in both places, whatever the room version (client-server API, m.room.redaction)
+        target = row.event.redacts
+        if target is not None and row.redacted_because is None:
+            shown["redacts"] = target
+            shown["content"] = {**pdu["content"], "redacts": target}
+    return orjson.dumps(shown)[1:-1]
+
+
+_EVENT_FIELDS: Final = (
+    "pos",
+    "event_nid",
+    "room_nid",
+    "room_id",
+    "version_id",
+    "event_id",
+    "type",
+    "state_key",
+    "sender",
+    "depth",
+    "origin_server_ts",
+    "pdu",
+    "snapshot_nid",
+    "replaces_nid",
+    "auth_chain",
+    "txn_device",
+    "txn_id",
+    "state_changes",
+    "redacts",
+    "room_snapshot",
+)
+
+Row = EventRow | LogRow
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """What one commit put into the log: the rows of the positions ``previous`` + 1 to ``last``, in order."""
+
+    previous: int
+    last: int
+    rows: list[Row]
+
+
+def encode_event(row: EventRow) -> bytes:
+    """Make the bytes that carry an event to another process."""
+    return msgspec.msgpack.encode([getattr(row, name) for name in _EVENT_FIELDS])
+
+
+def decode_event(data: bytes) -> EventRow:
+    """Read what ``encode_event`` made."""
+    fields = dict(zip(_EVENT_FIELDS, msgspec.msgpack.decode(data), strict=True))
+    fields["state_changes"] = [tuple(key) for key in fields["state_changes"]]
+    if fields["room_snapshot"] is not None:
+        fields["room_snapshot"] = tuple(fields["room_snapshot"])
+    return EventRow(**fields)

@@ -1,0 +1,92 @@
+"""The log on a real PostgreSQL: order, no gaps, room heads, transaction ids."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from ranvier.rooms.append_event import AlreadySent
+from ranvier.rooms.draft import Txn
+from ranvier.wire.log_rows import EventRow
+from tests.core import running_core
+
+ALICE, BOB = "@alice:example.org", "@bob:example.org"
+
+
+@pytest.mark.parametrize("version", [str(v) for v in range(1, 13)])
+async def test_a_room_of_every_version_takes_messages(database: str, version: str) -> None:
+    """In some room version, nobody could talk, or the room would be gone after a restart."""
+    async with running_core(database) as core:
+        room_id = await core.create_room(version=version)
+        await core.join(room_id, BOB)
+        sent = await core.send(room_id, BOB, "hello")
+        assert sent.pos == core.tail.pos
+        core.rooms.drop(room_id)
+        room = await core.rooms.get(room_id)
+        assert room.joined == {ALICE, BOB}
+        assert [row.event_id for row in room.extremities] == [sent.event_id]
+        again = await core.send(room_id, ALICE, "and again")
+        assert again.event.prev_event_ids == [sent.event_id]
+
+
+async def test_positions_have_no_gaps_under_load(database: str) -> None:
+    """A client's sync would skip a message for ever."""
+    async with running_core(database) as core:
+        rooms = [await core.create_room() for _ in range(5)]
+        start = core.tail.pos
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(100):
+                tasks.create_task(core.send(rooms[n % 5], ALICE, str(n)))
+        assert core.tail.pos == start + 100
+        stored = await core.database.fetch("SELECT pos FROM events WHERE pos > $1 ORDER BY pos", start)
+        assert [record["pos"] for record in stored] == list(range(start + 1, start + 101))
+
+
+async def test_two_writers_on_one_room_make_one_history(database: str) -> None:
+    """Two workers that write to one room at once would lose or fork its messages."""
+    async with running_core(database) as one, running_core(database) as two:
+        room_id = await one.create_room()
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(40):
+                tasks.create_task((one if n % 2 else two).send(room_id, ALICE, str(n)))
+        room = await one.rooms.get(room_id)
+        timeline = await one.events.forwards(room.room_nid, after=0, upto=1 << 60, limit=100)
+        assert len(timeline) == 44
+        for before, after in pairwise(timeline):
+            assert after.event.prev_event_ids == [before.event_id]
+
+
+async def test_a_follower_reads_what_the_bus_did_not_bring(database: str) -> None:
+    """When Redis loses a message, clients of another worker would never see what was said."""
+    async with running_core(database) as one, running_core(database) as two:
+        room_id = await one.create_room()
+        sent = await one.send(room_id, ALICE, "over there")
+        assert await two.tail.wait_for(sent.pos, 10)
+        rows = two.tail.events_of_room(room_id, 0)
+        assert rows[-1].event_id == sent.event_id
+        assert [row.state_changes for row in rows[:2]] == [
+            [("m.room.create", "")],
+            [("m.room.member", ALICE)],
+        ]
+
+
+async def test_a_repeated_transaction_gets_the_first_answer(database: str) -> None:
+    """A client that retries after a lost answer, and after a restart, would say everything twice."""
+    txn = Txn(ALICE, "PHONE", "send", "t1")
+    async with running_core(database) as core:
+        room_id = await core.create_room()
+        first = await core.send(room_id, ALICE, "once", txn=txn)
+    async with running_core(database) as core:
+        with pytest.raises(AlreadySent) as caught:
+            await core.writer.write(
+                room_id,
+                lambda draft: draft.add(
+                    sender=ALICE, type="m.room.message", content={"body": "once"}, txn=txn
+                ),
+                txn,
+            )
+        assert caught.value.event_id == first.event_id
+        assert isinstance(core.tail.rows_since(0)[-1], EventRow)
+        assert core.tail.pos == first.pos
