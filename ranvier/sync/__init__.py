@@ -1,0 +1,1 @@
+"""What clients are told of: sections, each with ``initial`` and ``since``, and their assemblers."""
