@@ -1,0 +1,60 @@
+"""Fixtures for the real clients: a Node process, a maker of nio devices, names that are not taken."""
+
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.clients.homeserver import Homeserver
+from tests.clients.js_client import JS_FOLDER, JsDriver, js_driver
+from tests.clients.nio_client import NioDevice
+
+Name = Callable[[str], str]
+MakeNio = Callable[[str], Awaitable[NioDevice]]
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """Install the pinned JavaScript packages once; unchanged ones are kept."""
+    installed = JS_FOLDER / "node_modules"
+    stamp, lock = installed / ".package-lock.json", JS_FOLDER / "package-lock.json"
+    if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
+        npm = shutil.which("npm")
+        assert npm is not None, "Node and npm are needed for the tests with matrix-js-sdk"
+        subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=JS_FOLDER, check=True, timeout=300)
+    return installed
+
+
+@pytest_asyncio.fixture
+async def js(node_modules: Path) -> AsyncIterator[JsDriver]:
+    """A Node process with matrix-js-sdk."""
+    async with js_driver() as driver:
+        yield driver
+
+
+@pytest.fixture
+def name() -> Name:
+    """Make localparts that no other test has."""
+    suffix = secrets.token_hex(4)
+    return lambda stem: f"{stem}-{suffix}"
+
+
+@pytest_asyncio.fixture
+async def nio(homeserver: Homeserver, tmp_path: Path, name: Name) -> AsyncIterator[MakeNio]:
+    """Register and start nio devices; they are closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def make(stem: str) -> NioDevice:
+            folder = tmp_path / stem
+            folder.mkdir()
+            device = await NioDevice.register(homeserver, folder, name(stem))
+            stack.push_async_callback(device.close)
+            await device.start()
+            return device
+
+        yield make
