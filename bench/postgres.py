@@ -70,6 +70,13 @@ class PrivatePostgres:
         if result.returncode:
             raise RuntimeError(f"cannot create the database: {result.stderr.decode()}")
 
+    def query(self, database: str, sql: str) -> str:
+        """Return the rows of one SQL query as unaligned text."""
+        result = self._run("psql", "-h", str(self.socket_folder), "-U", "bench", "-d", database, "-Atc", sql)
+        if result.returncode:
+            raise RuntimeError(f"query failed: {result.stderr.decode()}")
+        return result.stdout.decode().strip()
+
     def stop(self) -> None:
         """Stop the cluster in order and remove its socket folder."""
         if self._process is not None and self._process.poll() is None:

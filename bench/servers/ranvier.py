@@ -55,5 +55,5 @@ class Ranvier(Server):
             "presence": {"enabled": False},
             **RATE_LIMITS,
         }
-        cheap = {"password_config": {"argon2": {"time_cost": 1, "memory_cost": 64, "parallelism": 1}}}
+        cheap = {"password_config": {"argon2": {"time_cost": 1, "memory": "64K", "parallelism": 1}}}
         return settings | (cheap if self.cheap_hashing else {})

@@ -6,10 +6,11 @@ import base64
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from bench.postgres import PrivatePostgres
-from bench.servers.base import HOST, RATE_LIMITS, Server
+from bench.servers.base import HOST, RATE_LIMITS, START_TIMEOUT_S, Server
 
 _LOGGING = {
     "version": 1,
@@ -32,7 +33,10 @@ class Synapse(Server):
         self._postgres: PrivatePostgres | None = None
 
     def start(self) -> None:
-        """Start PostgreSQL, then Synapse."""
+        """Start PostgreSQL, then Synapse, and return when its background updates are over.
+
+        A new database has dozens of them to run, which would be charged to the first scenarios.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         fresh = not (self.folder / "postgres").exists()
         self._postgres = PrivatePostgres(self.folder)
@@ -40,6 +44,11 @@ class Synapse(Server):
         if fresh:
             self._postgres.create_database("synapse")
         super().start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._postgres.query("synapse", "SELECT count(*) FROM background_updates") != "0":
+            if time.monotonic() > deadline:
+                raise RuntimeError("Synapse's background updates do not end")
+            time.sleep(0.5)
 
     def stop(self) -> None:
         """Stop Synapse, then PostgreSQL."""
@@ -93,6 +102,7 @@ class Synapse(Server):
             "enable_registration": True,
             "enable_registration_without_verification": True,
             "presence": {"enabled": False},
+            "background_updates": {"sleep_enabled": False},
             **RATE_LIMITS,
         }
         return settings | ({"bcrypt_rounds": 4} if self.cheap_hashing else {})
