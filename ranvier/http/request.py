@@ -74,7 +74,6 @@ class Request:
         body: bytes = b"",
         requester: Requester | None = None,
         request_id: str = "",
-        reader: BodyReader | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -89,7 +88,7 @@ class Request:
         self._raw_headers = headers if headers is not None else []
         self._headers: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None
-        self._reader = reader
+        self._reader: BodyReader | None = None
 
     @property
     def user(self) -> Requester:
@@ -197,6 +196,10 @@ class Request:
         if type(value) is not dict:
             raise bad_json("Body must be a JSON object")
         return value
+
+    def set_reader(self, reader: BodyReader) -> None:
+        """Say where ``chunks`` come from; the application does so for a ``stream`` route."""
+        self._reader = reader
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Read the body of a ``stream`` route by chunks. Raises ``M_TOO_LARGE`` past the route's limit."""

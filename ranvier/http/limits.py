@@ -1,0 +1,98 @@
+"""Rate limits: token buckets by the names that administrators know (``rc_message``, ``rc_login.address``)."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ranvier.http.request import Request
+from ranvier.spec.errors import MatrixError
+
+MAX_BUCKETS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Allow ``per_second`` actions a second in the long run, and ``burst_count`` at once.
+
+    A ``per_second`` of 0 allows the burst and then nothing until the process restarts.
+    """
+
+    per_second: float
+    burst_count: float
+
+
+def limit_exceeded(retry_after_ms: int) -> MatrixError:
+    """Say that the client asks too often (429 ``M_LIMIT_EXCEEDED``); a Retry-After header comes of the field.
+
+    Source: client-server API, "Rate limiting".
+    """
+    return MatrixError("M_LIMIT_EXCEEDED", 429, "Too many requests", retry_after_ms=retry_after_ms)
+
+
+class RateLimiter:
+    """Count what each key did. A limit without a configured rate limits nothing.
+
+    The counts live in this process: a client that is spread over several workers has each worker's burst.
+    """
+
+    def __init__(self, rates: Mapping[str, Rate], *, max_buckets: int = MAX_BUCKETS) -> None:
+        self._rates = dict(rates)
+        self._max_buckets = max_buckets
+        # When each bucket will be empty, by limit and key, the least recently used first. That is all that a
+        # token bucket needs: what is in it now is (empty_at - now) * per_second.
+        self._empty_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def check(self, name: str, key: str, now: float, cost: float = 1.0, *, count: bool = True) -> None:
+        """Let an action pass and count it, or refuse it. Raises 429 ``M_LIMIT_EXCEEDED``.
+
+        ``now`` is in seconds of a clock that never goes back. With ``count`` false the action is only
+        looked at (``rc_login.failed_attempts`` counts after the failure).
+        """
+        rate = self._rates.get(name)
+        if rate is None:
+            return
+        per_second = max(rate.per_second, 1e-9)
+        empty_at = max(self._empty_at.get((name, key), now), now)
+        room_s = rate.burst_count / per_second - (empty_at - now)
+        missing_s = cost / per_second - room_s
+        if missing_s > 1e-9:
+            raise limit_exceeded(retry_after_ms=min(math.ceil(missing_s * 1000), 2**53 - 1))
+        if count:
+            self._keep((name, key), empty_at + cost / per_second, now)
+
+    def _keep(self, bucket: tuple[str, str], empty_at: float, now: float) -> None:
+        self._empty_at[bucket] = empty_at
+        self._empty_at.move_to_end(bucket)
+        # Two looks per count keep the map free of empty buckets without ever walking it.
+        for _ in range(2):
+            oldest = next(iter(self._empty_at))
+            if self._empty_at[oldest] > now and len(self._empty_at) <= self._max_buckets:
+                break
+            del self._empty_at[oldest]
+            if not self._empty_at:
+                break
+
+    def check_request(self, request: Request, now: float) -> None:
+        """Apply the limit that a request's route names, per user or, without a user, per address."""
+        name = request.route.limit
+        if name is None:
+            return
+        requester = request.requester_or_none
+        if requester is None:
+            self.check(name, address_key(request.ip), now)
+        elif requester.rate_limited:
+            self.check(name, requester.user_id, now)
+
+
+def address_key(ip: str) -> str:
+    """Give the key under which an address is counted: one household's IPv6 network (/64) is one key."""
+    if ":" not in ip:
+        return ip
+    try:
+        return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return ip

@@ -1,0 +1,225 @@
+"""Listening on TCP addresses and UNIX sockets, with or without TLS, and stopping without breaking answers."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from ranvier.http.app import Edge
+from ranvier.http.connection import Connection, ConnectionLimits
+
+logger = logging.getLogger(__name__)
+
+_PROBE_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Name a host (an address, or a name that resolves to some) and a port; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """Name a socket file and its mode."""
+
+    path: Path
+    mode: int = 0o660
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Name the certificate chain and its private key, both PEM."""
+
+    certificate: Path
+    private_key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """Say where a listener listens and how. ``reuse_port`` lets several processes share TCP addresses."""
+
+    addresses: tuple[TcpAddress | UnixAddress, ...]
+    tls: TlsFiles | None = None
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    backlog: int = 2048
+    reuse_port: bool = False
+
+
+class Listener:
+    """Serve an application on some addresses. Owns its sockets from ``start`` to ``stop``."""
+
+    def __init__(self, settings: ListenerSettings, app: Edge) -> None:
+        self._settings = settings
+        self._state = ServerState()
+        self._config = Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=settings.limits.keep_alive_s,
+        )
+        self._tls = _tls_context(settings.tls) if settings.tls is not None else None
+        self._servers: list[asyncio.Server] = []
+        self._socket_files: list[tuple[Path, int]] = []
+        self.addresses: list[TcpAddress | UnixAddress] = []
+
+    async def start(self) -> None:
+        """Open every address and serve; ``addresses`` then says where. On ``OSError`` none stays open."""
+        self._config.load()
+        try:
+            for address in self._settings.addresses:
+                if isinstance(address, UnixAddress):
+                    await self._start_unix(address)
+                else:
+                    await self._start_tcp(address)
+        except BaseException:
+            await self.stop(grace_s=0)
+            raise
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Take no more requests, let those in flight finish for ``grace_s`` seconds, then break them off."""
+        for server in self._servers:
+            server.close()
+        self._remove_socket_files()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            _, late = await asyncio.wait(list(self._state.tasks), timeout=grace_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+        for connection in list(self._state.connections):
+            connection.transport.close()
+        self._servers.clear()
+
+    @property
+    def connections(self) -> int:
+        """Give the number of open connections."""
+        return len(self._state.connections)
+
+    def reload_certificate(self) -> None:
+        """Read the certificate again, for new connections. Raises ``OSError`` (``ssl.SSLError`` is one)."""
+        if self._tls is not None and self._settings.tls is not None:
+            self._tls.load_cert_chain(self._settings.tls.certificate, self._settings.tls.private_key)
+
+    def _connection(self) -> Connection:
+        return Connection(self._config, self._state, self._settings.limits)
+
+    async def _start_tcp(self, address: TcpAddress) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(
+            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, _, _, _, where in dict.fromkeys(found):
+            sock = _tcp_socket(family, where, reuse_port=self._settings.reuse_port)
+            server = await loop.create_server(
+                self._connection, sock=sock, ssl=self._tls, backlog=self._settings.backlog
+            )
+            self._servers.append(server)
+            host, port = sock.getsockname()[:2]
+            self.addresses.append(TcpAddress(host, port))
+            logger.info("Listening on %s port %d%s", host, port, " with TLS" if self._tls else "")
+
+    async def _start_unix(self, address: UnixAddress) -> None:
+        sock = unix_socket(address)
+        self._socket_files.append((address.path, address.path.stat().st_ino))
+        server = await asyncio.get_running_loop().create_unix_server(
+            self._connection, sock=sock, ssl=self._tls, backlog=self._settings.backlog
+        )
+        self._servers.append(server)
+        self.addresses.append(address)
+        logger.info("Listening on %s", address.path)
+
+    def _remove_socket_files(self) -> None:
+        for path, inode in self._socket_files:
+            try:
+                # A successor may have put its own socket there meanwhile.
+                if path.stat().st_ino == inode:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+        self._socket_files.clear()
+
+
+def _tcp_socket(family: int, where: Any, *, reuse_port: bool) -> socket.socket:
+    # With protocol 0 instead of IPPROTO_TCP the event loop takes the connections for something else than TCP,
+    # and they get no TCP_NODELAY: 40 ms on every small answer.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"{where[0]} port {where[1]}: {os.strerror(error.errno or 0)}") from None
+    return sock
+
+
+def unix_socket(address: UnixAddress) -> socket.socket:
+    """Bind a socket file with its mode, replacing one that nobody answers on.
+
+    Raises ``OSError``: address in use when somebody does answer, file exists when it is no socket.
+    """
+    _remove_stale(address.path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(str(address.path))
+        # Nobody can connect before listen(), so there is no moment with the wrong mode.
+        address.path.chmod(address.mode)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"{address.path}: {error.strerror or error}") from None
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, f"{path} is in the way and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except TimeoutError:
+            pass  # a full backlog: somebody holds it
+    raise OSError(errno.EADDRINUSE, f"{path}: another process answers there")
+
+
+def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(files.certificate, files.private_key)
+    return context
