@@ -1,0 +1,20 @@
+"""The command ``ranvier``."""
+
+from __future__ import annotations
+
+import click
+
+import ranvier
+from ranvier.cli.config_commands import check_config, generate_config
+from ranvier.cli.register_user import register_user
+from ranvier.cli.up import up
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ranvier.__version__, prog_name="ranvier")
+def main() -> None:
+    """Run a Matrix homeserver."""
+
+
+for command in (up, register_user, generate_config, check_config):
+    main.add_command(command)

@@ -1,0 +1,102 @@
+"""``ranvier up``: start the server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ranvier.cli.data_folder import DEFAULT_DATA, is_new, load_config, make_data_folder, place_options
+from ranvier.config import Config
+from ranvier.config.generate import SIGNING_KEY_NAME, signing_key_file
+from ranvier.config.listeners import DEFAULT_LISTENER, Listener
+from ranvier.processes.postgres import PostgresError
+
+
+@click.command()
+@place_options
+@click.option(
+    "--server-name", metavar="NAME", help="The server's name, when its first configuration is made."
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Answer on this port instead of the configured one."
+)
+def up(data_dir: Path, configs: Sequence[Path], server_name: str | None, port: int | None) -> None:
+    """Start the server and run it until Ctrl-C or SIGTERM.
+
+    The first time, with neither a configuration nor a data folder, it makes both.
+    """
+    if not configs and is_new(data_dir):
+        make_data_folder(data_dir, server_name, port)
+        click.echo(f"Made {data_dir} with a configuration and a signing key.")
+    config = load_config(data_dir, configs)
+    if server_name is not None and server_name != config.server.server_name:
+        raise click.BadParameter(
+            f"this server is {config.server.server_name}, and a server's name cannot be changed",
+            param_hint="--server-name",
+        )
+    if port is not None:
+        config = with_port(config, port)
+    config = with_signing_key(config, data_dir)
+    click.echo(greeting(config, data_dir, configs))
+    # Imported here, so that the commands that need no server start at once.
+    from ranvier.processes.server import run  # noqa: PLC0415
+
+    try:
+        run(config, data_dir=data_dir)
+    except (PostgresError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def with_port(config: Config, port: int) -> Config:
+    """Give the configuration with its first TCP listener moved to another port."""
+    listeners = list(config.listeners)
+    index = next((i for i, listener in enumerate(listeners) if listener.path is None), None)
+    if index is None:
+        listeners.append(replace(DEFAULT_LISTENER, port=port))
+    else:
+        listeners[index] = replace(listeners[index], port=port)
+    return replace(config, listeners=tuple(listeners))
+
+
+def with_signing_key(config: Config, data_dir: Path) -> Config:
+    """Give the configuration with the path of its signing key, made in the data folder if none is named."""
+    path = config.keys.signing_key_path
+    if path is None:
+        path = data_dir.absolute() / SIGNING_KEY_NAME
+        if not path.exists():
+            data_dir.mkdir(parents=True, exist_ok=True)
+            signing_key_file(path).write()
+    elif not path.is_file():
+        raise click.ClickException(f"there is no signing key {path}; `ranvier generate-config` makes one")
+    return replace(config, keys=replace(config.keys, signing_key_path=path))
+
+
+def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:
+    """Say where clients find the server and how to make the first user."""
+    places = [_url(config, listener) for listener in config.listeners if "client" in listener.resources]
+    program = sys.argv[0] if Path(sys.argv[0]).name == "ranvier" else "ranvier"
+    options = [f" --config {path}" for path in configs]
+    if data_dir != Path(DEFAULT_DATA):
+        options.append(f" --data {data_dir}")
+    return (
+        f"Matrix homeserver {config.server.server_name}\n"
+        f"Clients reach it at:  {', '.join(places) or 'no listener'}\n"
+        f"Make the first user:  {program} register-user{''.join(options)} --admin NAME\n"
+        "Stop it with Ctrl-C."
+    )
+
+
+def _url(config: Config, listener: Listener) -> str:
+    if listener.path is not None:
+        return f"unix:{listener.path}"
+    addresses = listener.bind_addresses
+    host = (
+        "localhost"
+        if not addresses or addresses[0] in ("::", "0.0.0.0", "127.0.0.1", "::1")
+        else addresses[0]
+    )
+    return f"{'https' if listener.tls else 'http'}://{host}:{listener.port}"

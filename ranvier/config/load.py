@@ -1,0 +1,113 @@
+"""Read configuration files into one frozen ``Config``, telling everything that is wrong with them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ranvier.config.accounts import (
+    PasswordConfig,
+    RegistrationConfig,
+    SessionConfig,
+    read_passwords,
+    read_registration,
+    read_sessions,
+)
+from ranvier.config.database import DatabaseConfig, RedisConfig, read_database, read_redis
+from ranvier.config.listeners import DEFAULT_LISTENER, Listener, read_listeners
+from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED
+from ranvier.config.problems import Problem, Problems
+from ranvier.config.rate_limits import RateLimit, read_rate_limits
+from ranvier.config.reader import Section
+from ranvier.config.rooms import (
+    PresenceConfig,
+    ProfileConfig,
+    RoomsConfig,
+    read_presence,
+    read_profiles,
+    read_rooms,
+)
+from ranvier.config.server import KeysConfig, ServerConfig, read_keys, read_server
+from ranvier.config.yaml_files import read_files
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What concerns this process alone. ``listeners`` replace the server's where there are any."""
+
+    name: str
+    listeners: tuple[Listener, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that an administrator can set. ``warnings`` are the problems that did not stop reading."""
+
+    server: ServerConfig
+    keys: KeysConfig
+    listeners: tuple[Listener, ...]
+    database: DatabaseConfig | None
+    redis: RedisConfig | None
+    registration: RegistrationConfig
+    passwords: PasswordConfig
+    sessions: SessionConfig
+    rate_limits: Mapping[str, RateLimit]
+    rooms: RoomsConfig
+    profiles: ProfileConfig
+    presence: PresenceConfig
+    worker: WorkerConfig
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(paths: Sequence[Path]) -> Config:
+    """Read files and folders, later ones replacing top-level keys of earlier ones.
+
+    Raises ``ConfigError`` with every error and warning that was found.
+    """
+    problems = Problems()
+    entries = read_files(paths, problems)
+    if not entries:  # unreadable or empty files: what is missing in them is not the news
+        problems.raise_errors()
+    root = Section(entries, problems, place=(str(paths[-1]) if paths else "", 0))
+    config = _read(root)
+    root.ignore(UNNEEDED, "unnecessary: {}; this has no effect")
+    unsupported = dict.fromkeys(UNSUPPORTED, "")
+    root.ignore(unsupported, "Ranvier does not have this feature; this has no effect", severity="warning")
+    root.finish()
+    problems.raise_errors()
+    return replace(config, warnings=problems.sorted())
+
+
+def _read(root: Section) -> Config:
+    server = read_server(root)
+    listeners = read_listeners(root)
+    config = Config(
+        server=server,
+        keys=read_keys(root),
+        listeners=listeners if root.has("listeners") else (DEFAULT_LISTENER,),
+        database=read_database(root),
+        redis=read_redis(root),
+        registration=read_registration(root),
+        passwords=read_passwords(root),
+        sessions=read_sessions(root),
+        rate_limits=read_rate_limits(root),
+        rooms=read_rooms(root),
+        profiles=read_profiles(root),
+        presence=read_presence(root),
+        worker=WorkerConfig(
+            name=root.text("worker_name", "main"), listeners=read_listeners(root, "worker_listeners")
+        ),
+    )
+    _check_tls(root, config)
+    return config
+
+
+def _check_tls(root: Section, config: Config) -> None:
+    if any(listener.tls for listener in (*config.listeners, *config.worker.listeners)):
+        for key in ("tls_certificate_path", "tls_private_key_path"):
+            path = getattr(config.server, key)
+            if path is None:
+                root.error(key, "expected a path, because a listener has tls: true")
+            elif not path.is_file():
+                root.error(key, f"there is no file {path}")
