@@ -12,13 +12,13 @@ from typing import Any, Final, NamedTuple
 
 from ranvier.spec import globs
 from ranvier.spec.event import Event
+from ranvier.spec.power_levels import PowerLevels
 from ranvier.spec.property_paths import MISSING, Path, parse_path, value_at
 from ranvier.spec.push_rules_default import USER_ID
 
 MAX_KEY = 512
 """Characters of the longest property path that is looked up."""
 MAX_INTEGER = 2**53 - 1
-DEFAULT_NOTIFICATION_LEVEL = 50
 MAX_DISPLAY_NAME = 256
 
 Anchor = tuple[str, str]
@@ -36,9 +36,8 @@ _COMPARE = {"==": operator.eq, "<=": operator.le, ">=": operator.ge, "<": operat
 class PushView:
     """Hold what one event's evaluation for many users shares; every part is computed once.
 
-    ``member_count`` is the number of joined members, ``sender_power_level`` the sender's level at the
-    event (``math.inf`` for the creators of a room version 12 room), ``notification_levels`` the
-    ``notifications`` of ``m.room.power_levels`` as numbers (a missing key means 50).
+    ``member_count`` is the number of joined members, ``power_levels`` the levels of the room before the
+    event; they are only read for what needs a level (``@room``).
     """
 
     __slots__ = (
@@ -48,27 +47,18 @@ class PushView:
         "anchors",
         "event",
         "member_count",
-        "notification_levels",
         "plans",
+        "power_levels",
         "room_id",
         "sender",
-        "sender_power_level",
     )
 
-    def __init__(
-        self,
-        event: Event,
-        *,
-        member_count: int,
-        sender_power_level: float = 0,
-        notification_levels: Mapping[str, int] | None = None,
-    ) -> None:
+    def __init__(self, event: Event, *, member_count: int, power_levels: PowerLevels) -> None:
         self.event = event
         self.sender = event.sender
         self.room_id = event.room_id
         self.member_count = member_count
-        self.sender_power_level = sender_power_level
-        self.notification_levels: Mapping[str, int] = notification_levels or {}
+        self.power_levels = power_levels
         self.anchors: tuple[Anchor, ...] = (
             ("type", globs.fold(event.type)),
             ("room_id", globs.fold(event.room_id)),
@@ -246,7 +236,7 @@ def _sender_notification_permission(condition: Mapping[str, Any], _default: bool
         return None
 
     def may_notify(view: PushView) -> bool:
-        return view.sender_power_level >= view.notification_levels.get(key, DEFAULT_NOTIFICATION_LEVEL)
+        return view.power_levels.user_level(view.sender) >= view.power_levels.notification_level(key)
 
     return CompiledCondition(may_notify)
 

@@ -206,7 +206,8 @@ def test_wrong_filters(definition: Any, errcode: str) -> None:
 
 def test_the_filter_of_messages_is_checked_too() -> None:
     """``/messages`` refuses a wrong filter as ``/sync`` does."""
-    for definition in ([], {"limit": "x"}, {"senders": ["x"]}):
+    definitions: list[Any] = [[], {"limit": "x"}, {"senders": ["x"]}]
+    for definition in definitions:
         with pytest.raises(MatrixError):
             parse_room_event_filter(definition)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ranvier.spec import globs
 from ranvier.spec.event import Event
+from ranvier.spec.power_levels import PowerLevels
 from ranvier.spec.property_paths import MISSING, parse_path, value_at
 from ranvier.spec.push_rules import (
     DefaultChange,
@@ -39,9 +40,16 @@ def message(body: Any = "hello", **content: Any) -> dict[str, Any]:
     return {"type": "m.room.message", "content": {"msgtype": "m.text", "body": body, **content}}
 
 
-def view(pdu: dict[str, Any], members: int = 3, level: float = 0, **levels: int) -> PushView:
+CREATE_EVENT = Event(
+    {"type": "m.room.create", "sender": "@creator:x", "state_key": "", "content": {}}, "$room", V12
+)
+
+
+def view(pdu: dict[str, Any], members: int = 3, level: Any = 0, **levels: Any) -> PushView:
     event = Event({"room_id": ROOM, "sender": BOB, "content": {}, **pdu}, "$event", V12)
-    return PushView(event, member_count=members, sender_power_level=level, notification_levels=levels)
+    content = {"users": {BOB: level}, "notifications": levels}
+    power = Event({"type": "m.room.power_levels", "sender": BOB, "content": content}, "$power", V12)
+    return PushView(event, member_count=members, power_levels=PowerLevels.of(power, CREATE_EVENT))
 
 
 def mentions(**value: Any) -> dict[str, Any]:
@@ -92,9 +100,10 @@ DEFAULT_CASES: list[tuple[str, PushView, Any]] = [
     ),
     (
         "is_room_mention: a creator",
-        view(message(**mentions(room=True)), level=math.inf, room=2**53),
+        view({**message(**mentions(room=True)), "sender": "@creator:x"}, room=2**53 - 1),
         ("notify", HIGHLIGHT),
     ),
+    ("is_room_mention: odd levels", view(message(**mentions(room=True)), level="x", room=[]), ("notify",)),
     ("is_room_mention: 1 is not true", view(message(**mentions(room=1)), level=100), ("notify",)),
     ("tombstone", view({"type": "m.room.tombstone", "state_key": ""}), ("notify", HIGHLIGHT)),
     ("tombstone: no state event", view({"type": "m.room.tombstone"}), None),
@@ -159,7 +168,7 @@ def test_order_of_kinds() -> None:
     }
     kinds = ["override", "content", "room", "sender", "underride"]
     for first, kind in enumerate(kinds):
-        rules = UserPushRules(**{name: (named[name],) for name in kinds[first:]})
+        rules = msgspec.structs.replace(UserPushRules(), **{name: (named[name],) for name in kinds[first:]})
         assert compile_rules(rules).evaluate(view(message()), ALICE) == (kind[0],)
     assert list(effective_rules(UserPushRules())) == kinds
 
