@@ -37,7 +37,7 @@ def _bars(axes: Axes, servers: list[ServerResult], name: str, title: str) -> Non
         ]
         rows = [row + place * height for row in range(len(SCENARIOS))]
         bars = axes.barh(rows, values, height, label=server.title, color=_COLOURS[server.name])
-        labels = [f"{value:.3g}" if value else "" for value in values]
+        labels = [_label(value) for value in values]
         axes.bar_label(bars, labels, padding=2, fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.15)
@@ -46,3 +46,10 @@ def _bars(axes: Axes, servers: list[ServerResult], name: str, title: str) -> Non
     if not axes.yaxis_inverted():
         axes.invert_yaxis()
     axes.set_title(title)
+
+
+def _label(value: float) -> str:
+    """Return three digits or so without an exponent; nothing for a scenario that was not measured."""
+    if not value:
+        return ""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

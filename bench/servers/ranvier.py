@@ -28,7 +28,7 @@ class Ranvier(Server):
     def command(self) -> list[str]:
         """Return the `up` command."""
         folders = ["--data", str(self._data), "--config", str(self.folder / "homeserver.yaml")]
-        return [self._python, "-m", "ranvier.cli.main", "up", *folders, "--port", str(self.port)]
+        return [self._python, "-m", "ranvier.cli", "up", *folders, "--port", str(self.port)]
 
     def postgres_pids(self) -> tuple[int, ...]:
         """Return the embedded cluster's postmaster, which may not be a child of the server's process."""
