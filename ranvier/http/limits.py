@@ -46,6 +46,10 @@ class RateLimiter:
         # token bucket needs: what is in it now is (empty_at - now) * per_second.
         self._empty_at: OrderedDict[tuple[str, str], float] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Give the number of buckets held."""
+        return len(self._empty_at)
+
     def check(self, name: str, key: str, now: float, cost: float = 1.0, *, count: bool = True) -> None:
         """Let an action pass and count it, or refuse it. Raises 429 ``M_LIMIT_EXCEEDED``.
 

@@ -1,0 +1,88 @@
+"""Rate limits: who is slowed down, for how long, and what it costs the server."""
+
+from __future__ import annotations
+
+import pytest
+
+from ranvier.http.limits import Rate, RateLimiter, address_key
+from ranvier.spec.errors import MatrixError
+
+
+def refused_ms(
+    limiter: RateLimiter, key: str, now: float, cost: float = 1.0, name: str = "rc_message"
+) -> int:
+    try:
+        limiter.check(name, key, now, cost)
+    except MatrixError as error:
+        return int(error.fields["retry_after_ms"])
+    return 0
+
+
+def test_a_burst_then_a_steady_rate() -> None:
+    """A user could send too fast, or would be stopped while talking normally."""
+    limiter = RateLimiter({"rc_message": Rate(0.5, 3)})
+    assert [refused_ms(limiter, "@a", 100.0) for _ in range(4)] == [0, 0, 0, 2000]
+    assert refused_ms(limiter, "@a", 101.0) == 1000
+    assert refused_ms(limiter, "@a", 102.0) == 0
+    assert refused_ms(limiter, "@a", 102.0) == 2000
+    assert [refused_ms(limiter, "@a", 200.0) for _ in range(4)] == [0, 0, 0, 2000]
+
+
+def test_waiting_as_told_is_enough() -> None:
+    """A client that waits as it is told would be refused again."""
+    limiter = RateLimiter({"rc_message": Rate(0.17, 3)})
+    now = 1000.3
+    for _ in range(200):
+        now += refused_ms(limiter, "@a", now) / 1000
+        assert refused_ms(limiter, "@a", now) >= 0
+        wait = refused_ms(limiter, "@a", now)
+        if wait:
+            assert refused_ms(limiter, "@a", now + wait / 1000) == 0
+            now += wait / 1000
+
+
+def test_keys_limits_and_costs_are_apart() -> None:
+    """One user's messages would stop another's, or their logins."""
+    limiter = RateLimiter({"rc_message": Rate(1, 2), "rc_login.address": Rate(1, 1)})
+    assert refused_ms(limiter, "@a", 0.0, cost=2.0) == 0
+    assert refused_ms(limiter, "@a", 0.0) == 1000
+    assert refused_ms(limiter, "@b", 0.0) == 0
+    assert refused_ms(limiter, "@a", 0.0, name="rc_login.address") == 0
+    assert refused_ms(limiter, "@a", 0.0, name="rc_not_configured") == 0
+
+
+def test_looking_without_counting() -> None:
+    """A right password would count as a failed attempt."""
+    limiter = RateLimiter({"rc_message": Rate(0.1, 1)})
+    for _ in range(5):
+        limiter.check("rc_message", "@a", 0.0, count=False)
+    assert refused_ms(limiter, "@a", 0.0) == 0
+    with pytest.raises(MatrixError) as caught:
+        limiter.check("rc_message", "@a", 0.0, count=False)
+    assert (caught.value.errcode, caught.value.status) == ("M_LIMIT_EXCEEDED", 429)
+
+
+def test_a_rate_of_nothing() -> None:
+    """An administrator who forbids something with a rate of 0 would crash it instead."""
+    limiter = RateLimiter({"rc_message": Rate(0, 1)})
+    assert refused_ms(limiter, "@a", 0.0) == 0
+    assert refused_ms(limiter, "@a", 1e6) > 0
+
+
+def test_memory_is_bounded() -> None:
+    """Strangers from many addresses would fill the server's memory."""
+    limiter = RateLimiter({"rc_message": Rate(0.001, 1)}, max_buckets=100)
+    for i in range(1000):
+        refused_ms(limiter, str(i), 0.0)
+    assert len(limiter) <= 100
+    for i in range(1000):
+        refused_ms(limiter, f"later {i}", 1e6 + i * 10_000)
+    assert len(limiter) <= 2
+
+
+def test_addresses() -> None:
+    """One household could have 2^64 times the attempts of another."""
+    assert address_key("192.0.2.7") == "192.0.2.7"
+    assert address_key("2001:db8::1") == address_key("2001:db8::ffff:2") != address_key("2001:db8:0:1::1")
+    assert address_key("fe80::1%eth0") == "fe80::/64"
+    assert address_key("not:an:address") == "not:an:address"
