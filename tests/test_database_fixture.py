@@ -11,7 +11,8 @@ async def test_a_fresh_database_is_empty_and_utf8(database: str) -> None:
     try:
         assert await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
         row = await connection.fetchrow(
-            "SELECT pg_encoding_to_char(encoding), datcollate FROM pg_database WHERE datname = current_database()"
+            "SELECT pg_encoding_to_char(encoding), datcollate "
+            "FROM pg_database WHERE datname = current_database()"
         )
         assert tuple(row or ()) == ("UTF8", "C")
     finally:

@@ -1,0 +1,124 @@
+"""The command line, as an administrator types it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ranvier.cli.data_folder import load_config
+from ranvier.cli.main import main
+from ranvier.cli.up import greeting, with_port, with_signing_key
+from ranvier.config import load
+from ranvier.spec.signatures import SigningKey
+
+
+def ranvier(*arguments: str | Path, standard_input: str | None = None) -> Result:
+    """Run one command."""
+    return CliRunner().invoke(main, [str(word) for word in arguments], input=standard_input)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Give a data folder with a generated configuration."""
+    folder = tmp_path / "data"
+    assert ranvier("generate-config", "--server-name", "example.org", "--data", folder).exit_code == 0
+    return folder
+
+
+def test_help_names_every_command() -> None:
+    """A newcomer would not find out what can be done."""
+    result = ranvier("--help")
+    assert result.exit_code == 0
+    for command in ("up", "register-user", "generate-config", "check-config"):
+        assert command in result.output
+
+
+def test_a_generated_configuration_passes_the_check(data: Path) -> None:
+    """The first configuration that an administrator gets would be refused."""
+    result = ranvier("check-config", "--data", data)
+    assert (result.exit_code, result.output) == (0, "The configuration of example.org is good.\n")
+
+
+def test_generating_again_replaces_nothing(data: Path) -> None:
+    """A signing key would be lost by repeating a command."""
+    key = (data / "signing.key").read_text()
+    result = ranvier("generate-config", "--data", data)
+    assert result.exit_code == 1
+    assert "not replaced" in result.output
+    assert (data / "signing.key").read_text() == key
+
+
+def test_a_server_name_that_is_none_is_refused(tmp_path: Path) -> None:
+    """A server would get a name that it can never change and nobody can reach."""
+    result = ranvier("generate-config", "--server-name", "my server", "--data", tmp_path / "data")
+    assert result.exit_code == 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_check_config_tells_every_error_and_fails(data: Path) -> None:
+    """A script could not tell a broken configuration from a good one."""
+    (data / "more.yaml").write_text("log_level: LOUD\nmax_upload_size: big\n")
+    result = ranvier("check-config", "--config", data)
+    assert result.exit_code == 1
+    assert f"{data}/more.yaml:1: error: log_level: expected" in result.output
+    assert f"{data}/more.yaml:2: error: max_upload_size: expected" in result.output
+    assert "2 errors" in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [("up",), ("check-config",), ("register-user", "alice", "--password", "x")]
+)
+def test_a_data_folder_without_configuration_is_not_taken_for_a_new_server(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
+    """A lost configuration file would silently give a server with another name and key on the same data."""
+    (tmp_path / "postgres").mkdir()
+    result = ranvier(*command, "--data", tmp_path)
+    assert result.exit_code == 1
+    assert "homeserver.yaml" in result.output
+    assert not (tmp_path / "signing.key").exists()
+
+
+def test_a_server_does_not_change_its_name(data: Path) -> None:
+    """All users and rooms of the old name would be orphans."""
+    result = ranvier("up", "--data", data, "--server-name", "other.org")
+    assert result.exit_code == 2
+    assert "cannot be changed" in result.output
+
+
+def test_a_named_signing_key_that_is_missing_is_not_made_anew(data: Path) -> None:
+    """A mistyped path would give the server a new identity that others do not trust."""
+    (data / "signing.key").unlink()
+    result = ranvier("up", "--data", data)
+    assert result.exit_code == 1
+    assert "signing.key" in result.output
+
+
+def test_a_signing_key_that_nothing_names_is_made_once_in_the_data_folder(tmp_path: Path) -> None:
+    """A configuration without a key could not be started, or each start would make another."""
+    (tmp_path / "homeserver.yaml").write_text("server_name: example.org\n")
+    config = load([tmp_path / "homeserver.yaml"])
+    path = with_signing_key(config, tmp_path / "data").keys.signing_key_path
+    assert path == tmp_path / "data" / "signing.key"
+    key = SigningKey.parse(path.read_text())
+    assert with_signing_key(config, tmp_path / "data").keys.signing_key_path == path
+    assert SigningKey.parse(path.read_text()) == key
+
+
+def test_the_port_option_moves_the_first_tcp_listener(data: Path) -> None:
+    """Two servers could not run beside each other without editing files."""
+    config = with_port(load_config(data, []), 8123)
+    assert [listener.port for listener in config.listeners] == [8123]
+    (data / "homeserver.yaml").write_text("server_name: a\nlisteners: [{path: a.sock}]\n")
+    added = with_port(load_config(data, []), 8123).listeners
+    assert [(listener.port, listener.path) for listener in added] == [(0, data / "a.sock"), (8123, None)]
+
+
+def test_the_greeting_says_where_to_go_and_what_to_type(data: Path) -> None:
+    """A newcomer would have a running server and not know what next."""
+    text = greeting(load_config(data, []), data, [])
+    assert "http://localhost:8008" in text
+    assert f"ranvier register-user --data {data} --admin NAME" in text
