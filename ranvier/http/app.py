@@ -284,8 +284,8 @@ class _Exchange:
         self.ip = client[0] if client else ""
         scheme: str = self.scope.get("scheme", "http")
         if self.edge.x_forwarded:
-            for name, value in self.headers:
-                # The first hop is the client; each proxy adds the one that it heard from.
+            # The first hop is the client; each proxy adds the one that it heard from.
+            for name, value in reversed(self.headers):
                 first = value.split(b",", 1)[0].strip().decode("latin-1")
                 if name == b"x-forwarded-for" and _ADDRESS.fullmatch(first):
                     self.ip = first
@@ -317,10 +317,16 @@ class _Exchange:
             self.status = response.status
             async for chunk in chunks:
                 self.size += len(chunk)
-                # Waits while the client takes nothing, but not for ever.
-                async with asyncio.timeout(self.application.timeouts.chunk_s):
-                    await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await self._send_chunk(chunk)
             await self.send({"type": "http.response.body", "body": b""})
         finally:
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
+
+    async def _send_chunk(self, chunk: bytes) -> None:
+        """Send a piece of a body; a client that takes nothing for too long counts as gone."""
+        try:
+            async with asyncio.timeout(self.application.timeouts.chunk_s):
+                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            raise ClientGoneError from None

@@ -11,6 +11,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from ranvier.http.exchange import ResponseCycle
 from ranvier.http.rendering import json_headers
 from ranvier.http.response import encode
 from ranvier.spec.errors import MatrixError
@@ -31,7 +32,6 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, config: Config, state: ServerState, limits: ConnectionLimits) -> None:
         super().__init__(config, state, app_state={})
-        self.access_log = False
         self._limits = limits
         self._reading_head = False
         self._head_bytes = 0
@@ -94,7 +94,35 @@ class Connection(HttpToolsProtocol):
         """Start to answer the request."""
         self._reading_head = False
         self._stop_head_timer()
-        super().on_headers_complete()
+        url = httptools.parse_url(self.url)
+        if url.path is None:
+            raise ValueError("the target has no path")  # the parser stops and data_received refuses
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        previous = self.cycle
+        self.cycle = self._make_cycle()
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:  # pipelined: answered when those before it are
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _make_cycle(self) -> ResponseCycle:
+        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        return ResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keeps_alive,
+            on_response=self.on_response_complete,
+        )
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection; one whose client takes nothing of its answer any more is cut."""

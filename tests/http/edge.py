@@ -87,6 +87,29 @@ async def download(request: Request) -> Response:
     return Response(200, chunks(), {"Content-Disposition": "inline"}, content_type="image/png")
 
 
+async def endless(request: Request, *, waiting: Waiting) -> Response:
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            waiting.release.set()
+
+    return Response(200, chunks(), content_type="image/png")
+
+
+async def unencodable(request: Request) -> dict[str, Any]:
+    return {"value": object()}
+
+
+async def breaks(request: Request) -> Response:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the disk is gone")
+
+    return Response(200, chunks(), content_type="image/png")
+
+
 async def wait(request: Request, *, waiting: Waiting) -> bytes:
     waiting.begun.set()
     try:
@@ -121,6 +144,9 @@ ROUTES = [
     Route("POST", V3("/object"), put_object, auth=Auth.NONE),
     Route("POST", V3("/upload"), upload, auth=Auth.NONE, max_body=300_000, stream=True),
     Route("GET", V3("/download"), download, auth=Auth.NONE),
+    Route("GET", V3("/endless"), endless, auth=Auth.NONE),
+    Route("GET", V3("/unencodable"), unencodable, auth=Auth.NONE),
+    Route("GET", V3("/breaks"), breaks, auth=Auth.NONE),
     Route("GET", V3("/wait"), wait, auth=Auth.NONE, long_poll=True),
     Route("GET", V3("/finish"), wait, auth=Auth.NONE, name="finish"),
     Route("GET", V3("/refuse"), refuse, auth=Auth.NONE),

@@ -207,6 +207,26 @@ async def test_downloads_come_in_chunks() -> None:
         assert (len(answer.body), answer.headers["content-type"]) == (500_000, "image/png")
 
 
+async def test_an_answer_that_breaks_is_seen_as_broken() -> None:
+    """Half a file would look like a whole one, or a mistake of ours like an answer."""
+    async with serving() as edge:
+        async with client(edge) as ask:
+            assert (await ask.get(f"{V3}/unencodable")).json["errcode"] == "M_UNKNOWN"
+        async with client(edge) as ask:
+            with pytest.raises(asyncio.IncompleteReadError):
+                await ask.get(f"{V3}/breaks")
+
+
+async def test_a_download_that_nobody_takes_is_given_up() -> None:
+    """Clients that ask for files and never read them would take all memory."""
+    async with serving(timeouts=Timeouts(chunk_s=0.05)) as edge, client(edge) as ask:
+        ask.writer.write(f"GET {V3}/endless HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await ask.reader.readuntil(b"\r\n\r\n")
+        ask.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.wait_for(edge.waiting.release.wait(), 10)
+        await asyncio.wait_for(edge.application.wait_idle(), 5)
+
+
 async def test_a_client_that_leaves_its_long_poll_cancels_it() -> None:
     """Waiting syncs of phones that lost their network would pile up."""
     async with serving() as edge:
