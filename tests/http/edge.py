@@ -257,7 +257,7 @@ async def read_answer(reader: asyncio.StreamReader, *, bodiless: bool = False) -
         return Answer(status, headers, b"")
     if headers.get("transfer-encoding") == "chunked":
         body = b""
-        while size := int(await reader.readline(), 16):
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += await reader.readexactly(size)
             await reader.readexactly(2)
         await reader.readexactly(2)
