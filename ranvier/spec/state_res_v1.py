@@ -6,20 +6,21 @@ Source: room version 1, "State resolution".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.event_auth import CREATE_KEY, auth_event_keys, check_auth
-from ranvier.spec.state_sets import Conflicts, StateMap, split_union
+from ranvier.spec.state_sets import StateMap, StateSplit
 
 _AUTH_TYPES = ("m.room.power_levels", "m.room.join_rules", "m.room.member")
 
 
-def resolve(state_sets: Sequence[StateMap], events: Mapping[int, Event]) -> dict[StateKey, int]:
-    """Resolve states of a room of version 1; see ``state_res.resolve``."""
+def resolve(split: StateSplit, events: Mapping[int, Event]) -> dict[StateKey, int]:
+    """Resolve states of a room of version 1; see ``state_res.Resolution``."""
     # "Start by setting R to the union of the states to be resolved, excluding any conflicting events."
-    resolved, conflicts = split_union(state_sets)
+    split = split.as_version_1()
+    resolved, conflicts = dict(split.unconflicted), split.conflicts
     # "First we resolve conflicts between m.room.power_levels events … Repeat the above process for
     # conflicts between m.room.join_rules events. Repeat … m.room.member events."
     for event_type in _AUTH_TYPES:
@@ -50,7 +51,7 @@ def _resolve_auth_conflict(
 
 
 def _resolve_others(
-    conflicts: Conflicts, resolved: StateMap, events: Mapping[int, Event]
+    conflicts: Mapping[StateKey, Iterable[int]], resolved: StateMap, events: Mapping[int, Event]
 ) -> dict[StateKey, int]:
     """Resolve what does not bear on authorisation, each key on its own."""
     chosen: dict[StateKey, int] = {}

@@ -15,49 +15,45 @@ from ranvier.spec.errors import MatrixError
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.event_auth import CREATE_KEY, POWER_LEVELS_KEY, auth_event_keys, check_auth
 from ranvier.spec.power_levels import PowerLevels
-from ranvier.spec.state_sets import StateMap, split_state
+from ranvier.spec.state_sets import StateMap, StateSplit
 
 AuthChains = Mapping[int, BitMap64]
 
 
-def missing_chains(state_sets: Sequence[StateMap], auth_chains: AuthChains, *, subgraph: bool) -> BitMap64:
-    """Name the events whose auth chains are still to be loaded; see ``state_res.missing_chains``."""
-    unconflicted, conflicts = split_state(state_sets)
-    conflicted = BitMap64(nid for nids in conflicts.values() for nid in nids)
+def missing_chains(split: StateSplit, auth_chains: AuthChains, *, subgraph: bool) -> BitMap64:
+    """Name events whose auth chains are still to be loaded; see ``state_res.Resolution``."""
+    conflicted = split.conflicted()
     missing = _without_chain(conflicted, auth_chains)
     if missing:
         return missing
     needed = BitMap64()
-    if _conflicting_chains(state_sets, conflicts, auth_chains):
-        needed.update(unconflicted.values())
-    if (power_levels := unconflicted.get(POWER_LEVELS_KEY)) is not None:
+    if _conflicting_chains(split, auth_chains):
+        needed.update(split.unconflicted.values())
+    if (power_levels := split.unconflicted.get(POWER_LEVELS_KEY)) is not None:
         needed.add(power_levels)
     if subgraph:
         needed |= _subgraph_candidates(conflicted, auth_chains)
     missing = _without_chain(needed, auth_chains)
     if missing:
         return missing
-    return _without_chain(full_conflicted_set(state_sets, auth_chains, subgraph=subgraph), auth_chains)
+    return _without_chain(full_conflicted_set(split, auth_chains, subgraph=subgraph), auth_chains)
 
 
 def _without_chain(nids: BitMap64, auth_chains: AuthChains) -> BitMap64:
     return BitMap64(nid for nid in nids if nid not in auth_chains)
 
 
-def full_conflicted_set(
-    state_sets: Sequence[StateMap], auth_chains: AuthChains, *, subgraph: bool
-) -> BitMap64:
+def full_conflicted_set(split: StateSplit, auth_chains: AuthChains, *, subgraph: bool) -> BitMap64:
     """Find the full conflicted set.
 
     "the union of the conflicted state set and the auth difference", in v2.1 also of "the conflicted
     state subgraph".
     """
-    unconflicted, conflicts = split_state(state_sets)
-    conflicted = BitMap64(nid for nids in conflicts.values() for nid in nids)
+    conflicted = split.conflicted()
     # "If C_i is the full auth chain of S_i, then the auth difference is ∪ C_i − ∩ C_i." What is
     # unconflicted adds the same chains to every C_i, so they only take away from the difference.
-    full = _conflicting_chains(state_sets, conflicts, auth_chains)
-    for nid in unconflicted.values():
+    full = _conflicting_chains(split, auth_chains)
+    for nid in split.unconflicted.values():
         if not full:
             break
         full -= auth_chains[nid]
@@ -67,20 +63,13 @@ def full_conflicted_set(
     return full
 
 
-def _conflicting_chains(
-    state_sets: Sequence[StateMap], conflicted: Iterable[StateKey], auth_chains: AuthChains
-) -> BitMap64:
+def _conflicting_chains(split: StateSplit, auth_chains: AuthChains) -> BitMap64:
     """Find the auth difference of the conflicted parts of the states alone."""
-    some, every = BitMap64(), None
-    keys = list(conflicted)
-    for state in state_sets:
-        chain = BitMap64()
-        for key in keys:
-            if (nid := state.get(key)) is not None:
-                chain |= auth_chains[nid]
-        some |= chain
-        every = chain if every is None else every & chain
-    return some - every if every is not None else some
+    chains: list[BitMap64] = []
+    for state in split.state_sets:
+        nids = [state[key] for key in split.conflicts if key in state]
+        chains.append(BitMap64().union(*(auth_chains[nid] for nid in nids)))
+    return BitMap64().union(*chains) - chains[0].intersection(*chains)
 
 
 def _subgraph_candidates(conflicted: BitMap64, auth_chains: AuthChains) -> BitMap64:
@@ -115,17 +104,16 @@ def _conflicted_subgraph(conflicted: BitMap64, auth_chains: AuthChains) -> BitMa
 
 
 def resolve(
-    state_sets: Sequence[StateMap],
+    split: StateSplit,
+    full: BitMap64,
     events: Mapping[int, Event],
     auth_chains: AuthChains,
     rejected: Container[int],
     *,
     subgraph: bool,
 ) -> dict[StateKey, int]:
-    """Resolve states of a room of version 2 or later; see ``state_res.resolve``."""
-    unconflicted, _ = split_state(state_sets)
-    full = full_conflicted_set(state_sets, auth_chains, subgraph=subgraph)
-    room = _Room(events, rejected, _find_create(state_sets, events))
+    """Resolve states of a room of version 2 or later, given their full conflicted set."""
+    room = _Room(events, rejected, _find_create(split.state_sets, events))
     # 1. "Select the set X of all power events that appear in the full conflicted set. For each such power
     #    event P, enlarge X by adding the events in the auth chain of P which also belong to the full
     #    conflicted set. Sort X into a list using the reverse topological power ordering."
@@ -134,7 +122,7 @@ def resolve(
         power_events |= auth_chains[nid] & full
     # 2. "Apply the iterative auth checks algorithm, starting from the unconflicted state map (v2.1: an
     #    empty state map), to the list of events from the previous step"
-    state: dict[StateKey, int] = {} if subgraph else dict(unconflicted)
+    state: dict[StateKey, int] = {} if subgraph else dict(split.unconflicted)
     room.apply_allowed(state, room.sort_by_power(power_events, auth_chains))
     # 3. "Take all remaining events that weren't picked in step 1 and order them by the mainline ordering
     #    based on the power level in the partially resolved state obtained in step 2."
@@ -143,7 +131,7 @@ def resolve(
     room.apply_allowed(state, others)
     # 5. "Update the result by replacing any event with the event with the same key from the unconflicted
     #    state map, if such an event exists"
-    state.update(unconflicted)
+    state.update(split.unconflicted)
     return state
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pyroaring import BitMap64
 
-from ranvier.spec import state_res
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.event_auth import auth_event_keys
 from ranvier.spec.room_versions import ROOM_VERSIONS, RoomVersion
+from ranvier.spec.state_res import Resolution
 
 State = dict[StateKey, int]
 
@@ -165,16 +165,17 @@ class Dag:
 
     def resolve_states(self, states: Sequence[State], *, rejected: Sequence[str] = ()) -> State:
         """Resolve states, giving the resolution exactly what it says it needs, as the server does."""
+        resolution = Resolution(self.version, states)
         chains: dict[int, BitMap64] = {}
         for _ in range(4):
-            if not (missing := state_res.missing_chains(self.version, states, chains)):
+            if not (missing := resolution.missing_chains(chains)):
                 break
             chains.update((nid, self.chains[nid]) for nid in missing)
         else:
             raise AssertionError("more than three rounds of loading chains")
-        needed = state_res.needed_events(self.version, states, chains)
+        needed = resolution.needed_events(chains)
         loaded = {nid: self._event(nid) for nid in needed.nids}
-        auth = state_res.needed_auth_events(self.version, states, loaded)
+        auth = resolution.needed_auth_events(loaded)
         loaded.update((nid, self._event(nid)) for nid in auth.nids)
         for event_id in auth.event_ids:
             nid = self.nids[event_id[1:].removesuffix(":hs")]
@@ -183,7 +184,7 @@ class Dag:
             if self._event(nid).type == "m.room.power_levels":
                 loaded[nid] = self._event(nid)
         rejected_nids = {self.nids[name] for name in rejected}
-        return state_res.resolve(self.version, states, loaded, chains, rejected=rejected_nids)
+        return resolution.resolve(loaded, chains, rejected=rejected_nids)
 
     def _event(self, nid: int) -> Event:
         return self.events[self.names[nid]]

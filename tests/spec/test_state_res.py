@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap64
 
-from ranvier.spec import state_res
 from ranvier.spec.errors import AuthError
 from ranvier.spec.event import StateKey
 from ranvier.spec.event_auth import check_auth
 from ranvier.spec.room_versions import ROOM_VERSIONS
+from ranvier.spec.state_res import Resolution, resolve
+from ranvier.spec.state_res_v2 import full_conflicted_set
+from ranvier.spec.state_sets import StateSplit
 from tests.spec.dag import Dag, State, make_event, user
 
 POWER, RULES, TOPIC = "m.room.power_levels", "m.room.join_rules", "m.room.topic"
@@ -219,10 +222,11 @@ def test_subgraph_of_long_chains() -> None:
         dag.join("dave", "dave")
         dag.topic("T", "alice")
         states = [{**dag.after["T"], (POWER, ""): dag.nids[name]} for name in ("P5", "P20", "P39")]
+        resolution = Resolution(dag.version, states)
         chains: dict[int, BitMap64] = {}
-        while missing := state_res.missing_chains(dag.version, states, chains):
+        while missing := resolution.missing_chains(chains):
             chains.update((nid, dag.chains[nid]) for nid in missing)
-        needed = state_res.needed_events(dag.version, states, chains)
+        needed = resolution.needed_events(chains)
         names = {dag.names[nid] for nid in needed.nids}
         assert {f"P{n}" for n in range(5, 40)} <= names
         assert "P4" not in names
@@ -294,11 +298,14 @@ def test_equal_states_need_nothing(version_id: str) -> None:
     rules = ROOM_VERSIONS[version_id]
     state = {("m.room.member", f"@u{n}:hs"): n for n in range(100)}
     for states in ([], [state], [state, dict(state)], [state, state, dict(state)]):
-        assert not state_res.missing_chains(rules, states, {})
-        needed = state_res.needed_events(rules, states, {})
+        resolution = Resolution(rules, states)
+        assert resolution.is_trivial
+        assert not resolution.missing_chains({})
+        needed = resolution.needed_events({})
         assert not needed.nids
+        assert not resolution.needed_auth_events({}).event_ids
         assert not needed.power_levels_among
-        assert state_res.resolve(rules, states, {}, {}) == (state if states else {})
+        assert resolve(rules, states, {}, {}) == (state if states else {})
 
 
 def test_deep_rooms_do_not_recurse() -> None:
@@ -417,6 +424,40 @@ def test_what_resolution_gives(version_id: str, script: list[Any]) -> None:
             check_auth(event, {("m.room.create", ""): dag.events["create"], **cited})
     # nothing is left to resolve
     assert dag.resolve_states([resolved, dict(resolved)]) == resolved
+
+
+def union_of_chains(dag: Dag, nids: Iterable[int]) -> set[int]:
+    return set().union(*(set(dag.chains[nid]) for nid in nids))
+
+
+@pytest.mark.parametrize("subgraph", [False, True])
+@given(script=steps, picks=st.lists(st.integers(0, 20), min_size=2, max_size=4))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_full_conflicted_set_is_as_defined(subgraph: bool, script: list[Any], picks: list[int]) -> None:
+    """Were the short cuts to find another set than the definition does, rooms would fall apart."""
+    dag, _ = grow("12" if subgraph else "11", script, reverse=False)
+    names = list(dag.after)
+    states = [dag.after[names[-1 - pick % len(names)]] for pick in picks]
+    chains = [union_of_chains(dag, state.values()) for state in states]
+    keys = set().union(*states)
+    conflicted = {
+        state[key]
+        for key in keys
+        for state in states
+        if key in state and not all(other.get(key) == state[key] for other in states)
+    }
+    expected = conflicted | (set().union(*chains) - set.intersection(*chains))
+    if subgraph:
+        expected |= {
+            nid
+            for nid in union_of_chains(dag, conflicted)
+            if any(nid in dag.chains[end] for end in conflicted) and set(dag.chains[nid]) & conflicted
+        }
+    split = StateSplit.of(states)
+    assert set(full_conflicted_set(split, dag.chains, subgraph=subgraph)) == expected
+    resolution = pickle.loads(pickle.dumps(Resolution(dag.version, states)))
+    loaded = {nid: dag.events[name] for nid, name in dag.names.items()}
+    assert resolution.resolve(loaded, dag.chains) == dag.resolve_states(states)
 
 
 @pytest.mark.parametrize("version_id", ["2", "11"])
