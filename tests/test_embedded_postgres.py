@@ -210,3 +210,18 @@ def test_root_gets_told_when_nobody_else_can_run_it(folder: Path, monkeypatch: p
     # Where every user may enter, no capability is handed out.
     assert "--ambient" not in " ".join(unprivileged.choose_run_as(None, [Path("/usr")]).prefix)
     assert "dac_read_search" in " ".join(unprivileged.choose_run_as(None, [folder]).prefix)
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_running(folder: Path) -> None:
+    """Ctrl-C during the start would leave a PostgreSQL behind, and the data folder in use."""
+    postgres = EmbeddedPostgres(folder)
+    start = asyncio.create_task(postgres.start())
+    await asyncio.sleep(0)  # it has begun
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    await postgres.stop()
+    assert postgres.pid is None
+    assert not (folder / "postgres/cluster/postmaster.pid").exists()
+    assert await ask(await postgres.start(), "SELECT 1") == 1
+    await postgres.stop()

