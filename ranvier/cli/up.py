@@ -49,6 +49,12 @@ def up(data_dir: Path, configs: Sequence[Path], server_name: str | None, port: i
         run(config, data_dir=data_dir)
     except (PostgresError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    except ExceptionGroup as group:
+        # A task group wraps what the administrator can mend, such as a port that is in use.
+        expected, others = group.split((PostgresError, OSError))
+        if expected is None or others is not None:
+            raise
+        raise click.ClickException("; ".join(_messages(expected))) from group
 
 
 def with_port(config: Config, port: int) -> Config:
@@ -88,6 +94,12 @@ def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:
         f"Make the first user:  {program} register-user{''.join(options)} --admin NAME\n"
         "Stop it with Ctrl-C."
     )
+
+
+def _messages(error: BaseException) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [message for inner in error.exceptions for message in _messages(inner)]
+    return [str(error)]
 
 
 def _url(config: Config, listener: Listener) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -122,3 +124,17 @@ def test_the_greeting_says_where_to_go_and_what_to_type(data: Path) -> None:
     text = greeting(load_config(data, []), data, [])
     assert "http://localhost:8008" in text
     assert f"ranvier register-user --data {data} --admin NAME" in text
+
+
+def test_what_an_administrator_can_mend_is_said_in_a_sentence(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that is in use would give a page of traceback."""
+
+    def run(*_: object, **__: object) -> None:
+        raise ExceptionGroup("tasks", [ExceptionGroup("inner", [OSError("the port 8008 is in use")])])
+
+    monkeypatch.setitem(sys.modules, "ranvier.processes.server", SimpleNamespace(run=run))
+    result = ranvier("up", "--data", data)
+    assert result.exit_code == 1
+    assert result.output.endswith("Error: the port 8008 is in use\n")
