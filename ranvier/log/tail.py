@@ -93,6 +93,17 @@ class Tail:
         """Give the events of a room."""
         return _since(self._events_of_room.get(room_id), after, upto)
 
+    def latest_of_room(self, room_id: str, upto: int, limit: int) -> list[EventRow]:
+        """Give the last ``limit`` events of a room up to ``upto`` that the tail holds, in order."""
+        found: list[EventRow] = []
+        for row in reversed(self._events_of_room.get(room_id, ())):
+            if row.pos <= upto:
+                found.append(row)
+                if len(found) == limit:
+                    break
+        found.reverse()
+        return found
+
     def rows_of_room(self, room_id: str, after: int, upto: int | None = None) -> list[LogRow]:
         """Give the rows that concern a room and are not events (receipts)."""
         return _since(self._rows_of_room.get(room_id), after, upto)

@@ -13,7 +13,11 @@ from ranvier.wire.log_rows import EventRow, Row
 
 
 class Membership(NamedTuple):
-    """What a user is in a room; ``pos`` is the log position from which on (of the member event)."""
+    """What a user is in a room; ``pos`` is the log position of the member event that says so.
+
+    ``since`` is the position from which on the user has been this without a break (a member event may
+    change no more than a name); None where only the database knows.
+    """
 
     room_id: str
     room_nid: int
@@ -21,6 +25,7 @@ class Membership(NamedTuple):
     event_nid: int
     pos: int
     sender: str
+    since: int | None = None
 
 
 class Memberships:
@@ -79,6 +84,13 @@ class Memberships:
         rooms = self._users[row.state_key]
         known = rooms.get(row.room_id)
         if (known is None or known.pos < row.pos) and row.membership is not None:
+            unbroken = known is not None and known.membership == row.membership
             rooms[row.room_id] = Membership(
-                row.room_id, row.room_nid, row.membership, row.event_nid, row.pos, row.sender
+                row.room_id,
+                row.room_nid,
+                row.membership,
+                row.event_nid,
+                row.pos,
+                row.sender,
+                known.since if known is not None and unbroken else row.pos,
             )

@@ -57,4 +57,4 @@ class RoomSection(Protocol):
         """Give everything for these rooms."""
 
     async def since(self, context: SyncContext) -> RoomParts:
-        """Give what came after ``context.since`` in rooms of ``context.joined``; a room without is left out."""
+        """Give what came after ``context.since`` in ``context.joined``, by room that has something."""

@@ -1,0 +1,100 @@
+"""The core of every process: database, log and rooms, built in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ranvier.log.append import Appender
+from ranvier.log.bus import Bus
+from ranvier.log.clock import Clock
+from ranvier.log.follow import Follower
+from ranvier.log.tail import Tail
+from ranvier.rooms.append_event import RoomWriter
+from ranvier.rooms.draft import Identity
+from ranvier.rooms.memberships import Memberships
+from ranvier.rooms.rooms import Rooms
+from ranvier.storage.database import Database
+from ranvier.storage.events import EventStore
+from ranvier.storage.nids import Nids
+from ranvier.storage.rooms import RoomStore
+from ranvier.storage.transactions import TransactionStore
+
+
+@dataclass(frozen=True)
+class Core:
+    """What everything else is built on."""
+
+    database: Database
+    bus: Bus
+    clock: Clock
+    tail: Tail
+    follower: Follower
+    appender: Appender
+    nids: Nids
+    events: EventStore
+    room_store: RoomStore
+    transactions: TransactionStore
+    rooms: Rooms
+    memberships: Memberships
+    writer: RoomWriter
+    identity: Identity
+    tasks: asyncio.TaskGroup
+    background: list[asyncio.Task[None]]
+
+    def run_always(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for as long as the process serves; if it fails the process ends."""
+        self.background.append(self.tasks.create_task(work))
+
+    def stop(self) -> None:
+        """End what runs always; what was begun for requests is left to finish."""
+        for task in self.background:
+            task.cancel()
+
+
+async def start_core(
+    database: Database, *, bus: Bus, clock: Clock, identity: Identity, tasks: asyncio.TaskGroup
+) -> Core:
+    """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``."""
+    tail = Tail()
+    follower = Follower(database=database, bus=bus, tail=tail)
+    appender = Appender(database=database, bus=bus, clock=clock)
+    nids = Nids(database)
+    room_store = RoomStore(database)
+    transactions = TransactionStore(database)
+    rooms = Rooms(store=room_store, tail=tail)
+    memberships = Memberships(store=room_store, tail=tail)
+    writer = RoomWriter(
+        rooms=rooms,
+        appender=appender,
+        tail=tail,
+        transactions=transactions,
+        nids=nids,
+        identity=identity,
+        clock=clock,
+        tasks=tasks,
+    )
+    await follower.start()
+    core = Core(
+        database=database,
+        bus=bus,
+        clock=clock,
+        tail=tail,
+        follower=follower,
+        appender=appender,
+        nids=nids,
+        events=EventStore(database),
+        room_store=room_store,
+        transactions=transactions,
+        rooms=rooms,
+        memberships=memberships,
+        writer=writer,
+        identity=identity,
+        tasks=tasks,
+        background=[],
+    )
+    core.run_always(follower.run())
+    core.run_always(appender.run())
+    return core
