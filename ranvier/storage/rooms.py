@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import orjson
 from pyroaring import BitMap64
 
 from ranvier.spec.event import StateKey
@@ -27,8 +28,10 @@ FROM current_state s JOIN rooms r USING (room_nid) JOIN events e USING (event_ni
 WHERE s.type = 'm.room.member' AND s.state_key = $1 AND s.membership IS NOT NULL
 """
 _CHANGED_BACK = """
-SELECT DISTINCT ON (type, state_key) type, state_key, prev_nid FROM state_deltas
-WHERE room_nid = $1 AND pos > $2 ORDER BY type, state_key, pos
+SELECT DISTINCT ON (d.room_nid, d.type, d.state_key) d.room_nid, d.type, d.state_key, d.prev_nid
+FROM unnest($1::bigint[], $2::bigint[]) AS wanted (room_nid, after)
+JOIN state_deltas d ON d.room_nid = wanted.room_nid AND d.pos > wanted.after
+ORDER BY d.room_nid, d.type, d.state_key, d.pos
 """
 _CHANGED = """
 SELECT DISTINCT ON (type, state_key) type, state_key, event_nid FROM state_deltas
@@ -38,6 +41,14 @@ _HISTORY_OF_KEYS = """
 SELECT d.pos, d.type, d.state_key, e.pdu FROM state_deltas d LEFT JOIN events e USING (event_nid)
 WHERE d.room_nid = $1 AND (d.type, d.state_key) IN (SELECT * FROM unnest($2::text[], $3::text[]))
 ORDER BY d.pos
+"""
+_SIGHT_CHANGES = """
+SELECT d.room_nid, d.pos, d.type, e.pdu FROM state_deltas d LEFT JOIN events e ON e.event_nid = d.event_nid
+WHERE d.room_nid = ANY ($1) AND d.type = 'm.room.member' AND d.state_key = $2
+UNION ALL
+SELECT d.room_nid, d.pos, d.type, e.pdu FROM state_deltas d LEFT JOIN events e ON e.event_nid = d.event_nid
+WHERE d.room_nid = ANY ($1) AND d.type = 'm.room.history_visibility' AND d.state_key = ''
+ORDER BY room_nid, pos
 """
 _MEMBERSHIP_CHANGES = """
 SELECT d.pos, r.room_id, d.room_nid, d.event_nid FROM state_deltas d JOIN rooms r USING (room_nid)
@@ -104,6 +115,17 @@ class KeyChange(NamedTuple):
     pdu: bytes | None
 
 
+class SightChange(NamedTuple):
+    """One change of a user's membership, or of the history visibility, along a room's log.
+
+    ``value`` is the membership or the visibility that it became; None if it went away or is no text.
+    """
+
+    pos: int
+    type: str
+    value: str | None
+
+
 class RoomStore:
     """Read rooms and their states of any time."""
 
@@ -155,10 +177,18 @@ class RoomStore:
         records = await self._database.fetch(_CHANGED, room_nid, after, upto)
         return {(r["type"], r["state_key"]): r["event_nid"] for r in records}
 
-    async def changed_since(self, room_nid: int, pos: int) -> dict[StateKey, int | None]:
-        """Give the state keys that changed after ``pos``, with their event at ``pos`` (None: none)."""
-        records = await self._database.fetch(_CHANGED_BACK, room_nid, pos)
-        return {(r["type"], r["state_key"]): r["prev_nid"] for r in records}
+    async def changed_since(self, positions: Mapping[int, int]) -> dict[int, dict[StateKey, int | None]]:
+        """Say what to undo to get back to an older state, for many rooms at once.
+
+        ``positions`` gives a position per room_nid. The answer names, per room_nid, the state keys that
+        changed after it, with the event_nid that they had there (None: they were not there).
+        """
+        rooms: dict[int, dict[StateKey, int | None]] = {}
+        if positions:
+            records = await self._database.fetch(_CHANGED_BACK, list(positions), list(positions.values()))
+            for r in records:
+                rooms.setdefault(r["room_nid"], {})[(r["type"], r["state_key"])] = r["prev_nid"]
+        return rooms
 
     async def history_of_keys(self, room_nid: int, keys: Sequence[StateKey]) -> list[KeyChange]:
         """Give every change of a few state keys, in order."""
@@ -166,6 +196,18 @@ class RoomStore:
             _HISTORY_OF_KEYS, room_nid, [key[0] for key in keys], [key[1] for key in keys]
         )
         return [KeyChange(*record) for record in records]
+
+    async def sight_changes(self, room_nids: Sequence[int], user_id: str) -> dict[int, list[SightChange]]:
+        """Give, for each room, how the history visibility and the user's membership changed, in order."""
+        changes: dict[int, list[SightChange]] = {}
+        for record in await self._database.fetch(_SIGHT_CHANGES, room_nids, user_id):
+            value = None
+            if record["pdu"] is not None:
+                name = "membership" if record["type"] == "m.room.member" else "history_visibility"
+                value = orjson.loads(record["pdu"])["content"].get(name)
+            change = SightChange(record["pos"], record["type"], value if isinstance(value, str) else None)
+            changes.setdefault(record["room_nid"], []).append(change)
+        return changes
 
     async def snapshot(self, snapshot_nid: int) -> BitMap64:
         """Give the events of a snapshot, by its nearest full copy and the changes since."""

@@ -1,0 +1,306 @@
+"""Events as clients get them, composed of bytes: what is the same for all readers is made once.
+
+``Renderer.prepare`` looks up, for a whole page, what single events lack (what a state event replaced, what
+the reader was in the room, edits and threads); ``Rendering.event`` then only joins bytes.
+
+Source: client-server API, "Room event format".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from ranvier.log.clock import Clock
+from ranvier.log.tail import Tail
+from ranvier.rooms.memberships import Membership, Memberships
+from ranvier.rooms.relations import Bundle, Relations
+from ranvier.rooms.room import MEMBER
+from ranvier.rooms.visibility import Sight, Visibility
+from ranvier.spec.filters import NO_FILTER, Filter
+from ranvier.storage.events import EventStore
+from ranvier.wire.log_rows import EventRow, Row
+
+MAX_PREVIOUS: Final = 2000
+"""How many replaced state events are looked up for one page; beyond it prev_content is left out."""
+
+
+class Previous(NamedTuple):
+    """What a state event replaced, as JSON."""
+
+    event_id: bytes
+    content: bytes
+    pos: int
+
+
+class PreviousStates:
+    """Keep what state events replaced, by event_nid, and forget what is redacted.
+
+    State events in the newest history are asked for by every member at once: the first one reads.
+    """
+
+    def __init__(self, *, events: EventStore, tail: Tail, max_kept: int = 20_000) -> None:
+        self._events = events
+        self._max_kept = max_kept
+        self._kept: OrderedDict[int, Previous] = OrderedDict()
+        self._nids: dict[str, int] = {}
+        self._redactions = 0
+        self._lock = asyncio.Lock()
+        tail.listen(self._apply)
+
+    async def of(self, rows: Iterable[EventRow]) -> Mapping[int, Previous]:
+        """Give what the state events of a page replaced, by the replaced event's event_nid."""
+        nids = {row.replaces_nid for row in rows if row.replaces_nid is not None}
+        kept = self._kept
+        if not nids:
+            return {}
+        if all(nid in kept for nid in nids):
+            return {nid: kept[nid] for nid in nids}
+        async with self._lock:
+            found = {nid: kept[nid] for nid in nids if nid in kept}
+            redactions = self._redactions
+            for nid, row in (await self._events.by_nids(_some(nids, found))).items():
+                found[nid] = Previous(orjson.dumps(row.event_id), orjson.dumps(row.content), row.pos)
+                if self._redactions == redactions:  # else it may have been redacted while it was read
+                    self._keep(nid, row.event_id, found[nid])
+            return found
+
+    def _keep(self, nid: int, event_id: str, previous: Previous) -> None:
+        self._kept[nid] = previous
+        self._nids[event_id] = nid
+        if len(self._kept) > self._max_kept:
+            _, oldest = self._kept.popitem(last=False)
+            self._nids.pop(orjson.loads(oldest.event_id), None)
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if isinstance(row, EventRow) and row.redacts is not None:
+                self._redactions += 1
+                nid = self._nids.pop(row.redacts, None)
+                if nid is not None:
+                    self._kept.pop(nid, None)
+
+
+def _some(nids: set[int], found: Collection[int]) -> list[int]:
+    return [nid for nid in nids if nid not in found][:MAX_PREVIOUS]
+
+
+class Rendering:
+    """Write the events of one page for one reader."""
+
+    __slots__ = (
+        "_bundles",
+        "_device_id",
+        "_filter",
+        "_memberships",
+        "_now_ms",
+        "_plain",
+        "_previous",
+        "_rooms",
+        "_sights",
+        "_user_id",
+        "_with_room_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        user_id: str | None,
+        device_id: str | None,
+        now_ms: int,
+        sights: Mapping[str, Sight],
+        memberships: Mapping[str, Membership],
+        previous: Mapping[int, Previous],
+        bundles: Mapping[str, Bundle],
+        filter: Filter,
+        with_room_id: bool,
+    ) -> None:
+        self._user_id = user_id
+        self._device_id = device_id
+        self._now_ms = now_ms
+        self._sights = sights
+        self._memberships = memberships
+        self._previous = previous
+        self._bundles = bundles
+        self._filter = filter
+        self._with_room_id = with_room_id
+        self._plain = not filter.selects_fields and filter.event_format == "client"
+        self._rooms: dict[str, bytes] = {}
+
+    def event(self, row: EventRow) -> bytes:
+        """Give the JSON object of an event."""
+        if not self._plain:
+            return self._selected(row)
+        return b'{%b%b,"unsigned":{%b}}' % (row.client, self._room(row.room_id), self._unsigned(row))
+
+    def events(self, rows: Iterable[EventRow]) -> bytes:
+        """Give a JSON array of events."""
+        return b"[%b]" % b",".join([self.event(row) for row in rows])
+
+    def _room(self, room_id: str) -> bytes:
+        if not self._with_room_id:
+            return b""
+        room = self._rooms.get(room_id)
+        if room is None:
+            room = self._rooms[room_id] = b',"room_id":' + orjson.dumps(room_id)
+        return room
+
+    def _unsigned(self, row: EventRow) -> bytes:
+        unsigned = b'"age":%d' % (self._now_ms - row.origin_server_ts)
+        membership = self._membership(row)
+        if membership is not None:
+            unsigned += b',"membership":"%b"' % membership.encode()
+        if row.txn_id is not None and row.sender == self._user_id and row.txn_device == self._device_id:
+            unsigned += b',"transaction_id":' + orjson.dumps(row.txn_id)
+        if row.replaces_nid is not None and (previous := self._previous.get(row.replaces_nid)) is not None:
+            unsigned += b',"replaces_state":' + previous.event_id
+            if self._may_see_previous(row, previous):
+                unsigned += b',"prev_content":' + previous.content
+        if row.redacted_because is not None:
+            unsigned += b',"redacted_because":' + self._bare(row.redacted_because)
+        bundle = self._bundles.get(row.event_id)
+        if bundle is not None:
+            unsigned += b',"m.relations":' + self._relations(bundle)
+        return unsigned
+
+    def _membership(self, row: EventRow) -> str | None:
+        """Give what the reader was at the event, the event included, where that is known."""
+        sight = self._sights.get(row.room_id)
+        if sight is not None:
+            return sight.membership_at(row.pos)
+        membership = self._memberships.get(row.room_id)
+        if membership is not None and row.pos >= membership.pos:
+            return membership.membership
+        return None
+
+    def _may_see_previous(self, row: EventRow, previous: Previous) -> bool:
+        """Tell whether the reader may see what a state event replaced.
+
+        Who was joined saw it as the room's state, and everybody knows their own member events.
+        """
+        if self._user_id is None or (row.type == MEMBER and row.state_key == self._user_id):
+            return True
+        sight = self._sights.get(row.room_id)
+        if sight is not None:
+            return sight.sees(previous.pos) or sight.membership_before(row.pos) == "join"
+        membership = self._memberships.get(row.room_id)
+        return membership is not None and membership.membership == "join" and row.pos > membership.pos
+
+    def _bare(self, row: EventRow) -> bytes:
+        """Give an event inside of another's ``unsigned``."""
+        age_ms = self._now_ms - row.origin_server_ts
+        return b'{%b%b,"unsigned":{"age":%d}}' % (row.client, self._room(row.room_id), age_ms)
+
+    def _relations(self, bundle: Bundle) -> bytes:
+        parts = []
+        if bundle.edit is not None:
+            parts.append(b'"m.replace":' + self._bare(bundle.edit))
+        if bundle.thread is not None:
+            thread = bundle.thread
+            latest = self.event(thread.latest)
+            parts.append(
+                b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
+                % (latest, thread.count, b"true" if thread.participated else b"false")
+            )
+        if bundle.references:
+            chunk = [{"event_id": event_id} for event_id in bundle.references]
+            parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
+        return b"{%b}" % b",".join(parts)
+
+    def _selected(self, row: EventRow) -> bytes:
+        """Write an event in federation format, or cut down to some fields (seldom asked for, so parsed)."""
+        shown: dict[str, Any]
+        if self._filter.event_format == "federation":
+            shown = {**row.visible_pdu, "room_id": row.room_id, "event_id": row.event_id}
+        else:
+            shown = orjson.loads(b"{%b}" % row.client)
+            if self._with_room_id:
+                shown["room_id"] = row.room_id
+        shown["unsigned"] = orjson.loads(b"{%b}" % self._unsigned(row))
+        return orjson.dumps(self._filter.project(shown) if self._filter.selects_fields else shown)
+
+
+class Renderer:
+    """Look up for whole pages what their events need beyond themselves."""
+
+    def __init__(
+        self,
+        *,
+        previous_states: PreviousStates,
+        visibility: Visibility,
+        memberships: Memberships,
+        relations: Relations,
+        clock: Clock,
+    ) -> None:
+        self._previous_states = previous_states
+        self._visibility = visibility
+        self._memberships = memberships
+        self._relations = relations
+        self._clock = clock
+
+    async def prepare(
+        self,
+        rows: Sequence[EventRow],
+        *,
+        user_id: str,
+        device_id: str | None = None,
+        from_tail: bool = False,
+        bundled: Sequence[EventRow] = (),
+        ignored: Collection[str] = (),
+        filter: Filter = NO_FILTER,
+        with_room_id: bool = True,
+    ) -> Rendering:
+        """Look up what a page of events (of any number of rooms) needs to be written for one reader.
+
+        ``bundled`` are those of the events that get ``m.relations`` (where the specification names the
+        endpoint; in ``/sync`` for limited timelines), without children by ``ignored`` users. With
+        ``from_tail`` memberships and relations are not asked of the database; what a state event replaced
+        is read once for all readers. ``with_room_id`` as the endpoint has it (not in ``/sync``).
+        """
+        sights = await self._sights(rows, user_id, from_tail)
+        missing = any(row.room_id not in sights for row in rows)
+        memberships = await self._memberships.of(user_id) if missing else {}
+        bundles: dict[str, Bundle] = {}
+        if bundled:
+            bundles = await self._bundles(bundled, user_id, sights, ignored, from_tail)
+        shown = [b.thread.latest for b in bundles.values() if b.thread is not None]
+        return Rendering(
+            user_id=user_id,
+            device_id=device_id,
+            now_ms=self._clock.now_ms(),
+            sights=sights,
+            memberships=memberships,
+            previous=await self._previous_states.of([*rows, *shown]),
+            bundles=bundles,
+            filter=filter,
+            with_room_id=with_room_id,
+        )
+
+    async def _sights(self, rows: Sequence[EventRow], user_id: str, from_tail: bool) -> dict[str, Sight]:
+        rooms = {row.room_id: row.room_nid for row in rows}
+        if not from_tail:
+            return await self._visibility.sights(rooms, user_id)
+        known = ((room_id, self._visibility.known(room_id, user_id)) for room_id in rooms)
+        return {room_id: sight for room_id, sight in known if sight is not None}
+
+    async def _bundles(
+        self,
+        rows: Sequence[EventRow],
+        user_id: str,
+        sights: Mapping[str, Sight],
+        ignored: Collection[str],
+        from_tail: bool,
+    ) -> dict[str, Bundle]:
+        async def look_up(targets: Sequence[EventRow]) -> dict[str, Bundle]:
+            return await self._relations.bundles(
+                targets, user_id=user_id, sights=sights, ignored=ignored, from_tail=from_tail
+            )
+
+        bundles = await look_up(rows)
+        # "child events of the latest_event should themselves be aggregated": their edits
+        latest = [b.thread.latest for b in bundles.values() if b.thread is not None]
+        return bundles | await look_up(latest) if latest else bundles
