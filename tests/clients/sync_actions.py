@@ -31,6 +31,7 @@ class Lives:
         self.tried = 0
         self.done = 0
         self.log: list[str] = []
+        self._who_where = ""
 
     def _actions(self) -> list[tuple[int, Action]]:
         return [
@@ -50,7 +51,9 @@ class Lives:
             done = await action()
             self.tried += 1
             self.done += done
-            self.log.append(f"{action.__name__}{'' if done else ' (refused)'}")
+            refused = "" if done else " (refused)"
+            self.log.append(f"{action.__name__}{self._who_where}{refused}")
+            self._who_where = ""
 
     # ---- choosing ----
 
@@ -69,7 +72,9 @@ class Lives:
             for user, room in pairs
             if self.membership.get((room, user.user_id), "leave") in memberships
         ]
-        return self._random.choice(good or pairs)
+        user, room_id = self._random.choice(good or pairs)
+        self._who_where = f" by {user.user_id} in room {self.rooms.index(room_id)}"
+        return user, room_id
 
     def _event(self, room_id: str, recent: int = 8) -> str | None:
         events = self.events.get(room_id, [])[-recent:]
@@ -104,6 +109,7 @@ class Lives:
 
     async def _change(self, user: HttpSession, room_id: str, act: str, whom: str, becomes: str) -> bool:
         body = {} if whom == user.user_id else {"user_id": whom}
+        self._who_where = f" of {whom} by {user.user_id} in room {self.rooms.index(room_id)}"
         status, _ = await user.call("POST", path_of("rooms", room_id, act), body)
         if status == 200:
             self.membership[room_id, whom] = becomes

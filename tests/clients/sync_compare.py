@@ -5,7 +5,9 @@ Not compared, because the protocol itself does not keep it equal:
 - the timeline beyond the overlap: both are windows that end now, and their beginnings differ;
 - the content of an event that is redacted on either side: clients redact themselves;
 - heroes where the room has a name or alias: they "may be omitted" then, so an old list may linger;
-- empty account data, which is how it is deleted;
+- empty account data, which is how it is deleted, and an empty list of tags;
+- a threaded receipt beside an unthreaded one of the same user and type on the same event: one m.receipt
+  event has room for one of them, and the unthreaded covers the other;
 - left rooms, unless the filter asks for them, and rooms that were forgotten: nothing tells of it;
 - the state of rooms that the user never was in (a rejected invite);
 - members that lazy loading left out; those that are known must be right (`stale_members`).
@@ -66,8 +68,8 @@ def compare(what: str, grown: Any, fresh: Any) -> list[str]:
 
 
 def without_empty(contents: dict[str, Json]) -> dict[str, Json]:
-    """Drop account data that was deleted by emptying it."""
-    return {type_: content for type_, content in contents.items() if content}
+    """Drop account data that was deleted by emptying it, and tags when there are none."""
+    return {type_: content for type_, content in contents.items() if content not in ({}, {"tags": {}})}
 
 
 def visible_rooms(world: World, mode: Mode, forgotten: set[str]) -> dict[str, str]:
@@ -87,10 +89,11 @@ def room_differences(grown: Room, fresh: Room, mode: Mode) -> list[str]:
         return []
     found = state_differences(grown, fresh, mode) + timeline_differences(grown, fresh)
     if fresh.membership == "join":
-        found += compare("summary", summary(grown), summary(fresh))
+        named = has_name(fresh)
+        found += compare("summary", summary(grown, named), summary(fresh, named))
         found += compare("unread", counts(grown.unread), counts(fresh.unread))
         found += compare("unread threads", thread_counts(grown), thread_counts(fresh))
-        found += compare("receipts", grown.receipts, fresh.receipts)
+        found += compare("receipts", receipts(grown), receipts(fresh))
         found += compare("account data", without_empty(grown.account_data), without_empty(fresh.account_data))
     return found
 
@@ -135,14 +138,28 @@ def stripped(room: Room) -> Json:
     }
 
 
-def summary(room: Room) -> Json:
-    """Keep the counts, and the heroes where a name is made of them."""
-    named = any(
+def has_name(room: Room) -> bool:
+    """Does the room have a name or an alias, so that it needs no heroes?"""
+    return any(
         room.state.get((type_, ""), {}).get("content", {}).get(key)
         for type_, key in (("m.room.name", "name"), ("m.room.canonical_alias", "alias"))
     )
+
+
+def summary(room: Room, named: bool) -> Json:
+    """Keep the counts, and the heroes where a name is made of them."""
     kept = {key: value for key, value in room.summary.items() if key != "m.heroes"}
     return kept if named else {**kept, "m.heroes": sorted(room.summary.get("m.heroes", []))}
+
+
+def receipts(room: Room) -> dict[tuple[str, str, str | None], tuple[str, int]]:
+    """Leave out threaded receipts where an unthreaded one is on the same event."""
+    unthreaded = {key[:2]: event for key, (event, _) in room.receipts.items() if key[2] is None}
+    return {
+        key: value
+        for key, value in room.receipts.items()
+        if key[2] is None or unthreaded.get(key[:2]) != value[0]
+    }
 
 
 def counts(unread: Json) -> tuple[int, int]:

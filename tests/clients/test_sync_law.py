@@ -135,7 +135,8 @@ async def test_grown_and_fresh_worlds_are_equal(homeserver: Homeserver, seed: in
                 for follower in followers:
                     await follow(follower, lives, chance)
             except AssertionError as error:
-                error.add_note(f"seed {seed}, since the last check: {', '.join(lives.log[start:])}")
+                error.add_note(f"seed {seed}, rooms {lives.rooms}, this round:")
+                error.add_note("\n".join(lives.log[start:]))
                 raise
         check_to_device(followers, lives)
         assert lives.done > lives.tried / 2
