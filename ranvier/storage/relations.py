@@ -50,6 +50,11 @@ CROSS JOIN LATERAL (
     ORDER BY e.pos LIMIT {_REFERENCES}
 ) c ORDER BY w.target_id, c.pos
 """
+_ANNOTATIONS_BY = f"""
+SELECT {EVENT_COLUMNS} FROM relations x JOIN events e ON e.event_nid = x.event_nid
+JOIN rooms r ON r.room_nid = e.room_nid
+WHERE x.target_id = $1 AND x.sender = $2 AND x.rel_type = 'm.annotation' AND x.type = $3 LIMIT {_REFERENCES}
+"""
 
 
 class Spans(NamedTuple):
@@ -133,3 +138,7 @@ class RelationStore:
         for record in records:
             references.setdefault(record["target_id"], []).append(record["event_id"])
         return references
+
+    async def annotations_by(self, target_id: str, sender: str, type: str) -> list[EventRow]:
+        """Give the reactions of one user to an event, of one event type."""
+        return [event_row(r) for r in await self._database.fetch(_ANNOTATIONS_BY, target_id, sender, type)]

@@ -103,6 +103,7 @@ class Rendering:
         "_rooms",
         "_sights",
         "_user_id",
+        "_with_room_id",
     )
 
     def __init__(
@@ -116,6 +117,7 @@ class Rendering:
         previous: Mapping[int, Previous],
         bundles: Mapping[str, Bundle],
         filter: Filter,
+        with_room_id: bool,
     ) -> None:
         self._user_id = user_id
         self._device_id = device_id
@@ -125,27 +127,29 @@ class Rendering:
         self._previous = previous
         self._bundles = bundles
         self._filter = filter
+        self._with_room_id = with_room_id
         self._plain = not filter.selects_fields and filter.event_format == "client"
         self._rooms: dict[str, bytes] = {}
 
-    def event(self, row: EventRow, *, with_room_id: bool = True) -> bytes:
-        """Give the JSON object of an event; ``with_room_id`` as the endpoint has it (not in ``/sync``)."""
+    def event(self, row: EventRow) -> bytes:
+        """Give the JSON object of an event."""
         if not self._plain:
-            return self._selected(row, with_room_id)
-        room = self._room(row.room_id) if with_room_id else b""
-        return b'{%b%b,"unsigned":{%b}}' % (row.client, room, self._unsigned(row, with_room_id))
+            return self._selected(row)
+        return b'{%b%b,"unsigned":{%b}}' % (row.client, self._room(row.room_id), self._unsigned(row))
 
-    def events(self, rows: Iterable[EventRow], *, with_room_id: bool = True) -> bytes:
+    def events(self, rows: Iterable[EventRow]) -> bytes:
         """Give a JSON array of events."""
-        return b"[%b]" % b",".join([self.event(row, with_room_id=with_room_id) for row in rows])
+        return b"[%b]" % b",".join([self.event(row) for row in rows])
 
     def _room(self, room_id: str) -> bytes:
+        if not self._with_room_id:
+            return b""
         room = self._rooms.get(room_id)
         if room is None:
             room = self._rooms[room_id] = b',"room_id":' + orjson.dumps(room_id)
         return room
 
-    def _unsigned(self, row: EventRow, with_room_id: bool) -> bytes:
+    def _unsigned(self, row: EventRow) -> bytes:
         unsigned = b'"age":%d' % (self._now_ms - row.origin_server_ts)
         membership = self._membership(row)
         if membership is not None:
@@ -157,10 +161,10 @@ class Rendering:
             if self._may_see_previous(row, previous):
                 unsigned += b',"prev_content":' + previous.content
         if row.redacted_because is not None:
-            unsigned += b',"redacted_because":' + self._bare(row.redacted_because, with_room_id)
+            unsigned += b',"redacted_because":' + self._bare(row.redacted_because)
         bundle = self._bundles.get(row.event_id)
         if bundle is not None:
-            unsigned += b',"m.relations":' + self._relations(bundle, with_room_id)
+            unsigned += b',"m.relations":' + self._relations(bundle)
         return unsigned
 
     def _membership(self, row: EventRow) -> str | None:
@@ -186,18 +190,18 @@ class Rendering:
         membership = self._memberships.get(row.room_id)
         return membership is not None and membership.membership == "join" and row.pos > membership.pos
 
-    def _bare(self, row: EventRow, with_room_id: bool) -> bytes:
+    def _bare(self, row: EventRow) -> bytes:
         """Give an event inside of another's ``unsigned``."""
-        room = self._room(row.room_id) if with_room_id else b""
-        return b'{%b%b,"unsigned":{"age":%d}}' % (row.client, room, self._now_ms - row.origin_server_ts)
+        age_ms = self._now_ms - row.origin_server_ts
+        return b'{%b%b,"unsigned":{"age":%d}}' % (row.client, self._room(row.room_id), age_ms)
 
-    def _relations(self, bundle: Bundle, with_room_id: bool) -> bytes:
+    def _relations(self, bundle: Bundle) -> bytes:
         parts = []
         if bundle.edit is not None:
-            parts.append(b'"m.replace":' + self._bare(bundle.edit, with_room_id))
+            parts.append(b'"m.replace":' + self._bare(bundle.edit))
         if bundle.thread is not None:
             thread = bundle.thread
-            latest = self.event(thread.latest, with_room_id=with_room_id)
+            latest = self.event(thread.latest)
             parts.append(
                 b'"m.thread":{"latest_event":%b,"count":%d,"current_user_participated":%b}'
                 % (latest, thread.count, b"true" if thread.participated else b"false")
@@ -207,16 +211,16 @@ class Rendering:
             parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
         return b"{%b}" % b",".join(parts)
 
-    def _selected(self, row: EventRow, with_room_id: bool) -> bytes:
+    def _selected(self, row: EventRow) -> bytes:
         """Write an event in federation format, or cut down to some fields (seldom asked for, so parsed)."""
         shown: dict[str, Any]
         if self._filter.event_format == "federation":
             shown = {**row.visible_pdu, "room_id": row.room_id, "event_id": row.event_id}
         else:
             shown = orjson.loads(b"{%b}" % row.client)
-            if with_room_id:
+            if self._with_room_id:
                 shown["room_id"] = row.room_id
-        shown["unsigned"] = orjson.loads(b"{%b}" % self._unsigned(row, with_room_id))
+        shown["unsigned"] = orjson.loads(b"{%b}" % self._unsigned(row))
         return orjson.dumps(self._filter.project(shown) if self._filter.selects_fields else shown)
 
 
@@ -245,22 +249,24 @@ class Renderer:
         user_id: str,
         device_id: str | None = None,
         from_tail: bool = False,
-        bundle: bool = False,
+        bundled: Sequence[EventRow] = (),
         ignored: Collection[str] = (),
         filter: Filter = NO_FILTER,
+        with_room_id: bool = True,
     ) -> Rendering:
         """Look up what a page of events (of any number of rooms) needs to be written for one reader.
 
-        ``bundle`` adds ``m.relations`` (where the specification names the endpoint; in ``/sync`` for
-        limited timelines), without children by ``ignored`` users. With ``from_tail`` memberships and
-        relations are not asked of the database; what a state event replaced is read once for all readers.
+        ``bundled`` are those of the events that get ``m.relations`` (where the specification names the
+        endpoint; in ``/sync`` for limited timelines), without children by ``ignored`` users. With
+        ``from_tail`` memberships and relations are not asked of the database; what a state event replaced
+        is read once for all readers. ``with_room_id`` as the endpoint has it (not in ``/sync``).
         """
         sights = await self._sights(rows, user_id, from_tail)
         missing = any(row.room_id not in sights for row in rows)
         memberships = await self._memberships.of(user_id) if missing else {}
         bundles: dict[str, Bundle] = {}
-        if bundle:
-            bundles = await self._bundles(rows, user_id, sights, ignored, from_tail)
+        if bundled:
+            bundles = await self._bundles(bundled, user_id, sights, ignored, from_tail)
         shown = [b.thread.latest for b in bundles.values() if b.thread is not None]
         return Rendering(
             user_id=user_id,
@@ -271,6 +277,7 @@ class Renderer:
             previous=await self._previous_states.of([*rows, *shown]),
             bundles=bundles,
             filter=filter,
+            with_room_id=with_room_id,
         )
 
     async def _sights(self, rows: Sequence[EventRow], user_id: str, from_tail: bool) -> dict[str, Sight]:
