@@ -22,6 +22,10 @@ class Refused(Exception):
         self.errcode = body.get("errcode") if isinstance(body, dict) else None
 
 
+class Unavailable(Refused):
+    """Carry an answer that says to come again (503)."""
+
+
 class HttpClient:
     """Talk to one server, as one device or as nobody."""
 
@@ -58,7 +62,7 @@ class HttpClient:
         ) as response:
             answer = await response.json(content_type=None)
             if response.status != 200:
-                raise Refused(response.status, answer)
+                raise (Unavailable if response.status == 503 else Refused)(response.status, answer)
             return answer
 
     async def get(self, path: str, **query: Any) -> Any:
