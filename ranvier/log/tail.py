@@ -121,6 +121,11 @@ class Tail:
         events = self._events_of_room
         return [room_id for room_id in room_ids if (rows := events.get(room_id)) and rows[-1].pos > after]
 
+    def rooms_with_rows(self, room_ids: Iterable[str], after: int) -> list[str]:
+        """Give those of the rooms that a row which is no event concerns, after ``after``."""
+        others = self._rows_of_room
+        return [room_id for room_id in room_ids if (rows := others.get(room_id)) and rows[-1].pos > after]
+
     def event(self, event_id: str) -> EventRow | None:
         """Find an event by its id."""
         return self._by_event_id.get(event_id)
