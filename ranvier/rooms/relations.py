@@ -6,7 +6,7 @@ Source: client-server API, "Aggregations of child events", "Event replacements",
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ranvier.log.tail import Tail
@@ -112,6 +112,17 @@ def spans_of(rows: Sequence[EventRow], sights: Mapping[str, Sight]) -> Spans:
             spans.firsts.append(span.first)
             spans.lasts.append(span.last)
     return spans
+
+
+def spans_in(room_nid: int, sight: Sight) -> Spans:
+    """Give what may be seen of one room, for the database."""
+    spans = sight.spans
+    return Spans([room_nid] * len(spans), [span.first for span in spans], [span.last for span in spans])
+
+
+def visible_thread_roots(rows: Iterable[EventRow], sight: Sight) -> list[EventRow]:
+    """Give those events that are roots of threads by the rules and may be seen."""
+    return [row for row in rows if row.state_key is None and may_have(row, THREAD) and sight.sees(row.pos)]
 
 
 def may_have(row: EventRow, kind: str) -> bool:

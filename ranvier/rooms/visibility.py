@@ -63,7 +63,7 @@ class Sight:
 
     @property
     def left_at(self) -> int | None:
-        """Position at which the user, now not joined, was joined last; None if they never were or are."""
+        """Position of the event with which the user was no longer joined; None for who is, or never was."""
         if self._memberships[-1] == "join" or "join" not in self._memberships:
             return None
         last_join = len(self._memberships) - 1 - self._memberships[::-1].index("join")

@@ -28,6 +28,19 @@ CROSS JOIN LATERAL (
       AND NOT rejected AND NOT soft_failed ORDER BY pos DESC LIMIT $4
 ) e ORDER BY e.pos
 """
+_MOST_NEAR: Final = 20_000
+_NEAREST = """
+SELECT c.event_id, c.origin_server_ts FROM (
+    SELECT event_id, origin_server_ts, pos FROM events
+    WHERE room_nid = $1 AND pos IS NOT NULL AND NOT rejected AND NOT soft_failed AND origin_server_ts {0} $2
+    ORDER BY origin_server_ts {1} LIMIT {2}
+) c
+WHERE EXISTS (SELECT FROM unnest($3::bigint[], $4::bigint[]) AS v (first, last)
+              WHERE c.pos BETWEEN v.first AND v.last)
+LIMIT 1
+"""
+_NEAREST_BEFORE = _NEAREST.format("<=", "DESC", _MOST_NEAR)
+_NEAREST_AFTER = _NEAREST.format(">=", "ASC", _MOST_NEAR)
 _AUTH_CHAINS = "SELECT event_nid, event_id, auth_chain FROM events WHERE event_nid = ANY ($1)"
 _NIDS = "SELECT event_id, event_nid FROM events WHERE event_id = ANY ($1)"
 _STORE_OUTLIERS = """
@@ -118,6 +131,23 @@ class EventStore:
     async def forwards(self, room_nid: int, *, after: int, upto: int, limit: int) -> list[EventRow]:
         """Read the timeline after ``after`` up to ``upto`` (included), oldest first."""
         return await self._rows(await self._database.fetch(_FORWARDS, room_nid, after, upto, limit))
+
+    async def nearest(
+        self, room_nid: int, ts_ms: int, *, forwards: bool, spans: Sequence[tuple[int, int]]
+    ) -> tuple[str, int] | None:
+        """Find the event nearest to a time, not before it (``forwards``) or not after it.
+
+        Only within ``spans`` of the log (first and last position); those of ``_MOST_NEAR`` events are looked
+        at. Gives its id and its time in milliseconds.
+        """
+        record = await self._database.fetchrow(
+            _NEAREST_AFTER if forwards else _NEAREST_BEFORE,
+            room_nid,
+            ts_ms,
+            [first for first, _ in spans],
+            [last for _, last in spans],
+        )
+        return None if record is None else (record["event_id"], record["origin_server_ts"])
 
     async def latest_of_rooms(
         self, after_by_room: dict[int, int], *, upto: int, limit: int

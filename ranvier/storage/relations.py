@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from ranvier.storage.database import Database
@@ -11,6 +11,9 @@ from ranvier.wire.log_rows import EventRow
 
 _EDIT_CANDIDATES: Final = 10
 _REFERENCES: Final = 200
+RECURSION_DEPTH: Final = 3
+"""How many steps of relations a recursive search follows."""
+_MOST_REACHED: Final = 5000
 
 _IN_SPANS: Final = """EXISTS (
     SELECT FROM unnest({0}::bigint[], {1}::bigint[], {2}::bigint[]) AS v (room_nid, first, last)
@@ -55,6 +58,51 @@ SELECT {EVENT_COLUMNS} FROM relations x JOIN events e ON e.event_nid = x.event_n
 JOIN rooms r ON r.room_nid = e.room_nid
 WHERE x.target_id = $1 AND x.sender = $2 AND x.rel_type = 'm.annotation' AND x.type = $3 LIMIT {_REFERENCES}
 """
+_RELATIONS_TO = """
+SELECT DISTINCT x.target_id, x.rel_type, x.sender FROM relations x
+WHERE x.target_id = ANY ($1) AND x.pos IS NOT NULL
+"""
+_COLUMNS: Final = "x.event_nid, x.room_nid, x.pos, x.rel_type, x.type, x.sender"
+_DIRECT: Final = f"SELECT {_COLUMNS} FROM relations x WHERE x.target_id = $1 AND x.room_nid = $2"
+_REACHED: Final = f"""
+    SELECT DISTINCT ON (event_nid) * FROM (
+        WITH RECURSIVE reached AS (
+            SELECT {_COLUMNS}, 1 AS depth FROM relations x WHERE x.target_id = $1 AND x.room_nid = $2
+            UNION ALL
+            SELECT {_COLUMNS}, reached.depth + 1
+            FROM reached JOIN events child ON child.event_nid = reached.event_nid
+            JOIN relations x ON x.target_id = child.event_id AND x.room_nid = $2
+            WHERE reached.depth < {RECURSION_DEPTH}
+        )
+        SELECT * FROM reached LIMIT {_MOST_REACHED}
+    ) any_depth
+"""
+_PAGE = f"""
+SELECT {EVENT_COLUMNS} FROM (
+    SELECT x.event_nid FROM ({{source}}) x
+    WHERE x.pos > $3 AND x.pos <= $4 AND ($5::text IS NULL OR x.rel_type = $5)
+      AND ($6::text IS NULL OR x.type = $6) AND NOT x.sender = ANY ($7)
+      AND {_IN_SPANS.format("$8", "$9", "$10")}
+    ORDER BY x.pos {{order}} LIMIT $11
+) page JOIN events e USING (event_nid) JOIN rooms r ON r.room_nid = e.room_nid ORDER BY e.pos {{order}}
+"""
+_PAGES: Final = {
+    (recurse, backwards): _PAGE.format(
+        source=_REACHED if recurse else _DIRECT, order="DESC" if backwards else "ASC"
+    )
+    for recurse in (False, True)
+    for backwards in (False, True)
+}
+_THREAD_ROOTS = f"""
+SELECT t.latest, {EVENT_COLUMNS} FROM (
+    SELECT x.target_id, max(x.pos) AS latest, bool_or(x.sender = $3) AS wrote FROM relations x
+    WHERE x.room_nid = $1 AND x.rel_type = 'm.thread' AND x.pos IS NOT NULL AND NOT x.sender = ANY ($5)
+      AND {_IN_SPANS.format("$6", "$7", "$8")}
+    GROUP BY x.target_id
+) t JOIN events e ON e.event_id = t.target_id AND e.room_nid = $1 JOIN rooms r ON r.room_nid = e.room_nid
+WHERE t.latest <= $2 AND e.pos IS NOT NULL AND (NOT $4 OR t.wrote OR e.sender = $3)
+ORDER BY t.latest DESC LIMIT $9
+"""
 
 
 class Spans(NamedTuple):
@@ -63,6 +111,21 @@ class Spans(NamedTuple):
     room_nids: list[int]
     firsts: list[int]
     lasts: list[int]
+
+
+class WantedRelations(NamedTuple):
+    """Which events that relate to ``target_id`` to read; positions after ``after`` up to ``upto``."""
+
+    target_id: str
+    room_nid: int
+    after: int
+    upto: int
+    limit: int
+    backwards: bool = True
+    recurse: bool = False
+    rel_type: str | None = None
+    type: str | None = None
+    ignored: Collection[str] = ()
 
 
 class ThreadRow(NamedTuple):
@@ -142,3 +205,48 @@ class RelationStore:
     async def annotations_by(self, target_id: str, sender: str, type: str) -> list[EventRow]:
         """Give the reactions of one user to an event, of one event type."""
         return [event_row(r) for r in await self._database.fetch(_ANNOTATIONS_BY, target_id, sender, type)]
+
+    async def relations_to(self, target_ids: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        """Give, per event, ``(rel_type, sender)`` of what relates to it."""
+        relations: dict[str, list[tuple[str, str]]] = {}
+        for record in await self._database.fetch(_RELATIONS_TO, target_ids):
+            relations.setdefault(record["target_id"], []).append((record["rel_type"], record["sender"]))
+        return relations
+
+    async def page(self, wanted: WantedRelations, *, spans: Spans) -> list[EventRow]:
+        """Read events that relate to one event, in the order asked for."""
+        records = await self._database.fetch(
+            _PAGES[wanted.recurse, wanted.backwards],
+            wanted.target_id,
+            wanted.room_nid,
+            wanted.after,
+            wanted.upto,
+            wanted.rel_type,
+            wanted.type,
+            list(wanted.ignored),
+            *spans,
+            wanted.limit,
+        )
+        return await event_rows(self._database, records)
+
+    async def thread_roots(
+        self,
+        room_nid: int,
+        *,
+        user_id: str,
+        participated: bool,
+        upto: int,
+        ignored: Collection[str],
+        spans: Spans,
+        limit: int,
+    ) -> list[tuple[int, EventRow]]:
+        """Read the roots of threads by their newest events up to ``upto``, newest first.
+
+        Gives the position of that newest event with each root. With ``participated`` only threads that the
+        user began or wrote in.
+        """
+        records = await self._database.fetch(
+            _THREAD_ROOTS, room_nid, upto, user_id, participated, list(ignored), *spans, limit
+        )
+        rows = await event_rows(self._database, records)
+        return [(record["latest"], row) for record, row in zip(records, rows, strict=True)]

@@ -1,0 +1,92 @@
+"""The state of a room: all of it, one piece, its members."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from ranvier.client_api.event_pages import event_array, position_of
+from ranvier.http.request import Request
+from ranvier.http.route import Auth, Route, versions
+from ranvier.rooms.access import RoomAccess
+from ranvier.rooms.room import MEMBER
+from ranvier.rooms.timeline import Timeline
+from ranvier.spec.errors import not_found
+from ranvier.sync.render import Renderer
+
+V3 = versions("v3", "r0")
+_MEMBERSHIPS: Final = ("join", "invite", "knock", "leave", "ban")
+
+
+async def all_state(request: Request, *, access: RoomAccess, renderer: Renderer) -> bytes:
+    """Give all state events. Source: client-server API, ``GET /rooms/{roomId}/state``."""
+    user = request.user
+    view = await access.access_room(user, request.params["room_id"])
+    rows = list((await access.state(view)).values())
+    rendering = await renderer.prepare(rows, user_id=user.user_id, device_id=user.device_id)
+    return await event_array(rendering, rows)
+
+
+async def one_state(request: Request, *, access: RoomAccess, renderer: Renderer) -> bytes:
+    """Give one piece of state. Source: ``GET /rooms/{roomId}/state/{eventType}/{stateKey}``."""
+    params, user = request.params, request.user
+    format = request.choice_param("format", ("content", "event"), "content")
+    view = await access.access_room(user, params["room_id"])
+    row = (await access.state(view)).get((params["event_type"], params.get("state_key", "")))
+    if row is None:
+        raise not_found("The room has no such state")
+    if format == "content":
+        return orjson.dumps(row.content)
+    rendering = await renderer.prepare([row], user_id=user.user_id, device_id=user.device_id)
+    return rendering.event(row)
+
+
+async def members(request: Request, *, access: RoomAccess, timeline: Timeline, renderer: Renderer) -> bytes:
+    """Give member events. Source: client-server API, ``GET /rooms/{roomId}/members``."""
+    membership = request.choice_param("membership", ("", *_MEMBERSHIPS), "")
+    not_membership = request.choice_param("not_membership", ("", *_MEMBERSHIPS), "")
+    at = await position_of(request, "at", timeline)
+    user = request.user
+    view = await access.access_room(user, request.params["room_id"])
+    state = await access.state(view, at)
+    rows = [row for (type_, _), row in state.items() if type_ == MEMBER]
+    if membership or not_membership:
+        # "the two parameters create an 'or' condition"
+        rows = [
+            row
+            for row in rows
+            if (membership and row.membership == membership)
+            or (not_membership and row.membership != not_membership)
+        ]
+    rendering = await renderer.prepare(rows, user_id=user.user_id, device_id=user.device_id)
+    return b'{"chunk":%b}' % await event_array(rendering, rows)
+
+
+async def joined_members(request: Request, *, access: RoomAccess) -> bytes:
+    """Give who is joined, with names and avatars. Source: ``GET /rooms/{roomId}/joined_members``."""
+    view = await access.access_joined(request.user, request.params["room_id"])
+    joined: dict[str, dict[str, Any]] = {}
+    for user_id in view.room.joined:
+        content = view.room.state[MEMBER, user_id].content
+        shown = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
+        joined[user_id] = {name: value for name, value in shown.items() if isinstance(value, str)}
+    return orjson.dumps({"joined": joined})
+
+
+_STATE = "/rooms/{room_id}/state"
+
+ROUTES = [
+    Route("GET", V3(_STATE), all_state, auth=Auth.GUEST, placed_by="room_id"),
+    Route("GET", V3(_STATE + "/{event_type}/{state_key}"), one_state, auth=Auth.GUEST, placed_by="room_id"),
+    Route(
+        "GET",
+        V3(_STATE + "/{event_type}") + V3(_STATE + "/{event_type}/"),
+        one_state,
+        auth=Auth.GUEST,
+        placed_by="room_id",
+        name="one_state_without_key",
+    ),
+    Route("GET", V3("/rooms/{room_id}/members"), members, auth=Auth.GUEST, placed_by="room_id"),
+    Route("GET", V3("/rooms/{room_id}/joined_members"), joined_members, placed_by="room_id"),
+]
