@@ -117,12 +117,14 @@ class Draft:
         redacts_id: str | None = None,
         txn: Txn | None = None,
         origin_server_ts: int | None = None,
+        unsigned: dict[str, Any] | None = None,
     ) -> EventRow:
         """Add an event of ours and give it.
 
         A state event that says what its own sender said there already is not made again: the one in force is
-        given. ``redacts`` is the target of a redaction, where it is known. Raises AuthError (403) where the
-        room's rules refuse it, ``M_TOO_LARGE``, ``M_BAD_JSON``.
+        given. ``redacts`` is the target of a redaction, where it is known. ``unsigned`` is kept with the
+        event and not signed (an invitation's stripped state). Raises AuthError (403) where the room's rules
+        refuse it, ``M_TOO_LARGE``, ``M_BAD_JSON``.
         """
         version = self.room.version
         canonical_json.check(content, strict=version.strict_canonical_json)
@@ -135,6 +137,8 @@ class Draft:
         if type != "m.room.create":
             check_auth(Event(pdu, "", version), self.state, self.power_levels)
         event_id = finish_event(pdu, version, self._identity.server_name, self._identity.signing_key)
+        if unsigned is not None:
+            pdu["unsigned"] = unsigned
         raw = orjson.dumps(pdu)
         check_event_size(raw)
         event = Event(pdu, event_id, version, raw=raw)

@@ -1,0 +1,22 @@
+"""Making rooms: POST /createRoom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ranvier.http.request import Request
+from ranvier.http.route import PLACED_BY_USER, Route, versions
+from ranvier.rooms.create import CreateRoom, RoomCreator
+
+V3 = versions("v3", "r0")
+
+
+async def create_room(request: Request, *, room_creator: RoomCreator) -> dict[str, Any]:
+    """Make a room."""
+    room_id = await room_creator.create(request.user, request.json(CreateRoom, allow_empty=True))
+    return {"room_id": room_id}
+
+
+ROUTES = [
+    Route("POST", V3("/createRoom"), create_room, placed_by=PLACED_BY_USER, limit="rc_room_creation"),
+]
