@@ -1,0 +1,134 @@
+"""Devices: what a user is logged in with."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from ranvier.log.append import Appender
+from ranvier.log.tail import Tail
+from ranvier.spec.errors import MatrixError, invalid_param, not_found
+from ranvier.spec.ids import fits
+from ranvier.storage.devices import Device, DeviceStore
+from ranvier.wire.log_rows import LogRow
+
+MAX_DISPLAY_NAME: Final = 255
+_NEW_ID_LENGTH: Final = 10
+
+RevokeDevices = Callable[[str, Sequence[str]], Awaitable[None]]
+
+
+def check_device_id(device_id: str) -> str:
+    """Give ``device_id`` back if a device may be called so, or raise 400 ``M_INVALID_PARAM``."""
+    if not device_id or device_id == "*" or "\0" in device_id or not fits(device_id):
+        raise invalid_param("A device ID has 1 to 255 bytes, no NUL, and is not *")
+    return device_id
+
+
+def check_display_name(name: str) -> str:
+    """Give ``name`` back if a device may have it.
+
+    Raises 400 ``M_TOO_LARGE`` past ``MAX_DISPLAY_NAME`` characters and 400 ``M_INVALID_PARAM`` for NUL.
+    """
+    if len(name) > MAX_DISPLAY_NAME:
+        raise MatrixError("M_TOO_LARGE", 400, f"A device name has at most {MAX_DISPLAY_NAME} characters")
+    if "\0" in name:
+        raise invalid_param("A device name must not hold NUL")
+    return name
+
+
+class Devices:
+    """Make, list, rename and delete devices.
+
+    ``revoke`` revokes the access tokens of devices that are deleted.
+    """
+
+    def __init__(self, *, store: DeviceStore, appender: Appender, tail: Tail, revoke: RevokeDevices) -> None:
+        self._store = store
+        self._appender = appender
+        self._tail = tail
+        self._revoke = revoke
+
+    async def ensure(self, user_id: str, device_id: str | None, display_name: str | None) -> str:
+        """Make a device, or find the one of that id, and give its id; without an id a new one is chosen.
+
+        The name is ignored for a device that exists. Raises 400 ``M_INVALID_PARAM`` for an id that no
+        device can have. Source: client-server API, "POST /login".
+        """
+        if device_id is not None:
+            check_device_id(device_id)
+        if display_name is not None:
+            check_display_name(display_name)
+        while True:
+            chosen = device_id if device_id is not None else _new_device_id()
+            outcome = await self._store.ensure(user_id, chosen, display_name)
+            if outcome == "made" or (outcome == "known" and device_id is not None):
+                return chosen
+            if device_id is not None:
+                raise invalid_param("This device ID is the public key of a cross-signing key")
+
+    async def create(self, user_id: str, device_id: str, display_name: str | None) -> bool:
+        """Make the device of an application service's user; False if it exists."""
+        check_device_id(device_id)
+        if display_name is not None:
+            check_display_name(display_name)
+        outcome = await self._store.ensure(user_id, device_id, display_name)
+        if outcome == "taken":
+            raise invalid_param("This device ID is the public key of a cross-signing key")
+        return outcome == "made"
+
+    async def list(self, user_id: str) -> list[Device]:
+        """Give all devices of a user, oldest first."""
+        return await self._store.list(user_id)
+
+    async def get(self, user_id: str, device_id: str) -> Device:
+        """Give one device. Raises 404 ``M_NOT_FOUND``."""
+        device = None if "\0" in device_id else await self._store.get(user_id, device_id)
+        if device is None:
+            raise not_found("There is no such device")
+        return device
+
+    async def rename(self, user_id: str, device_id: str, display_name: str) -> None:
+        """Give a device a name. Raises 404 ``M_NOT_FOUND``, and what ``check_display_name`` raises."""
+        check_display_name(display_name)
+        device = await self.get(user_id, device_id)
+        if device.display_name == display_name:
+            return
+        has_keys = (await self._store.have_keys(user_id, [device_id])).get(device_id, False)
+        await self._append(
+            [_row(user_id, device_id, "renamed", shown=has_keys, body=display_name.encode("utf-8"))]
+        )
+
+    async def delete(self, user_id: str, device_ids: Sequence[str]) -> None:
+        """Delete devices with all that is theirs: access tokens, keys, messages; unknown ones are ignored."""
+        wanted = [device_id for device_id in dict.fromkeys(device_ids) if "\0" not in device_id]
+        if not wanted:
+            return
+        # The tokens go first: a device that is half gone must not be able to come back to life.
+        await self._revoke(user_id, wanted)
+        keys = await self._store.have_keys(user_id, wanted)
+        if keys:
+            await self._append([_row(user_id, d, "deleted", shown=has) for d, has in keys.items()])
+
+    async def delete_all(self, user_id: str, *, keep: str | None = None) -> None:
+        """Delete all devices of a user but ``keep``."""
+        await self.delete(user_id, [device_id for device_id in await self.ids(user_id) if device_id != keep])
+
+    async def ids(self, user_id: str) -> list[str]:
+        """Give the ids of all devices of a user."""
+        return sorted((await self._store.ids_of([user_id])).get(user_id, ()))
+
+    async def _append(self, rows: Sequence[LogRow]) -> None:
+        await self._tail.wait_for(await self._appender.append_rows(rows))
+
+
+def _row(user_id: str, device_id: str, change: str, *, shown: bool, body: bytes | None = None) -> LogRow:
+    # Others see a device by its keys: what happens to one without keys is nobody else's business.
+    kind = "device_list" if shown else "device"
+    return LogRow(kind=kind, user_id=user_id, device_id=device_id, key=change, body=body)
+
+
+def _new_device_id() -> str:
+    return "".join(secrets.choice(string.ascii_uppercase) for _ in range(_NEW_ID_LENGTH))

@@ -1,0 +1,98 @@
+"""Devices on a real database: made at login, renamed, deleted with all that is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from ranvier.spec.errors import MatrixError
+from ranvier.storage.devices import DeviceStore
+from ranvier.users.devices import Devices
+from tests.core import Core, running_core
+
+ALICE = "@alice:example.org"
+
+
+class Revoked:
+    """Stand where access tokens are."""
+
+    def __init__(self) -> None:
+        self.devices: list[tuple[str, str]] = []
+
+    async def __call__(self, user_id: str, device_ids: Sequence[str]) -> None:
+        self.devices.extend((user_id, device_id) for device_id in device_ids)
+
+
+def make_devices(core: Core, revoked: Revoked | None = None) -> Devices:
+    return Devices(
+        store=DeviceStore(core.database),
+        appender=core.appender,
+        tail=core.tail,
+        revoke=revoked if revoked is not None else Revoked(),
+    )
+
+
+@pytest.fixture
+async def core(database: str) -> AsyncIterator[Core]:
+    """A running core."""
+    async with running_core(database) as running:
+        yield running
+
+
+async def test_a_login_makes_a_device_and_a_second_one_finds_it(core: Core) -> None:
+    """Logging in twice as the same device would show two, or overwrite the name that the user gave."""
+    devices = make_devices(core)
+    chosen = await devices.ensure(ALICE, None, "phone")
+    assert len(chosen) == 10
+    assert await devices.ensure(ALICE, "DESK", None) == "DESK"
+    assert await devices.ensure(ALICE, chosen, "another name") == chosen
+    assert [(d.device_id, d.display_name) for d in await devices.list(ALICE)] == [
+        (chosen, "phone"),
+        ("DESK", None),
+    ]
+
+
+@pytest.mark.parametrize("device_id", ["", "*", "a\0b", "x" * 256])
+async def test_a_device_id_that_can_not_be_is_refused(core: Core, device_id: str) -> None:
+    """A client with a strange device id would get an internal error, or messages for others' devices."""
+    with pytest.raises(MatrixError) as caught:
+        await make_devices(core).ensure(ALICE, device_id, None)
+    assert caught.value.errcode == "M_INVALID_PARAM"
+
+
+async def test_a_device_is_deleted_with_its_tokens(core: Core) -> None:
+    """A logged-out device could still be used, or stay in the list."""
+    revoked = Revoked()
+    devices = make_devices(core, revoked)
+    for device_id in ("A", "B", "C"):
+        await devices.ensure(ALICE, device_id, None)
+    await devices.delete(ALICE, ["A", "NEVER_WAS"])
+    assert revoked.devices == [(ALICE, "A"), (ALICE, "NEVER_WAS")]
+    assert [d.device_id for d in await devices.list(ALICE)] == ["B", "C"]
+    await devices.delete_all(ALICE, keep="C")
+    assert [d.device_id for d in await devices.list(ALICE)] == ["C"]
+
+
+async def test_a_device_is_renamed(core: Core) -> None:
+    """A new name would not show."""
+    devices = make_devices(core)
+    await devices.ensure(ALICE, "A", "old")
+    await devices.rename(ALICE, "A", "näw")
+    assert (await devices.get(ALICE, "A")).display_name == "näw"
+    with pytest.raises(MatrixError) as caught:
+        await devices.rename(ALICE, "B", "name")
+    assert caught.value.errcode == "M_NOT_FOUND"
+    with pytest.raises(MatrixError) as caught:
+        await devices.rename(ALICE, "A", "n" * 300)
+    assert caught.value.errcode == "M_TOO_LARGE"
+
+
+async def test_only_newer_sightings_count(core: Core) -> None:
+    """The list of devices would show an old address as the last one."""
+    devices, store = make_devices(core), DeviceStore(core.database)
+    await devices.ensure(ALICE, "A", None)
+    await store.write_seen([(ALICE, "A", "192.0.2.1", "new", 2_000)])
+    await store.write_seen([(ALICE, "A", "192.0.2.9", "old", 1_000)])
+    device = await devices.get(ALICE, "A")
+    assert (device.last_seen_ts, device.last_seen_ip, device.last_seen_agent) == (2_000, "192.0.2.1", "new")
