@@ -41,6 +41,7 @@ class World:
     def apply(self, answer: Json) -> None:
         """Take in one answer and its token."""
         rooms = answer.get("rooms", {})
+        check_sections(rooms)
         for room_id, update in rooms.get("invite", {}).items():
             self._stripped(room_id, "invite", update["invite_state"]["events"])
         for room_id, update in rooms.get("knock", {}).items():
@@ -74,6 +75,13 @@ class World:
             self.devices_left.add(user)
             self.devices_changed.discard(user)
         self.key_counts = answer.get("device_one_time_keys_count", self.key_counts)
+
+
+def check_sections(rooms: Json) -> None:
+    """Insist that each room is in one section: clients read the sections in different orders."""
+    listed = [room_id for section in rooms.values() for room_id in section]
+    twice = {room_id for room_id in listed if listed.count(room_id) > 1}
+    assert not twice, f"in two sections of one answer: {twice}"
 
 
 def apply_events(room: Room, update: Json) -> None:

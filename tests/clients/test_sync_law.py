@@ -17,7 +17,7 @@ SEEDS = range(6)
 ROUNDS = 6
 ACTIONS_A_ROUND = 14
 # A server may finish something (a push count, a device list) just after its answer; then a sync tells of it.
-SETTLING_POLLS = 3
+SETTLING_POLLS = 5
 SETTLE_MS = 500
 
 NO_MEMBERS = {"not_types": ["m.room.member"]}
