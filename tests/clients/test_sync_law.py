@@ -139,7 +139,7 @@ async def test_grown_and_fresh_worlds_are_equal(homeserver: Homeserver, seed: in
                 error.add_note("\n".join(lives.log[start:]))
                 raise
         check_to_device(followers, lives)
-        assert lives.done > lives.tried / 2
+        assert lives.done > lives.tried / 3
 
 
 async def follow(follower: Follower, lives: Lives, chance: Random) -> None:
