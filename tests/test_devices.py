@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from ranvier.spec.errors import MatrixError
-from ranvier.storage.devices import DeviceStore
+from ranvier.storage.devices import DeviceStore, Sighting
 from ranvier.users.devices import Devices
 from tests.core import Core, running_core
 
@@ -47,7 +47,7 @@ async def test_a_login_makes_a_device_and_a_second_one_finds_it(core: Core) -> N
     assert len(chosen) == 10
     assert await devices.ensure(ALICE, "DESK", None) == "DESK"
     assert await devices.ensure(ALICE, chosen, "another name") == chosen
-    assert [(d.device_id, d.display_name) for d in await devices.list(ALICE)] == [
+    assert [(d.device_id, d.display_name) for d in await devices.of_user(ALICE)] == [
         (chosen, "phone"),
         ("DESK", None),
     ]
@@ -69,9 +69,9 @@ async def test_a_device_is_deleted_with_its_tokens(core: Core) -> None:
         await devices.ensure(ALICE, device_id, None)
     await devices.delete(ALICE, ["A", "NEVER_WAS"])
     assert revoked.devices == [(ALICE, "A"), (ALICE, "NEVER_WAS")]
-    assert [d.device_id for d in await devices.list(ALICE)] == ["B", "C"]
+    assert [d.device_id for d in await devices.of_user(ALICE)] == ["B", "C"]
     await devices.delete_all(ALICE, keep="C")
-    assert [d.device_id for d in await devices.list(ALICE)] == ["C"]
+    assert [d.device_id for d in await devices.of_user(ALICE)] == ["C"]
 
 
 async def test_a_device_is_renamed(core: Core) -> None:
@@ -90,9 +90,9 @@ async def test_a_device_is_renamed(core: Core) -> None:
 
 async def test_only_newer_sightings_count(core: Core) -> None:
     """The list of devices would show an old address as the last one."""
-    devices, store = make_devices(core), DeviceStore(core.database)
+    devices = make_devices(core)
     await devices.ensure(ALICE, "A", None)
-    await store.write_seen([(ALICE, "A", "192.0.2.1", "new", 2_000)])
-    await store.write_seen([(ALICE, "A", "192.0.2.9", "old", 1_000)])
+    await devices.saw([Sighting(ALICE, "A", 2_000, "192.0.2.1", "new")])
+    await devices.saw([Sighting(ALICE, "A", 1_000, "192.0.2.9", "old")])
     device = await devices.get(ALICE, "A")
     assert (device.last_seen_ts, device.last_seen_ip, device.last_seen_agent) == (2_000, "192.0.2.1", "new")

@@ -29,9 +29,10 @@ SELECT d.device_id, k.device_id IS NOT NULL AS has_keys
 FROM devices d LEFT JOIN device_keys k USING (user_id, device_id)
 WHERE d.user_id = $1 AND d.device_id = ANY ($2)
 """
-_SEEN = """
+_SAW = """
 UPDATE devices d SET last_seen_ts = s.ts, last_seen_ip = s.ip, last_seen_agent = s.agent
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) AS s (user_id, device_id, ip, agent, ts)
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
+    AS s (user_id, device_id, ts, ip, agent)
 WHERE d.user_id = s.user_id AND d.device_id = s.device_id AND coalesce(d.last_seen_ts, 0) < s.ts
 """
 
@@ -47,8 +48,14 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     last_seen_agent: str | None
 
 
-Seen = tuple[str, str, str, str, int]
-"""User id, device id, address, User-Agent, and when (milliseconds since the epoch) of a device's last request."""
+class Sighting(msgspec.Struct, frozen=True, gc=False):
+    """Where and when a device made a request; ``ts`` in milliseconds since the epoch."""
+
+    user_id: str
+    device_id: str
+    ts: int
+    ip: str
+    agent: str
 
 
 class DeviceStore:
@@ -64,7 +71,7 @@ class DeviceStore:
             outcome: str = await connection.fetchval(_ENSURE, user_id, device_id, display_name)
         return outcome
 
-    async def list(self, user_id: str) -> list[Device]:
+    async def of_user(self, user_id: str) -> list[Device]:
         """Give the devices of a user, oldest first."""
         return [Device(*record) for record in await self._database.fetch(_LIST, user_id)]
 
@@ -85,7 +92,8 @@ class DeviceStore:
         records = await self._database.fetch(_WITH_KEYS, user_id, device_ids)
         return {record["device_id"]: record["has_keys"] for record in records}
 
-    async def write_seen(self, seen: Sequence[Seen]) -> None:
-        """Note where and when devices were seen last, at most one sighting a device; older ones are ignored."""
-        if seen:
-            await self._database.execute(_SEEN, *(list(column) for column in zip(*seen, strict=True)))
+    async def saw(self, sightings: Sequence[Sighting]) -> None:
+        """Note when and where devices were seen last; at most one sighting for each device."""
+        if sightings:
+            columns = zip(*((s.user_id, s.device_id, s.ts, s.ip, s.agent) for s in sightings), strict=True)
+            await self._database.execute(_SAW, *(list(column) for column in columns))

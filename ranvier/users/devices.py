@@ -11,7 +11,7 @@ from ranvier.log.append import Appender
 from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError, invalid_param, not_found
 from ranvier.spec.ids import fits
-from ranvier.storage.devices import Device, DeviceStore
+from ranvier.storage.devices import Device, DeviceStore, Sighting
 from ranvier.wire.log_rows import LogRow
 
 MAX_DISPLAY_NAME: Final = 255
@@ -79,9 +79,9 @@ class Devices:
             raise invalid_param("This device ID is the public key of a cross-signing key")
         return outcome == "made"
 
-    async def list(self, user_id: str) -> list[Device]:
+    async def of_user(self, user_id: str) -> list[Device]:
         """Give all devices of a user, oldest first."""
-        return await self._store.list(user_id)
+        return await self._store.of_user(user_id)
 
     async def get(self, user_id: str, device_id: str) -> Device:
         """Give one device. Raises 404 ``M_NOT_FOUND``."""
@@ -115,6 +115,10 @@ class Devices:
     async def delete_all(self, user_id: str, *, keep: str | None = None) -> None:
         """Delete all devices of a user but ``keep``."""
         await self.delete(user_id, [device_id for device_id in await self.ids(user_id) if device_id != keep])
+
+    async def saw(self, sightings: Sequence[Sighting]) -> None:
+        """Note when and where devices were seen last; at most one sighting for each device."""
+        await self._store.saw(sightings)
 
     async def ids(self, user_id: str) -> list[str]:
         """Give the ids of all devices of a user."""
