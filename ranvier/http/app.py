@@ -36,6 +36,7 @@ from ranvier.http.response import Response, encode
 from ranvier.http.route import BoundRoute
 from ranvier.http.router import Router, bad_path
 from ranvier.spec.errors import MatrixError
+from ranvier.users.requester import Requester
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Application:
     """Hold what all listeners of a process share, and count the requests in flight.
 
     ``resources`` maps a resource's name (``client``, ``health``) to its endpoints; each listener serves some.
+    ``seen`` is told of each request's holder, address and user agent.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Application:
         database_time: DatabaseTime | None = None,
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
+        seen: Callable[[Requester, str, str], None] | None = None,
     ) -> None:
         self.authentication = authentication
         self.limiter = limiter
@@ -79,6 +82,7 @@ class Application:
         self.database_time = database_time
         self.clock = clock
         self.timeouts = timeouts or Timeouts()
+        self.seen = seen
         self.in_flight = 0
         self._resources = resources
         self._ids = itertools.count(1)
@@ -251,6 +255,8 @@ class _Exchange:
         if requester is not None:
             request.requester_or_none = requester
             self.user = requester.user_id
+            if application.seen is not None:
+                application.seen(requester, self.ip, request.user_agent)
         if route.limit is not None:
             application.limiter.check_request(request, application.clock())
         if route.stream:

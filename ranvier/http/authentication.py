@@ -8,28 +8,21 @@ from urllib.parse import parse_qsl
 
 from ranvier.http.route import Auth
 from ranvier.spec.errors import MatrixError
-from ranvier.users.requester import Requester
+from ranvier.users.requester import Requester, unknown_token, user_locked
+
+__all__ = ["Authenticator", "RequestAuthentication", "missing_token", "unknown_token"]
 
 
 class Authenticator(Protocol):
     """Know the access tokens."""
 
     async def authenticate(self, token: str) -> Requester:
-        """Give the holder of a token. Raises ``unknown_token`` (401) and 403 ``M_USER_LOCKED``."""
+        """Give the holder of a token, be they locked. Raises ``unknown_token`` (401)."""
 
 
 def missing_token() -> MatrixError:
     """Say that the request needs an access token and has none (401 ``M_MISSING_TOKEN``)."""
     return MatrixError("M_MISSING_TOKEN", 401, "Missing access token")
-
-
-def unknown_token(soft_logout: bool = False) -> MatrixError:
-    """Say that an access token is not known, or no longer (401 ``M_UNKNOWN_TOKEN``).
-
-    ``soft_logout`` tells the client to keep its data and to refresh the token or log in again.
-    Source: client-server API, "Using access tokens", "Soft logout".
-    """
-    return MatrixError("M_UNKNOWN_TOKEN", 401, "Unrecognised access token", soft_logout=soft_logout)
 
 
 class RequestAuthentication:
@@ -44,8 +37,8 @@ class RequestAuthentication:
     ) -> Requester | None:
         """Give who asks, or None where nobody has to.
 
-        Raises ``M_MISSING_TOKEN``, ``M_UNKNOWN_TOKEN``, ``M_GUEST_ACCESS_FORBIDDEN`` and, for an endpoint of
-        administrators, ``M_FORBIDDEN``.
+        Raises ``M_MISSING_TOKEN``, ``M_UNKNOWN_TOKEN``, ``M_USER_LOCKED``, ``M_GUEST_ACCESS_FORBIDDEN`` and,
+        for an endpoint of administrators, ``M_FORBIDDEN``.
         """
         if auth is Auth.NONE:
             return None
@@ -55,6 +48,8 @@ class RequestAuthentication:
                 return None
             raise missing_token()
         requester = await self._authenticator.authenticate(token)
+        if requester.locked and auth is not Auth.LOCKED:
+            raise user_locked()
         if requester.is_guest and (auth is Auth.USER or auth is Auth.ADMIN):
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", 403, "Guests may not do this")
         if auth is Auth.ADMIN and not requester.is_admin:

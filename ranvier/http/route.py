@@ -33,6 +33,7 @@ class Auth(Enum):
     OPTIONAL = "optional"  # a token is checked when there is one
     USER = "user"  # registered users
     GUEST = "guest"  # registered users and guests
+    LOCKED = "locked"  # the same, even if their account is locked (logging out)
     ADMIN = "admin"  # server administrators
 
 

@@ -1,0 +1,187 @@
+"""Access tokens, refresh tokens and short-lived tokens in PostgreSQL, all by their hashes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ranvier.storage.database import Connection, Database
+
+_LOAD = """
+SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.replaces, a.is_guest, a.is_admin, a.locked,
+       a.suspended, a.shadow_banned, a.rate_limited, a.appservice_id
+FROM access_tokens t JOIN accounts a USING (user_id) WHERE t.token_hash = $1 AND NOT a.deactivated
+"""
+_INSERT = """
+INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts, expires_ts) VALUES ($1, $2, $3, $4, $5)
+"""
+_INSERT_PAIR = """
+WITH refresh AS (
+    INSERT INTO refresh_tokens (token_hash, user_id, device_id, replaces, expires_ts, session_ends_ts)
+    VALUES ($6, $2, $3, $7, $8, $9) RETURNING refresh_id)
+INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts, expires_ts, replaces, refresh_id)
+SELECT $1, $2, $3, $4, $5, $7, refresh_id FROM refresh
+"""
+_DEVICE_HAS_TOKENS = "SELECT EXISTS (SELECT FROM access_tokens WHERE user_id = $1 AND device_id = $2)"
+_LOAD_REFRESH = """
+SELECT refresh_id, user_id, device_id, replaces, expires_ts, session_ends_ts FROM refresh_tokens
+WHERE token_hash = $1
+"""
+_LOCK_REFRESH = "SELECT true FROM refresh_tokens WHERE refresh_id = $1 FOR UPDATE"
+_DROP_SUCCESSORS = "DELETE FROM refresh_tokens WHERE replaces = $1"  # their access tokens go with them
+_DEVICES = "SELECT DISTINCT device_id FROM access_tokens WHERE user_id = $1 AND device_id IS NOT NULL"
+_REAUTHENTICATED = "SELECT reauthenticated_ts FROM access_tokens WHERE token_id = $1"
+_SET_REAUTHENTICATED = "UPDATE access_tokens SET reauthenticated_ts = $2 WHERE token_id = $1"
+_SWEEP = "DELETE FROM refresh_tokens WHERE session_ends_ts < $1"
+
+_KEEP_SHORT = """
+INSERT INTO short_lived_tokens (token_hash, purpose, user_id, expires_ts) VALUES ($1, $2, $3, $4)
+"""
+_TAKE_SHORT = """
+DELETE FROM short_lived_tokens WHERE token_hash = $1 AND purpose = $2 RETURNING user_id, expires_ts
+"""
+_READ_SHORT = """
+SELECT user_id FROM short_lived_tokens WHERE token_hash = $1 AND purpose = $2 AND expires_ts > $3
+"""
+_DROP_SHORT = "DELETE FROM short_lived_tokens WHERE user_id = $1"
+_SWEEP_SHORT = "DELETE FROM short_lived_tokens WHERE expires_ts <= $1"
+
+
+class TokenRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An access token and what matters of its account."""
+
+    token_id: int
+    user_id: str
+    device_id: str | None
+    expires_ts: int | None
+    replaces: int | None
+    is_guest: bool
+    is_admin: bool
+    locked: bool
+    suspended: bool
+    shadow_banned: bool
+    rate_limited: bool
+    appservice_id: str | None
+
+
+class RefreshRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A refresh token; see the table ``refresh_tokens``."""
+
+    refresh_id: int
+    user_id: str
+    device_id: str
+    replaces: int | None
+    expires_ts: int | None
+    session_ends_ts: int | None
+
+
+class NewTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """An access token to be stored, and its refresh token if it has one. Times are in milliseconds."""
+
+    token_hash: bytes
+    user_id: str
+    device_id: str | None
+    created_ts: int
+    expires_ts: int | None
+    refresh_hash: bytes | None = None
+    refresh_expires_ts: int | None = None
+    session_ends_ts: int | None = None
+
+
+class AccessTokenStore:
+    """Read and write ``access_tokens`` and ``refresh_tokens``. Revoking goes through the log."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, token_hash: bytes) -> TokenRow | None:
+        """Give an access token of an account in use."""
+        record = await self._database.fetchrow(_LOAD, token_hash)
+        return None if record is None else TokenRow(**record)
+
+    async def insert(self, new: NewTokens) -> None:
+        """Store new tokens."""
+        async with self._database.connection() as connection:
+            await _insert(connection, new, None)
+
+    async def device_has_tokens(self, user_id: str, device_id: str) -> bool:
+        """Tell whether a device has a session."""
+        found: bool = await self._database.fetchval(_DEVICE_HAS_TOKENS, user_id, device_id)
+        return found
+
+    async def devices(self, user_id: str) -> list[str]:
+        """Give the devices of a user that have a session."""
+        return [record["device_id"] for record in await self._database.fetch(_DEVICES, user_id)]
+
+    async def load_refresh(self, token_hash: bytes) -> RefreshRow | None:
+        """Give a refresh token."""
+        record = await self._database.fetchrow(_LOAD_REFRESH, token_hash)
+        return None if record is None else RefreshRow(**record)
+
+    async def succeed(self, refresh_id: int, new: NewTokens) -> bool:
+        """Store the successors of a refresh token in place of earlier ones that were never used.
+
+        False if the token was revoked meanwhile.
+        """
+        async with self._database.transaction() as connection:
+            if not await connection.fetchval(_LOCK_REFRESH, refresh_id):
+                return False
+            await connection.execute(_DROP_SUCCESSORS, refresh_id)
+            await _insert(connection, new, refresh_id)
+        return True
+
+    async def reauthenticated_ts(self, token_id: int) -> int | None:
+        """Give when the holder of a token last proved again who they are, in milliseconds."""
+        found: int | None = await self._database.fetchval(_REAUTHENTICATED, token_id)
+        return found
+
+    async def set_reauthenticated_ts(self, token_id: int, now_ms: int) -> None:
+        """Note that the holder of a token proved again who they are."""
+        await self._database.execute(_SET_REAUTHENTICATED, token_id, now_ms)
+
+    async def sweep(self, now_ms: int) -> int:
+        """Remove the tokens of sessions that ended; gives how many refresh tokens."""
+        return await self._database.execute(_SWEEP, now_ms)
+
+
+async def _insert(connection: Connection, new: NewTokens, replaces: int | None) -> None:
+    args = [new.token_hash, new.user_id, new.device_id, new.created_ts, new.expires_ts]
+    if new.refresh_hash is None:
+        await connection.execute(_INSERT, *args)
+    else:
+        await connection.execute(
+            _INSERT_PAIR, *args, new.refresh_hash, replaces, new.refresh_expires_ts, new.session_ends_ts
+        )
+
+
+class ShortLivedTokenStore:
+    """Read and write ``short_lived_tokens`` of one purpose (``login``, ``openid``)."""
+
+    def __init__(self, database: Database, purpose: str) -> None:
+        self._database = database
+        self._purpose = purpose
+
+    async def keep(self, token_hash: bytes, user_id: str, expires_ts: int) -> None:
+        """Store a token until a time in milliseconds."""
+        await self._database.execute(_KEEP_SHORT, token_hash, self._purpose, user_id, expires_ts)
+
+    async def take(self, token_hash: bytes, now_ms: int) -> str | None:
+        """Use a token up and give its user, None if it is not known or expired."""
+        async with self._database.connection() as connection:
+            record = await connection.fetchrow(_TAKE_SHORT, token_hash, self._purpose)
+        if record is None or record["expires_ts"] <= now_ms:
+            return None
+        user_id: str = record["user_id"]
+        return user_id
+
+    async def read(self, token_hash: bytes, now_ms: int) -> str | None:
+        """Give the user of a token, None if it is not known or expired."""
+        user_id: str | None = await self._database.fetchval(_READ_SHORT, token_hash, self._purpose, now_ms)
+        return user_id
+
+    async def drop(self, user_id: str) -> None:
+        """Remove a user's tokens of every purpose."""
+        await self._database.execute(_DROP_SHORT, user_id)
+
+    async def sweep(self, now_ms: int) -> int:
+        """Remove expired tokens of every purpose; gives how many."""
+        return await self._database.execute(_SWEEP_SHORT, now_ms)

@@ -1,0 +1,147 @@
+"""Accounts in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ranvier.storage.database import Connection, Database
+
+_COLUMNS = (
+    "user_id, created_ts, is_guest, is_admin, deactivated, erased, locked, suspended, shadow_banned, "
+    "rate_limited, appservice_id"
+)
+_GET = f"SELECT {_COLUMNS} FROM accounts WHERE user_id = $1"
+# Names that differ only in case are one name to people; imported accounts may have capitals.
+_FIND = f"SELECT {_COLUMNS}, password_hash FROM accounts WHERE lower(user_id) = lower($1)"
+_TAKEN = "SELECT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))"
+_EXIST = "SELECT user_id FROM accounts WHERE user_id = ANY ($1)"
+_CREATE = """
+INSERT INTO accounts (user_id, password_hash, created_ts, is_guest, is_admin, appservice_id)
+SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))
+ON CONFLICT DO NOTHING RETURNING true
+"""
+_USE_TOKEN = """
+UPDATE registration_tokens SET completed = completed + 1
+WHERE token = $1 AND (uses_allowed IS NULL OR completed < uses_allowed)
+  AND (expires_ts IS NULL OR expires_ts > $2)
+RETURNING true
+"""
+_SET_PASSWORD = "UPDATE accounts SET password_hash = $2 WHERE user_id = $1 AND NOT deactivated"
+_REPLACE_HASH = "UPDATE accounts SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
+_HAS_PASSWORD = "SELECT password_hash IS NOT NULL FROM accounts WHERE user_id = $1"
+_NEXT_NUMBER = "SELECT nextval('user_numbers')"
+_DEPARTING = "SELECT user_id, erased FROM accounts WHERE departing LIMIT $1"
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """One user of this server; see the table ``accounts``. ``created_ts`` is in milliseconds."""
+
+    user_id: str
+    created_ts: int
+    is_guest: bool = False
+    is_admin: bool = False
+    deactivated: bool = False
+    erased: bool = False
+    locked: bool = False
+    suspended: bool = False
+    shadow_banned: bool = False
+    rate_limited: bool = True
+    appservice_id: str | None = None
+
+
+class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """An account to be made, and the registration token that it uses up."""
+
+    user_id: str
+    password_hash: str | None
+    created_ts: int
+    is_guest: bool = False
+    is_admin: bool = False
+    appservice_id: str | None = None
+    registration_token: str | None = None
+
+
+class NameTaken(Exception):
+    """Say that an account has this name already."""
+
+
+class TokenUsedUp(Exception):
+    """Say that the registration token was used up or expired before the account was made."""
+
+
+class AccountStore:
+    """Read and write the table ``accounts``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, user_id: str) -> Account | None:
+        """Give an account by its exact user ID."""
+        record = await self._database.fetchrow(_GET, user_id)
+        return None if record is None else Account(**record)
+
+    async def find(self, user_id: str) -> list[tuple[Account, str | None]]:
+        """Give the accounts whose ID is this but for the case, each with its password hash."""
+        found = []
+        for record in await self._database.fetch(_FIND, user_id):
+            fields = dict(record)
+            password_hash = fields.pop("password_hash")
+            found.append((Account(**fields), password_hash))
+        return found
+
+    async def is_taken(self, user_id: str) -> bool:
+        """Tell whether an account has this ID, in whatever case."""
+        taken: bool = await self._database.fetchval(_TAKEN, user_id)
+        return taken
+
+    async def which_exist(self, user_ids: Sequence[str]) -> set[str]:
+        """Give those of the user IDs that have an account."""
+        return {record["user_id"] for record in await self._database.fetch(_EXIST, list(user_ids))}
+
+    async def create(self, new: NewAccount) -> None:
+        """Make an account. Raises NameTaken and TokenUsedUp; then nothing was written."""
+        if new.registration_token is None:
+            async with self._database.connection() as connection:
+                await _create(connection, new)
+            return
+        async with self._database.transaction() as connection:
+            if not await connection.fetchval(_USE_TOKEN, new.registration_token, new.created_ts):
+                raise TokenUsedUp
+            await _create(connection, new)
+
+    async def set_password(self, user_id: str, password_hash: str) -> bool:
+        """Set the password of an account; False if there is no such account in use."""
+        return await self._database.execute(_SET_PASSWORD, user_id, password_hash) == 1
+
+    async def replace_hash(self, user_id: str, old: str, new: str) -> None:
+        """Keep the same password under a newer kind of hash, unless it was changed meanwhile."""
+        await self._database.execute(_REPLACE_HASH, user_id, old, new)
+
+    async def has_password(self, user_id: str) -> bool:
+        """Tell whether the account has a password."""
+        return bool(await self._database.fetchval(_HAS_PASSWORD, user_id))
+
+    async def next_number(self) -> int:
+        """Give a number that no other account was offered as its localpart."""
+        number: int = await self._database.fetchval(_NEXT_NUMBER)
+        return number
+
+    async def departing(self, limit: int) -> list[tuple[str, bool]]:
+        """Give deactivated users who have not left all rooms yet, and whether they wish to be erased."""
+        return [(r["user_id"], r["erased"]) for r in await self._database.fetch(_DEPARTING, limit)]
+
+
+async def _create(connection: Connection, new: NewAccount) -> None:
+    made = await connection.fetchval(
+        _CREATE,
+        new.user_id,
+        new.password_hash,
+        new.created_ts,
+        new.is_guest,
+        new.is_admin,
+        new.appservice_id,
+    )
+    if made is None:
+        raise NameTaken

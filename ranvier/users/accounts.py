@@ -1,0 +1,137 @@
+"""Accounts of this server's users: who exists, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from ranvier.log.append import Appender
+from ranvier.log.tail import Tail
+from ranvier.spec.errors import MatrixError, not_found
+from ranvier.spec.ids import is_user_id
+from ranvier.storage.accounts import Account, AccountStore
+from ranvier.users.passwords import Passwords
+from ranvier.wire.log_rows import LogRow, Row
+
+__all__ = ["TOKEN_ROWS", "Account", "Accounts"]
+
+TOKEN_ROWS = "access_token"
+"""The kind of the log rows after which caches forget what they know of a user."""
+
+
+class Accounts:
+    """Know the accounts. Those that were asked for are kept in memory, and forgotten when the log says so."""
+
+    def __init__(
+        self,
+        *,
+        store: AccountStore,
+        appender: Appender,
+        tail: Tail,
+        passwords: Passwords,
+        server_name: str,
+        max_cached: int = 20_000,
+    ) -> None:
+        self._store = store
+        self._appender = appender
+        self._tail = tail
+        self._passwords = passwords
+        self._domain = f":{server_name}"
+        self._max_cached = max_cached
+        self._cache: dict[str, Account] = {}
+        self._changes = 0
+        self.server_name = server_name
+        tail.listen(self._apply)
+
+    def is_local(self, user_id: str) -> bool:
+        """Tell whether a user ID is of this server."""
+        # A server name has no colon but before its port, and localparts have none.
+        return user_id.endswith(self._domain) and user_id.find(":") == len(user_id) - len(self._domain)
+
+    def full_id(self, name: str) -> str:
+        """Give the user ID of a localpart (or of a user ID)."""
+        return name if name.startswith("@") else f"@{name}{self._domain}"
+
+    async def get(self, user_id: str) -> Account | None:
+        """Give an account of this server, a deactivated one too; None if there is none."""
+        account = self._cache.get(user_id)
+        if account is not None:
+            return account
+        if not self.is_local(user_id) or not is_user_id(user_id):
+            return None
+        changes = self._changes
+        account = await self._store.get(user_id)
+        # A change that came while the database answered may be newer than the answer.
+        if account is not None and changes == self._changes:
+            if len(self._cache) >= self._max_cached:
+                del self._cache[next(iter(self._cache))]
+            self._cache[user_id] = account
+        return account
+
+    async def exists(self, user_id: str) -> bool:
+        """Tell whether this server has such a user, be it a deactivated one."""
+        return await self.get(user_id) is not None
+
+    async def require(self, user_id: str) -> Account:
+        """Give an account in use. Raises ``M_NOT_FOUND``."""
+        account = await self.get(user_id)
+        if account is None or account.deactivated:
+            raise not_found("There is no such user")
+        return account
+
+    async def which_exist(self, user_ids: Sequence[str]) -> set[str]:
+        """Give those of the user IDs that have an account here."""
+        return await self._store.which_exist([user_id for user_id in user_ids if is_user_id(user_id)])
+
+    async def find(self, name: str) -> tuple[Account | None, str | None]:
+        """Find the account for a name that somebody typed, and its password hash.
+
+        ``name`` is a user ID or a localpart. The case does not matter, unless names differ in it alone.
+        """
+        user_id = self.full_id(name)
+        if not is_user_id(user_id) or not self.is_local(user_id):
+            return None, None
+        found = await self._store.find(user_id)
+        exact = [entry for entry in found if entry[0].user_id == user_id]
+        if exact:
+            return exact[0]
+        return found[0] if len(found) == 1 else (None, None)
+
+    async def change(self, user_id: str, **columns: bool) -> None:
+        """Change columns of an account (``locked``, ``is_admin``, …; see ``storage.accounts.Account``).
+
+        Every process sees it from then on; a deactivated account loses its password with it.
+        """
+        row = LogRow(kind=TOKEN_ROWS, user_id=user_id, key="account", body=orjson.dumps(columns))
+        await self._tail.wait_for(await self._appender.append_rows([row]))
+
+    async def set_password(self, user_id: str, password: str) -> None:
+        """Give an account a new password. Raises ``M_NOT_FOUND``."""
+        if not await self._store.set_password(user_id, await self._passwords.hash(password)):
+            raise not_found("There is no such user")
+
+    async def has_password(self, user_id: str) -> bool:
+        """Tell whether a user can log in with a password."""
+        return await self._store.has_password(user_id)
+
+    async def password_matches(self, account: Account | None, stored: str | None, password: str) -> bool:
+        """Check a password against what ``find`` gave; takes as long for a user who does not exist."""
+        if not await self._passwords.matches(password, stored):
+            return False
+        assert account is not None
+        assert stored is not None
+        if self._passwords.is_outdated(stored):
+            await self._store.replace_hash(account.user_id, stored, await self._passwords.hash(password))
+        return True
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if isinstance(row, LogRow) and row.kind == TOKEN_ROWS and row.user_id is not None:
+                self._changes += 1
+                self._cache.pop(row.user_id, None)
+
+
+def user_deactivated() -> MatrixError:
+    """Say that the account was deactivated (403 ``M_USER_DEACTIVATED``)."""
+    return MatrixError("M_USER_DEACTIVATED", 403, "This account has been deactivated")

@@ -1,0 +1,56 @@
+"""When and from where each device was last seen: noted on every request, written now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ranvier.log.clock import Clock
+from ranvier.spec.errors import MatrixError
+from ranvier.storage.devices import Sighting
+from ranvier.users.devices import Devices
+from ranvier.users.requester import Requester
+
+logger = logging.getLogger(__name__)
+
+WRITE_INTERVAL_S = 60.0
+MAX_NOTED = 50_000
+_MAX_AGENT_LENGTH = 500
+
+
+class LastSeen:
+    """Note who is seen, and write it every ``WRITE_INTERVAL_S``."""
+
+    def __init__(self, *, devices: Devices, clock: Clock) -> None:
+        self._devices = devices
+        self._clock = clock
+        self._noted: dict[tuple[str, str], Sighting] = {}
+
+    def note(self, requester: Requester, ip: str, user_agent: str) -> None:
+        """Note that a device made a request; past a bound, new devices wait for the next writing."""
+        if requester.device_id is None:
+            return
+        key = (requester.user_id, requester.device_id)
+        if key in self._noted or len(self._noted) < MAX_NOTED:
+            agent = user_agent[:_MAX_AGENT_LENGTH].replace("\0", "")
+            self._noted[key] = Sighting(*key, self._clock.now_ms(), ip, agent)
+
+    async def write(self) -> None:
+        """Write what was noted. What can not be written now is kept."""
+        noted, self._noted = self._noted, {}
+        if not noted:
+            return
+        try:
+            await self._devices.saw(list(noted.values()))
+        except MatrixError as error:
+            logger.warning("Can not write when devices were seen: %s", error.message)
+            self._noted = {**noted, **self._noted}
+
+    async def run(self) -> None:
+        """Write now and then, and once more when the process ends."""
+        try:
+            while True:
+                await asyncio.sleep(WRITE_INTERVAL_S)
+                await self.write()
+        finally:
+            await self.write()

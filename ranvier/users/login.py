@@ -1,0 +1,171 @@
+"""Logging in and out: who proved to be whom, and the session that they get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from ranvier.log.clock import Clock
+from ranvier.spec.errors import MatrixError, forbidden, invalid_param
+from ranvier.spec.ids import MAX_ID_BYTES
+from ranvier.storage.access_tokens import ShortLivedTokenStore
+from ranvier.users.access_tokens import (
+    LOGIN,
+    AccessTokens,
+    IssuedTokens,
+    is_well_formed,
+    new_token,
+    token_hash,
+)
+from ranvier.users.accounts import Account, Accounts, user_deactivated
+from ranvier.users.devices import MAX_DISPLAY_NAME, Devices, check_device_id
+from ranvier.users.requester import Requester, user_locked
+
+LOGIN_TOKEN_LIFETIME_MS = 120_000  # "2 minutes is recommended as a default"
+
+
+class Limiter(Protocol):
+    """Count what each key does; see ``http.limits.RateLimiter``."""
+
+    def check(self, name: str, key: str, now: float, cost: float = 1.0, *, count: bool = True) -> None:
+        """Let an action pass, or raise 429 ``M_LIMIT_EXCEEDED``; ``now`` is in seconds."""
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that has begun."""
+
+    user_id: str
+    device_id: str
+    tokens: IssuedTokens
+
+
+def typed_name(body: Mapping[str, Any]) -> str:
+    """Read whom a login or a stage is about: the ``identifier``, or the older ``user``.
+
+    Raises ``M_FORBIDDEN`` for an identifier that is not known here (an email address, a phone number),
+    ``M_INVALID_PARAM`` and ``M_MISSING_PARAM``. Source: client-server API, "Identifier types".
+    """
+    identifier = body.get("identifier")
+    if identifier is None:
+        if body.get("medium") is not None or body.get("address") is not None:
+            raise forbidden("Logging in with an email address or phone number is not possible here")
+        name = body.get("user")
+    elif not isinstance(identifier, Mapping):
+        raise invalid_param("'identifier' must be an object")
+    elif identifier.get("type") in ("m.id.thirdparty", "m.id.phone"):
+        raise forbidden("Logging in with an email address or phone number is not possible here")
+    elif identifier.get("type") != "m.id.user":
+        raise MatrixError("M_UNKNOWN", 400, "Unknown type of identifier")
+    else:
+        name = identifier.get("user")
+    if name is None:
+        raise MatrixError("M_MISSING_PARAM", 400, "The request does not say which user")
+    if not isinstance(name, str):
+        raise invalid_param("The user must be a string")
+    return name
+
+
+class Sessions:
+    """Begin and end sessions: a device and its tokens."""
+
+    def __init__(self, *, access_tokens: AccessTokens, devices: Devices) -> None:
+        self._access_tokens = access_tokens
+        self._devices = devices
+
+    async def begin(
+        self, user_id: str, *, device_id: str | None, display_name: str | None, refreshable: bool
+    ) -> Session:
+        """Begin a session on a device, a new one unless the client names one.
+
+        "If the client sets the device_id, the server will invalidate any access and refresh tokens
+        previously assigned to that device."
+        """
+        if device_id is not None:
+            check_device_id(device_id)
+        if display_name is not None:
+            display_name = display_name.replace("\0", "")[:MAX_DISPLAY_NAME]
+        if device_id is not None and await self._access_tokens.device_has_tokens(user_id, device_id):
+            await self._access_tokens.revoke_devices(user_id, [device_id])
+        device_id = await self._devices.ensure(user_id, device_id, display_name)
+        tokens = await self._access_tokens.issue(user_id, device_id, refreshable=refreshable)
+        return Session(user_id=user_id, device_id=device_id, tokens=tokens)
+
+    async def end(self, requester: Requester) -> None:
+        """End the session that a request was made in, and remove its device."""
+        if requester.device_id is not None:
+            await self._devices.delete(requester.user_id, [requester.device_id])
+        elif requester.access_token_id is not None:
+            await self._access_tokens.revoke_token(requester.user_id, requester.access_token_id)
+
+    async def end_all(self, user_id: str) -> None:
+        """End all sessions of a user, and remove all devices."""
+        await self._devices.delete_all(user_id)
+        await self._access_tokens.revoke_all(user_id)
+
+    async def end_others(self, requester: Requester) -> None:
+        """End all sessions of a user but the one that the request was made in."""
+        await self._devices.delete_all(requester.user_id, keep=requester.device_id)
+        await self._access_tokens.revoke_all(requester.user_id, but=requester.access_token_id)
+
+
+class Login:
+    """Check who logs in, as often as ``rc_login`` allows."""
+
+    def __init__(
+        self, *, accounts: Accounts, limiter: Limiter, clock: Clock, login_tokens: ShortLivedTokenStore
+    ) -> None:
+        self._accounts = accounts
+        self._limiter = limiter
+        self._clock = clock
+        self._login_tokens = login_tokens
+
+    async def with_password(self, name: str, password: str) -> Account:
+        """Give the account of a typed name if the password is its own.
+
+        Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED``, ``M_USER_LOCKED`` and ``M_LIMIT_EXCEEDED`` (of
+        ``rc_login``: ``failed_attempts`` and ``account``).
+        """
+        account = await self.check_password(name, password)
+        return self._admit(account)
+
+    async def check_password(self, name: str, password: str) -> Account:
+        """Give the account of a typed name if the password is its own, counting failures.
+
+        Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED`` and ``M_LIMIT_EXCEEDED``.
+        """
+        key = self._accounts.full_id(name).lower()[: MAX_ID_BYTES + 1]
+        self._limiter.check("rc_login.failed_attempts", key, self._clock.monotonic(), count=False)
+        account, stored = await self._accounts.find(name)
+        if not await self._accounts.password_matches(account, stored, password):
+            self._limiter.check("rc_login.failed_attempts", key, self._clock.monotonic())
+            if account is not None and account.deactivated:
+                raise user_deactivated()
+            raise forbidden("Invalid user name or password")
+        assert account is not None
+        return account
+
+    async def with_token(self, token: str) -> Account:
+        """Give the account of a login token, and use the token up. Raises ``M_FORBIDDEN`` and the like."""
+        user_id = None
+        if is_well_formed(LOGIN, token):
+            user_id = await self._login_tokens.take(token_hash(token), self._clock.now_ms())
+        account = None if user_id is None else await self._accounts.get(user_id)
+        if account is None or account.deactivated:
+            raise forbidden("Invalid login token")
+        return self._admit(account)
+
+    async def make_token(self, user_id: str) -> tuple[str, int]:
+        """Give a token that lets its holder log in once as a user, and its lifetime in milliseconds."""
+        token = new_token(LOGIN, user_id)
+        expires_ts = self._clock.now_ms() + LOGIN_TOKEN_LIFETIME_MS
+        await self._login_tokens.keep(token_hash(token), user_id, expires_ts)
+        return token, LOGIN_TOKEN_LIFETIME_MS
+
+    def _admit(self, account: Account) -> Account:
+        if account.locked:
+            raise user_locked()
+        if account.rate_limited:
+            self._limiter.check("rc_login.account", account.user_id.lower(), self._clock.monotonic())
+        return account
