@@ -229,6 +229,9 @@ $$;
 COMMENT ON FUNCTION log_apply_to_device IS 'Keep a message until its device acknowledges it; for a device that is gone it is dropped';
 
 CREATE FUNCTION log_apply_to_device_held(rows log[]) RETURNS void LANGUAGE sql AS $$
+    -- An answer that is asked for again is held again: the later row says all that the earlier one did.
+    DELETE FROM to_device_held h USING unnest(rows) r
+        WHERE h.user_id = r.user_id AND h.device_id = r.device_id AND h.after = r.key::bigint;
     INSERT INTO to_device_held (user_id, device_id, after, due)
         SELECT r.user_id, r.device_id, r.key::bigint, r.pos
         FROM unnest(rows) r JOIN devices USING (user_id, device_id)
