@@ -58,3 +58,20 @@ class RoomSection(Protocol):
 
     async def since(self, context: SyncContext) -> RoomParts:
         """Give what came after ``context.since`` in ``context.joined``, by room that has something."""
+
+
+class UnreadCounts(Protocol):
+    """How much of a room a user has not read."""
+
+    def parts(self, *, threads: bool) -> list[bytes]:
+        """Give ``"unread_notifications":…`` and, with ``threads``, ``"unread_thread_notifications":…``."""
+
+
+class UnreadSection(Protocol):
+    """The unread counts of joined rooms."""
+
+    async def initial(self, context: SyncContext, room_ids: Sequence[str]) -> Mapping[str, UnreadCounts]:
+        """Give the counts of all these rooms."""
+
+    async def since(self, context: SyncContext, room_ids: Sequence[str]) -> Mapping[str, UnreadCounts]:
+        """Give the counts of those of these rooms, in which something happened, that may have changed."""

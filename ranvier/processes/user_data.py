@@ -1,0 +1,80 @@
+"""What users keep: account data, tags, push rules, filters, profiles, receipts; built on the core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ranvier.config import Config
+from ranvier.processes.core import Core
+from ranvier.storage.account_data import AccountDataStore
+from ranvier.storage.filters import FilterStore
+from ranvier.storage.profiles import ProfileStore
+from ranvier.storage.push_rules import PushRuleStore
+from ranvier.storage.receipts import ReceiptStore
+from ranvier.users.account_data import AccountData, IgnoredUsers
+from ranvier.users.filters import Filters
+from ranvier.users.profile_changes import ProfileChanges
+from ranvier.users.profiles import ProfileRules, Profiles
+from ranvier.users.push_rules import PushRules
+from ranvier.users.receipts import Receipts
+from ranvier.users.tags import Tags
+
+
+@dataclass(frozen=True)
+class UserParts:
+    """The objects, under the names that endpoints ask for."""
+
+    account_data: AccountData
+    account_data_store: AccountDataStore
+    filters: Filters
+    ignored_users: IgnoredUsers
+    profile_changes: ProfileChanges
+    profiles: Profiles
+    push_rules: PushRules
+    receipt_store: ReceiptStore
+    receipts: Receipts
+    tags: Tags
+
+
+def build_user_data(core: Core, config: Config) -> UserParts:
+    """Build what concerns the data of users. ``profile_changes.run`` is to run always."""
+    database, appender, tail = core.database, core.appender, core.tail
+    account_data_store = AccountDataStore(database)
+    account_data = AccountData(store=account_data_store, appender=appender, tail=tail)
+    profile_store = ProfileStore(database)
+    receipt_store = ReceiptStore(database)
+    profiles = Profiles(
+        store=profile_store,
+        appender=appender,
+        tail=tail,
+        memberships=core.memberships,
+        rules=ProfileRules(
+            server_name=config.server.server_name,
+            require_auth=config.profiles.require_auth,
+            limit_to_users_who_share_rooms=config.profiles.limit_to_users_who_share_rooms,
+            enable_set_displayname=config.registration.enable_set_displayname,
+            enable_set_avatar_url=config.registration.enable_set_avatar_url,
+        ),
+    )
+    return UserParts(
+        account_data=account_data,
+        account_data_store=account_data_store,
+        filters=Filters(store=FilterStore(database)),
+        ignored_users=IgnoredUsers(store=account_data_store, tail=tail),
+        profile_changes=ProfileChanges(
+            store=profile_store, memberships=core.memberships, writer=core.writer, tail=tail
+        ),
+        profiles=profiles,
+        push_rules=PushRules(store=PushRuleStore(database), appender=appender, tail=tail),
+        receipt_store=receipt_store,
+        receipts=Receipts(
+            store=receipt_store,
+            events=core.events,
+            memberships=core.memberships,
+            appender=appender,
+            tail=tail,
+            clock=core.clock,
+            account_data=account_data,
+        ),
+        tags=Tags(store=account_data_store, account_data=account_data),
+    )

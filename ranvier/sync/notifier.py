@@ -1,0 +1,164 @@
+"""Wake the requests that wait, and only those that a row of the log concerns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from ranvier.log.bus import Bus, Ephemeral
+from ranvier.log.tail import Tail
+from ranvier.rooms.memberships import Membership, Memberships
+from ranvier.rooms.room import MEMBER
+from ranvier.rooms.rooms import Rooms
+from ranvier.wire.log_rows import EventRow, LogRow, Row
+
+ROOM_KINDS = frozenset({"receipt"})
+"""Kinds of rows that everybody in ``room_id`` is told of."""
+
+SHARED_KINDS = frozenset({"device_list"})
+"""Kinds of rows that everybody who shares a room with ``user_id`` is told of."""
+
+
+class Waiter:
+    """Wait for something that concerns one user. What comes from its making on counts.
+
+    Used as a context manager, so that the notifier forgets it.
+    """
+
+    __slots__ = ("_event", "_notifier", "rooms", "user_id")
+
+    def __init__(self, notifier: Notifier, user_id: str, rooms: dict[str, Membership]) -> None:
+        self.user_id = user_id
+        self.rooms = rooms
+        self._notifier = notifier
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until woken; False after ``timeout_s`` seconds. Afterwards it can be waited for again."""
+        if not self._event.is_set():
+            if timeout_s <= 0:
+                return False
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._event.wait()
+            except TimeoutError:
+                return False
+        self._event.clear()
+        return True
+
+    def wake(self) -> None:
+        """End the wait."""
+        self._event.set()
+
+    def __enter__(self) -> Waiter:
+        self._notifier.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._notifier.remove(self)
+
+
+class Notifier:
+    """Know who waits, and wake them.
+
+    An event costs the intersection of who is joined and who waits, taken in C, and then a wake for each
+    of these; no room holds a list of waiters, so parking a request costs nothing per room.
+    """
+
+    def __init__(self, *, tail: Tail, bus: Bus, rooms: Rooms, memberships: Memberships) -> None:
+        self._tail = tail
+        self._rooms = rooms
+        self._memberships = memberships
+        self._waiting: dict[str, set[Waiter]] = {}
+        self._shared: asyncio.Queue[str] = asyncio.Queue()
+        self._closed = False
+        tail.listen(self._on_rows)
+        bus.listen(ephemerals=self._on_ephemeral)
+
+    async def waiter(self, user_id: str) -> Waiter:
+        """Make a waiter for a user; enter it before looking at what there is."""
+        return Waiter(self, user_id, await self._memberships.of(user_id))
+
+    def add(self, waiter: Waiter) -> None:
+        """Wake this one from now on."""
+        self._waiting.setdefault(waiter.user_id, set()).add(waiter)
+        if self._closed:
+            waiter.wake()
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forget this one."""
+        waiters = self._waiting[waiter.user_id]
+        waiters.discard(waiter)
+        if not waiters:
+            del self._waiting[waiter.user_id]
+
+    @property
+    def closed(self) -> bool:
+        """Whether waiting is over: the process drains."""
+        return self._closed
+
+    def close(self) -> None:
+        """Wake everybody, and let nobody wait any more."""
+        self._closed = True
+        self.wake_users(list(self._waiting))
+
+    def wake_users(self, user_ids: Iterable[str]) -> None:
+        """Wake everything that waits for these users."""
+        for user_id in user_ids:
+            for waiter in self._waiting.get(user_id, ()):
+                waiter.wake()
+
+    def wake_room(self, room_id: str) -> None:
+        """Wake everything that waits for somebody joined to a room."""
+        if not self._waiting:
+            return
+        room = self._rooms.held(room_id)
+        if room is not None:
+            self.wake_users(room.joined & self._waiting.keys())
+            return
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                membership = waiter.rooms.get(room_id)
+                if membership is not None and membership.membership == "join":
+                    waiter.wake()
+
+    async def run(self) -> None:
+        """Wake those who share a room with somebody, which may have to be read; for ever."""
+        while True:
+            user_id = await self._shared.get()
+            for room_id in await self._memberships.joined(user_id):
+                self.wake_room(room_id)
+
+    def _on_rows(self, rows: Sequence[Row]) -> None:
+        if not self._waiting:
+            return
+        woken_rooms: set[str] = set()
+        for row in rows:
+            if isinstance(row, EventRow):
+                if row.type == MEMBER and row.state_key is not None:
+                    self.wake_users((row.state_key,))
+                if row.room_id not in woken_rooms:
+                    woken_rooms.add(row.room_id)
+                    self.wake_room(row.room_id)
+            else:
+                self._on_log_row(row)
+
+    def _on_log_row(self, row: LogRow) -> None:
+        if row.kind in ROOM_KINDS and row.room_id is not None:
+            self.wake_room(row.room_id)
+        elif row.user_id is not None:
+            self.wake_users((row.user_id,))
+            if row.kind in SHARED_KINDS:
+                self._shared.put_nowait(row.user_id)
+
+    def _on_ephemeral(self, message: Ephemeral) -> None:
+        if not self._waiting:
+            return
+        if message.kind == "typing":
+            self.wake_room(message.key)
+        else:
+            self.wake_users((message.key,))
+            self._shared.put_nowait(message.key)

@@ -1,0 +1,247 @@
+"""The rooms of a sync answer: which ones, their timeline and their state."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ranvier.log.tail import Tail
+from ranvier.rooms.memberships import Membership
+from ranvier.rooms.room import MEMBER
+from ranvier.rooms.rooms import Rooms
+from ranvier.rooms.visibility import Visibility
+from ranvier.spec.event import StateKey
+from ranvier.spec.filters import Filter
+from ranvier.storage.events import EventStore
+from ranvier.storage.rooms import RoomStore
+from ranvier.sync.state_at import State, StateAt
+from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT, Span, Window, Windows, event_filter
+from ranvier.wire.log_rows import EventRow
+
+_REMEMBERED_DEVICES = 2000
+_REMEMBERED_MEMBERS = 2000
+
+
+class RoomAnswer(NamedTuple):
+    """What is told of one room: its window, and the state (before the window, or after it).
+
+    ``member_changed`` says that who is in the room changed, so that its summary is to be told.
+    """
+
+    room_id: str
+    window: Window
+    state: list[EventRow]
+    member_changed: bool
+
+
+class Asked(NamedTuple):
+    """How an answer is to be made: ``state_after`` gives the state after the timeline, not before it."""
+
+    user_id: str
+    device_id: str | None
+    filter: Filter
+    ignored: frozenset[str]
+    upto: int
+    since: int | None
+    full_state: bool
+    state_after: bool
+
+
+class RoomSections:
+    """Make the timeline and state of rooms, for a first sync and for what came since."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        tail: Tail,
+        events: EventStore,
+        store: RoomStore,
+        visibility: Visibility,
+    ) -> None:
+        self._rooms = rooms
+        self._tail = tail
+        self._events = events
+        self._store = store
+        self._visibility = visibility
+        self._windows = Windows(tail=tail, events=events)
+        self._state_at = StateAt(rooms=rooms, tail=tail, events=events, store=store)
+        self._members_sent = _MembersSent()
+
+    async def whole(self, asked: Asked, rooms: Iterable[Membership]) -> list[RoomAnswer]:
+        """Tell rooms from the beginning: the end of their timeline and all of the state."""
+        wanted = event_filter(asked.filter.room.timeline, asked.ignored)
+        spans = [Span(m.room_id, m.room_nid, 0, _end(m, asked.upto)) for m in rooms]
+        windows = await self._windows.latest(spans, _limit(asked.filter), wanted)
+        sights = await self._visibility.sights({s.room_id: s.room_nid for s in spans}, asked.user_id)
+        for room_id, sight in sights.items():
+            if not sight.everything:
+                window = windows[room_id]
+                windows[room_id] = window._replace(rows=[r for r in window.rows if sight.sees(r.pos)])
+        ends = {span.room_id: span.upto for span in spans}
+        states = await self._states(asked, windows, ends)
+        return [
+            RoomAnswer(room_id, window, self._whole_state(asked, room_id, states[room_id], window), True)
+            for room_id, window in windows.items()
+        ]
+
+    async def since(self, asked: Asked, rooms: Iterable[Membership]) -> list[RoomAnswer]:
+        """Tell what came after ``asked.since`` in rooms that the client knows; rooms without are left out."""
+        assert asked.since is not None
+        known = {m.room_id: m for m in rooms}
+        in_tail = asked.since >= self._tail.start
+        active = self._tail.rooms_with_events(known, asked.since) if in_tail else list(known)
+        if not active:
+            return []
+        wanted = event_filter(asked.filter.room.timeline, asked.ignored)
+        spans = [Span(id_, known[id_].room_nid, asked.since, _end(known[id_], asked.upto)) for id_ in active]
+        windows = await self._windows.latest(spans, _limit(asked.filter), wanted)
+        if asked.full_state:
+            states = await self._states(asked, windows, {span.room_id: span.upto for span in spans})
+            return [
+                RoomAnswer(id_, w, self._whole_state(asked, id_, states[id_], w), True)
+                for id_, w in windows.items()
+            ]
+        answers = []
+        for span in spans:
+            window = windows[span.room_id]
+            if not window.rows and not window.limited and in_tail and wanted is None:
+                continue
+            answers.append(await self._answer_since(asked, span, window, in_tail=in_tail))
+        return [a for a in answers if a.window.rows or a.state or a.window.limited]
+
+    async def _answer_since(self, asked: Asked, span: Span, window: Window, *, in_tail: bool) -> RoomAnswer:
+        rows = self._tail.events_of_room(span.room_id, span.after, span.upto) if in_tail else None
+        if rows is not None and not any(row.state_changes for row in rows):
+            state: list[EventRow] = []
+            changed: set[StateKey] = set()
+        else:
+            changes = await self._changes(span, window, rows, asked.state_after)
+            changed = {row.key for row in changes} | {r.key for r in window.rows if r.state_changes}
+            state = changes
+        if asked.filter.room.state.lazy_load_members:
+            state = await self._lazy(asked, span, window, state)
+        state = _filtered(asked.filter, state)
+        return RoomAnswer(span.room_id, window, state, any(type_ == MEMBER for type_, _ in changed))
+
+    async def _changes(
+        self, span: Span, window: Window, rows: list[EventRow] | None, state_after: bool
+    ) -> list[EventRow]:
+        """Give the state that changed since: before the window, or until its end."""
+        shown = set() if state_after else {row.event_nid for row in window.rows}
+        if rows is not None and all(_is_plain(row) for row in rows):
+            latest = {row.key: row for row in rows if row.state_changes and row.event_nid not in shown}
+            # What the window changes further is told there.
+            return list(latest.values())
+        changed = await self._store.changed_keys(span.room_nid, span.after, span.upto)
+        nids = [nid for nid in changed.values() if nid is not None and nid not in shown]
+        before: dict[StateKey, EventRow] = {
+            row.key: row for row in (await self._events.by_nids(nids)).values()
+        }
+        if not state_after and window.limited:
+            # A key that changed in the window may have changed before it, too: to something older.
+            earlier = await self._store.changed_keys(span.room_nid, span.after, window.start)
+            hidden = {key: nid for key, nid in earlier.items() if key not in before and nid is not None}
+            before.update((row.key, row) for row in (await self._events.by_nids(hidden.values())).values())
+        return list(before.values())
+
+    async def _states(
+        self, asked: Asked, windows: Mapping[str, Window], ends: Mapping[str, int]
+    ) -> dict[str, State]:
+        """Give the states that answers begin with: those before the windows, or at their ends."""
+        positions = dict(ends)
+        if not asked.state_after:
+            for room_id, window in windows.items():
+                if window.rows:
+                    positions[room_id] = window.rows[0].pos - 1
+        return await self._state_at.of(positions)
+
+    def _whole_state(self, asked: Asked, room_id: str, state: State, window: Window) -> list[EventRow]:
+        filter_ = asked.filter.room.state
+        if not filter_.lazy_load_members:
+            return _filtered(asked.filter, list(state.values()))
+        wanted = _senders(window) | {asked.user_id}
+        if not filter_.include_redundant_members:
+            self._members_sent.reset(asked, room_id)
+        rows = [row for (type_, key), row in state.items() if type_ != MEMBER or key in wanted]
+        self._members_sent.add(asked, [row for row in rows if row.type == MEMBER])
+        return _filtered(asked.filter, rows)
+
+    async def _lazy(self, asked: Asked, span: Span, window: Window, state: list[EventRow]) -> list[EventRow]:
+        """Keep those members that the client needs to show the window, and add those it does not have."""
+        room = await self._rooms.get(span.room_id)
+        needed = _senders(window)
+        rows = [row for row in state if row.type != MEMBER or row.state_key in needed | {asked.user_id}]
+        told = {row.state_key for row in rows if row.type == MEMBER}
+        told |= {row.state_key for row in window.rows if row.type == MEMBER} if asked.state_after else set()
+        members = [
+            row for user in needed - told if (row := room.state.get((MEMBER, user))) and row.pos <= span.upto
+        ]
+        if not asked.filter.room.state.include_redundant_members:
+            members = self._members_sent.without(asked, members)
+        self._members_sent.add(asked, [*members, *(row for row in rows if row.type == MEMBER)])
+        return rows + members
+
+
+def _end(membership: Membership, upto: int) -> int:
+    """Give where the user's view of a room ends."""
+    if membership.membership in ("leave", "ban"):
+        return min(membership.pos, upto)
+    return upto
+
+
+def _limit(filter_: Filter) -> int:
+    limit = filter_.room.timeline.limit
+    return DEFAULT_LIMIT if limit is None else min(limit, MAX_LIMIT)
+
+
+def _is_plain(row: EventRow) -> bool:
+    return not row.state_changes or (
+        row.state_key is not None and len(row.state_changes) == 1 and row.state_changes[0] == row.key
+    )
+
+
+def _senders(window: Window) -> set[str]:
+    return {row.sender for row in window.rows}
+
+
+def _filtered(filter_: Filter, rows: list[EventRow]) -> list[EventRow]:
+    state = filter_.room.state
+    if state.is_everything:
+        return rows
+    return [
+        row
+        for row in rows
+        if state.matches(row.type, row.sender, row.room_id, has_url=isinstance(row.content.get("url"), str))
+    ]
+
+
+class _MembersSent:
+    """Remember which member events each device got in lazy-loaded answers, for the devices used last.
+
+    Forgetting costs no more than telling a member again.
+    """
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[tuple[str, str | None], dict[str, set[int]]] = OrderedDict()
+
+    def reset(self, asked: Asked, room_id: str) -> None:
+        self._sent.get((asked.user_id, asked.device_id), {}).pop(room_id, None)
+
+    def without(self, asked: Asked, members: list[EventRow]) -> list[EventRow]:
+        sent = self._sent.get((asked.user_id, asked.device_id), {})
+        return [row for row in members if row.event_nid not in sent.get(row.room_id, ())]
+
+    def add(self, asked: Asked, members: Sequence[EventRow]) -> None:
+        if not members:
+            return
+        key = (asked.user_id, asked.device_id)
+        rooms = self._sent.setdefault(key, {})
+        self._sent.move_to_end(key)
+        for row in members:
+            sent = rooms.setdefault(row.room_id, set())
+            if len(sent) < _REMEMBERED_MEMBERS:
+                sent.add(row.event_nid)
+        while len(self._sent) > _REMEMBERED_DEVICES:
+            self._sent.popitem(last=False)
