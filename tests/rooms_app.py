@@ -10,7 +10,9 @@ from typing import Any
 import aiohttp
 import yarl
 
-from ranvier.client_api import create_room, membership
+from ranvier.client_api import aliases as alias_area
+from ranvier.client_api import create_room, membership, room_summary, room_upgrade
+from ranvier.client_api import directory as directory_area
 from ranvier.config.rooms import DirectoryRule, DirectoryRules, RoomsConfig
 from ranvier.http.app import Application
 from ranvier.http.authentication import RequestAuthentication, unknown_token
@@ -24,6 +26,9 @@ from ranvier.rooms.create import RoomCreator
 from ranvier.rooms.directory import Directory
 from ranvier.rooms.forget import ForgottenRooms
 from ranvier.rooms.membership import Membership
+from ranvier.rooms.space_hierarchy import SpaceHierarchy
+from ranvier.rooms.summary import RoomSummaries
+from ranvier.rooms.upgrade import RoomUpgrades
 from ranvier.spec.globs import whole_glob
 from ranvier.spec.room_versions import DEFAULT_ROOM_VERSION
 from ranvier.storage.aliases import AliasStore
@@ -221,8 +226,21 @@ async def running_rooms_app(
             "directory": directory,
             "forgotten": forgotten,
             "room_creator": creator,
+            "room_upgrades": RoomUpgrades(
+                rooms=core.rooms,
+                writer=core.writer,
+                membership=members,
+                aliases=aliases,
+                directory=directory,
+                room_creator=creator,
+            ),
+            "room_summaries": RoomSummaries(store=directory_store, memberships=core.memberships),
+            "space_hierarchy": SpaceHierarchy(store=directory_store, memberships=core.memberships),
+            "rooms_config": config,
+            "server_name": SERVER_NAME,
         }
-        routes = [*create_room.ROUTES, *membership.ROUTES]
+        areas = [create_room, membership, alias_area, directory_area, room_summary, room_upgrade]
+        routes = [route for area in areas for route in area.ROUTES]
         application = Application(
             {"client": bind(routes, parts)},
             authentication=RequestAuthentication(Holders()),

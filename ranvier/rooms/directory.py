@@ -165,7 +165,7 @@ def _render(listed: Sequence[Listed], following: bool, preceding: bool, count: i
 
 
 def _token(direction: str, place: Place) -> str:
-    return direction + base64.urlsafe_b64encode(orjson.dumps(place)).decode("ascii").rstrip("=")
+    return direction + base64.urlsafe_b64encode(orjson.dumps(list(place))).decode("ascii").rstrip("=")
 
 
 def _parse(token: str) -> tuple[bool, Place]:

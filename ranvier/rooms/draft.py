@@ -22,7 +22,7 @@ from ranvier.storage.log import Redaction, Relation, RoomWrite, Snapshot, StateC
 from ranvier.storage.nids import Nids
 from ranvier.wire.log_rows import EventRow
 
-MAX_PREV_EVENTS: Final = 10
+MAX_PREV_EVENTS: Final = 20  # "Must contain less than or equal to 20 events"
 _MIN_STEPS: Final = 32
 _MAX_STEPS: Final = 512
 
@@ -42,6 +42,23 @@ class Txn(NamedTuple):
     device_id: str
     scope: str
     txn_id: str
+
+
+def steps_before_full_copy(size: int) -> int:
+    """Say after how many changes to a snapshot a full copy is due, for a state of ``size`` events."""
+    # So often that reading stays short, and so seldom that copies stay cheap.
+    return max(_MIN_STEPS, min(_MAX_STEPS, size // 20))
+
+
+def may_redact(levels: PowerLevels, sender: str, target: EventRow) -> bool:
+    """Tell whether a redaction by ``sender`` takes effect on an event of the same room.
+
+    Source: room version 3, "Handling redactions": the power level of the redaction's sender is at least
+    the redact level, or the domains of both senders are the same.
+    """
+    if target.type == "m.room.create":
+        return False
+    return levels.user_level(sender) >= levels.redact or domain_of(sender) == domain_of(target.sender)
 
 
 class _Mark(NamedTuple):
@@ -252,9 +269,7 @@ class Draft:
     def _new_snapshot(self, row: EventRow, replaced: EventRow | None) -> tuple[int, int]:
         nid = self._nids.take()
         parent, steps = self._snapshot
-        # A full copy so often that reading stays short, and so seldom that copies stay cheap.
-        longest = max(_MIN_STEPS, min(_MAX_STEPS, len(self.room.state) // 20))
-        if not parent or steps + 1 >= longest:
+        if not parent or steps + 1 >= steps_before_full_copy(len(self.room.state)):
             state = BitMap64(self.state.row(key).event_nid for key in self.state)  # type: ignore[union-attr]
             self._snapshots.append(Snapshot(nid, row.room_nid, None, 0, state.serialize(), None, None))
             return nid, 0
@@ -276,15 +291,8 @@ class Draft:
         self._redactions.append(Redaction(row.event_nid, row.room_nid, target_id, effective))
 
     def may_redact(self, sender: str, target: EventRow) -> bool:
-        """Tell whether a redaction by ``sender`` takes effect on ``target``.
-
-        Source: room version 3, "Handling redactions": the power level of the redaction's sender is at least
-        the redact level, or the domains of both senders are the same.
-        """
-        if target.room_nid != self.room.room_nid or target.type == "m.room.create":
-            return False
-        levels = self.power_levels
-        return levels.user_level(sender) >= levels.redact or domain_of(sender) == domain_of(target.sender)
+        """Tell whether a redaction by ``sender`` takes effect on ``target``; see ``may_redact``."""
+        return target.room_nid == self.room.room_nid and may_redact(self.power_levels, sender, target)
 
     # -- taking back and committing ----------------------------------------------------------------
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from ranvier.rooms.joining import allowed_rooms, is_restricted
+from ranvier.rooms.memberships import Memberships
+from ranvier.spec.errors import invalid_param, not_found
+from ranvier.spec.ids import check_room_id, is_compliant_user_id, is_room_id
 from ranvier.spec.room_versions import ROOM_VERSIONS
-from ranvier.storage.room_directory import RoomFacts
+from ranvier.storage.room_directory import RoomDirectoryStore, RoomFacts
 
 SPACE: Final = "m.space"
+MAX_MUTUAL: Final = 100
 
 
 def join_rule_of(facts: RoomFacts) -> str:
@@ -94,3 +100,55 @@ def plain_topic(content: Mapping[str, Any]) -> str | None:
 def _text(facts: RoomFacts, type: str, key: str) -> str | None:
     value = facts.contents.get(type, {}).get(key)
     return value if isinstance(value, str) and value else None
+
+
+class RoomSummaries:
+    """Answer what a room is, for those who may know."""
+
+    def __init__(self, *, store: RoomDirectoryStore, memberships: Memberships) -> None:
+        self._store = store
+        self._memberships = memberships
+
+    async def of(self, room_id: str, user_id: str | None) -> dict[str, Any]:
+        """Give the summary of a room, with the membership of ``user_id`` (None: somebody unknown).
+
+        Raises 404 ``M_NOT_FOUND``, also where the user may not know of the room.
+        """
+        check_room_id(room_id)
+        facts = (await self._store.facts([room_id])).get(room_id)
+        memberships = dict(await self._memberships.of(user_id)) if user_id is not None else {}
+        own = memberships.get(room_id)
+        in_rooms = {m.room_id for m in memberships.values() if m.membership == "join"}
+        if facts is None or not may_preview(facts, own.membership if own is not None else None, in_rooms):
+            raise not_found("Room not found")
+        summary = room_summary(facts)
+        if user_id is not None:
+            summary["membership"] = own.membership if own is not None else "leave"
+        return summary
+
+    async def mutual(self, user_id: str, other_id: str, start: str | None) -> dict[str, Any]:
+        """Give one page of the rooms that two users are both joined to.
+
+        Raises 400 ``M_INVALID_PARAM`` for a user id that is odd or the user's own, or an odd ``start``.
+        Source: client-server API, GET /mutual_rooms.
+        """
+        if not is_compliant_user_id(other_id) or other_id == user_id:
+            raise invalid_param("user_id must be the ID of another user")
+        mine = set(await self._memberships.joined(user_id))
+        shared = sorted(mine.intersection(await self._memberships.joined(other_id)))
+        after = "" if start is None else _mutual_start(start)
+        page = [room_id for room_id in shared if room_id > after]
+        answer: dict[str, Any] = {"joined": page[:MAX_MUTUAL], "count": len(shared)}
+        if len(page) > MAX_MUTUAL:
+            answer["next_batch"] = base64.urlsafe_b64encode(page[MAX_MUTUAL - 1].encode()).decode("ascii")
+        return answer
+
+
+def _mutual_start(token: str) -> str:
+    try:
+        room_id = base64.b64decode(token, altchars=b"-_", validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        room_id = ""
+    if not is_room_id(room_id):
+        raise invalid_param("from is not a token of this server")
+    return room_id

@@ -1,0 +1,142 @@
+"""Room aliases through the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ranvier.spec.errors import MatrixError
+from tests.core import SERVER_NAME
+from tests.rooms_app import ALICE, BOB, NOTHING, RoomsApp, rooms_config, running_rooms_app
+
+PUB = f"#pub:{SERVER_NAME}"
+FORBIDDEN = (403, "M_FORBIDDEN")
+
+
+def path(alias: str) -> str:
+    return "/directory/room/" + alias.replace("#", "%23").replace(" ", "%20")
+
+
+async def name(app: RoomsApp, user: str, alias: str, room_id: str) -> tuple[int, str]:
+    return (await app.ask("PUT", path(alias), user, {"room_id": room_id})).error
+
+
+async def test_an_alias_is_made_found_and_removed(database: str) -> None:
+    """Links to rooms by name would not work, or for ever."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(preset="public_chat")
+        assert await name(app, "alice", PUB, room_id) == (200, "")
+        assert (await app.get(path(PUB))).json == {"room_id": room_id, "servers": [SERVER_NAME]}
+        assert (await app.get(f"/rooms/{room_id}/aliases", "alice")).json == {"aliases": [PUB]}
+        assert await name(app, "alice", PUB, room_id) == (409, "M_UNKNOWN")
+        assert (await app.ask("DELETE", path(PUB), "alice")).json == {}
+        for answer in (await app.get(path(PUB)), await app.ask("DELETE", path(PUB), "alice")):
+            assert answer.error == (404, "M_NOT_FOUND")
+
+
+async def test_who_may_name_a_room(database: str) -> None:
+    """A stranger could name a room, or take its name away."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(preset="public_chat")
+        assert await name(app, "bob", PUB, room_id) == FORBIDDEN
+        await app.act("bob", "join", room_id)
+        assert await name(app, "bob", PUB, room_id) == (200, "")
+        assert (await app.ask("DELETE", path(PUB), "carol")).error == FORBIDDEN
+        assert (await app.ask("DELETE", path(PUB), "bob")).status == 200
+        for deleter in ("alice", "admin"):
+            await name(app, "bob", PUB, room_id)
+            assert (await app.ask("DELETE", path(PUB), deleter)).status == 200
+        for alias in (
+            "pub",
+            f"#a b:{SERVER_NAME}",
+            "#pub:elsewhere.org",
+            "#" + "x" * 300 + f":{SERVER_NAME}",
+        ):
+            assert await name(app, "alice", alias, room_id) == (400, "M_INVALID_PARAM")
+        assert await name(app, "alice", PUB, "!no:elsewhere.org") == (404, "M_NOT_FOUND")
+        assert (await app.ask("PUT", path(PUB), "alice", {})).error == (400, "M_BAD_JSON")
+        assert (await app.get(path("#pub:elsewhere.org"))).error == (404, "M_NOT_FOUND")
+        assert (await app.get(path("pub"))).error == (400, "M_INVALID_PARAM")
+    async with running_rooms_app(database, config=rooms_config(alias_creation_rules=NOTHING)) as app:
+        assert await name(app, "alice", PUB, room_id) == FORBIDDEN
+
+
+async def test_who_may_list_the_aliases_of_a_room(database: str) -> None:
+    """Names of a private room would leak."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(room_alias_name="pub")
+        listing = f"/rooms/{room_id}/aliases"
+        assert (await app.get(listing, "bob")).error == FORBIDDEN
+        assert (await app.get("/rooms/!no:elsewhere.org/aliases", "bob")).error == FORBIDDEN
+        visibility = {"history_visibility": "world_readable"}
+        await app.set_state(room_id, "m.room.history_visibility", visibility)
+        assert (await app.get(listing, "bob")).json == {"aliases": [PUB]}
+
+
+async def test_a_removed_alias_is_no_longer_advertised(database: str) -> None:
+    """A room would go on showing a name that leads nowhere, or perhaps to another room."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(preset="public_chat", room_alias_name="pub")
+        await name(app, "alice", f"#bar:{SERVER_NAME}", room_id)
+        both = {"alias": PUB, "alt_aliases": [f"#bar:{SERVER_NAME}", PUB]}
+        await app.set_state(room_id, "m.room.canonical_alias", both)
+        await app.ask("DELETE", path(PUB), "alice")
+        left = await app.content(room_id, "m.room.canonical_alias")
+        assert left == {"alt_aliases": [f"#bar:{SERVER_NAME}"]}
+        # An administrator of the server who is not in the room removes the alias all the same.
+        assert (await app.ask("DELETE", path(f"#bar:{SERVER_NAME}"), "admin")).status == 200
+        assert await app.content(room_id, "m.room.canonical_alias") == left
+
+
+@pytest.mark.parametrize(
+    ("content", "errcode"),
+    [
+        ({"alias": PUB}, None),
+        ({"alias": None, "alt_aliases": [PUB]}, None),
+        ({}, None),
+        ({"alias": ""}, None),
+        ({"alias": "pub"}, "M_INVALID_PARAM"),
+        ({"alias": 5}, "M_INVALID_PARAM"),
+        ({"alt_aliases": PUB}, "M_INVALID_PARAM"),
+        ({"alt_aliases": [PUB] * 101}, "M_INVALID_PARAM"),
+        ({"alias": f"#no:{SERVER_NAME}"}, "M_BAD_ALIAS"),
+        ({"alt_aliases": [f"#other:{SERVER_NAME}"]}, "M_BAD_ALIAS"),
+        ({"alt_aliases": ["#old:elsewhere.org"]}, None),
+    ],
+)
+async def test_a_canonical_alias_must_lead_to_the_room(
+    database: str, content: dict[str, Any], errcode: str | None
+) -> None:
+    """A room could pass for another by its name."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(room_alias_name="pub")
+        await app.create("bob", room_alias_name="other")
+        await app.set_state(room_id, "m.room.canonical_alias", {"alt_aliases": ["#old:elsewhere.org"]})
+        room = await app.core.rooms.get(room_id)
+        found = None
+        try:
+            await app.aliases.check_canonical(room, content)
+        except MatrixError as error:
+            found = error.errcode
+        assert found == errcode
+
+
+async def test_two_who_want_one_alias_at_once(database: str) -> None:
+    """A name would lead to two rooms, or a crash while a room is made would block it for ever."""
+    store_sql = "UPDATE room_aliases SET created_ts = created_ts - 61000 WHERE room_id IS NULL"
+    async with running_rooms_app(database) as app:
+        room_id = await app.create()
+        await app.core.database.execute(
+            "INSERT INTO room_aliases (alias, creator, created_ts)"
+            " VALUES ($1, $2, extract(epoch FROM now()) * 1000)",
+            PUB,
+            BOB,
+        )
+        assert (await app.get(path(PUB))).error == (404, "M_NOT_FOUND")
+        assert await name(app, "alice", PUB, room_id) == (409, "M_UNKNOWN")
+        await app.core.database.execute(store_sql)
+        assert await name(app, "alice", PUB, room_id) == (200, "")
+        assert (await app.get(path(PUB))).json["room_id"] == room_id
+        found = await app.core.database.fetchval("SELECT creator FROM room_aliases")
+        assert found == ALICE
