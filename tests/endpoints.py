@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,36 @@ from ranvier.sync.context import RoomSection, SyncContext
 from ranvier.users.requester import Requester
 from ranvier.wire.tokens import Token
 from tests.core import Core
+
+
+class ManualClock:
+    """A clock that stands still until a test sets it forward."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+
+    def forward(self, seconds: float) -> None:
+        """Let time pass."""
+        self.seconds += seconds
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self.seconds * 1000) + 1_700_000_000_000
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed point."""
+        return self.seconds
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run something meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class _Tokens:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,11 @@ from ranvier.client_api.receipts import ROUTES
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.spec.filters import parse_filter
+from ranvier.storage.account_data import AccountDataStore
 from ranvier.storage.receipts import ReceiptRow, ReceiptStore
 from ranvier.sync.context import SyncContext
 from ranvier.sync.sections.receipts import ReceiptsSection, receipt_events
+from ranvier.users.account_data import AccountData
 from ranvier.users.receipts import Receipts
 from ranvier.wire.log_rows import EventRow
 from ranvier.wire.tokens import Token
@@ -66,37 +67,28 @@ class Scene:
         )
 
 
-@asynccontextmanager
-async def receipts_of(core: Core) -> AsyncIterator[tuple[Receipts, ReceiptStore]]:
+def receipts_of(core: Core) -> tuple[Receipts, ReceiptStore]:
     """Build what there is between the endpoint and the log."""
     store = ReceiptStore(core.database)
-    found: dict[tuple[str, str], Any] = {}
-
-    async def fully_read(user_id: str, room_id: str) -> Any:
-        for row in core.tail.rows_of_user(user_id, core.tail.start):
-            if row.kind == "account_data" and row.room_id == room_id:
-                found[user_id, room_id] = orjson.loads(row.body or b"{}")
-        return found.get((user_id, room_id))
-
-    yield (
-        Receipts(
-            store=store,
-            events=core.events,
-            memberships=core.memberships,
-            appender=core.appender,
-            tail=core.tail,
-            clock=SystemClock(),
-            fully_read=fully_read,
-        ),
-        store,
+    account_data = AccountData(store=AccountDataStore(core.database), appender=core.appender, tail=core.tail)
+    receipts = Receipts(
+        store=store,
+        events=core.events,
+        memberships=core.memberships,
+        appender=core.appender,
+        tail=core.tail,
+        clock=SystemClock(),
+        account_data=account_data,
     )
+    return receipts, store
 
 
 @pytest.fixture
 async def scene(database: str) -> AsyncIterator[Scene]:
     """Serve the endpoints to Alice and Bob."""
     bus = LocalBus()
-    async with running_core(database, bus=bus) as core, receipts_of(core) as (receipts, store):
+    async with running_core(database, bus=bus) as core:
+        receipts, store = receipts_of(core)
         section = ReceiptsSection(store=store, tail=core.tail, ignored=nobody_ignored)
         room_id = await core.create_room()
         await core.join(room_id, BOB)
@@ -149,7 +141,8 @@ async def test_receipts_stay_after_a_restart(scene: Scene, database: str) -> Non
     second = await scene.core.send(scene.room_id, BOB, "second")
     start = await scene.now(BOB)
     await scene.receipt(ALICE, "m.read", second)
-    async with running_core(database) as core, receipts_of(core) as (receipts, store):
+    async with running_core(database) as core:
+        receipts, store = receipts_of(core)
         before = core.tail.pos
         section = ReceiptsSection(store=store, tail=core.tail, ignored=nobody_ignored)
         async with serving(ROUTES, {"receipts": receipts}) as http:

@@ -7,7 +7,8 @@ import msgspec
 from ranvier.http.request import Request
 from ranvier.http.route import Route, versions
 from ranvier.spec.errors import invalid_param
-from ranvier.users.receipts import FULLY_READ, READ, READ_PRIVATE, UNTHREADED, Mark, Receipts
+from ranvier.users.account_data import FULLY_READ
+from ranvier.users.receipts import READ, READ_PRIVATE, UNTHREADED, Mark, Receipts
 
 V3 = versions("v3", "r0")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -15,12 +15,12 @@ from ranvier.rooms.memberships import Memberships
 from ranvier.spec.errors import forbidden, invalid_param, not_found
 from ranvier.storage.events import EventStore
 from ranvier.storage.receipts import ReceiptStore
+from ranvier.users.account_data import ACCOUNT_DATA, FULLY_READ, AccountData
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 RECEIPT: Final = "receipt"
 READ: Final = "m.read"
 READ_PRIVATE: Final = "m.read.private"
-FULLY_READ: Final = "m.fully_read"
 MAIN: Final = "main"
 UNTHREADED: Final = ""
 _MAX_HOPS: Final = 3
@@ -35,12 +35,6 @@ class Mark(NamedTuple):
     receipt_type: str
     event_id: str
     thread_id: str = UNTHREADED
-
-
-class FullyRead(Protocol):
-    """Give the content of a user's ``m.fully_read`` in a room, None where there is none."""
-
-    async def __call__(self, user_id: str, room_id: str, /) -> Any: ...
 
 
 _Key = tuple[str, str, str, str]
@@ -62,7 +56,7 @@ class Receipts:
         appender: Appender,
         tail: Tail,
         clock: Clock,
-        fully_read: FullyRead,
+        account_data: AccountData,
         max_known: int = 50_000,
     ) -> None:
         self._store = store
@@ -71,7 +65,7 @@ class Receipts:
         self._appender = appender
         self._tail = tail
         self._clock = clock
-        self._fully_read = fully_read
+        self._account_data = account_data
         self._max_known = max_known
         self._known: OrderedDict[_Key, int] = OrderedDict()
         tail.listen(self._apply)
@@ -158,8 +152,8 @@ class Receipts:
     # -- where the user stands ---------------------------------------------------------------------
 
     async def _marker_moves(self, user_id: str, room_id: str, event: EventRow) -> bool:
-        content = await self._fully_read(user_id, room_id)
-        current = content.get("event_id") if isinstance(content, dict) else None
+        content = await self._account_data.content(user_id, FULLY_READ, room_id)
+        current = content.get("event_id") if content is not None else None
         if not isinstance(current, str):
             return True
         before = await self._event(room_id, current)
@@ -219,4 +213,4 @@ def _receipt_row(key: _Key, event: EventRow, now_ms: int) -> LogRow:
 
 def _marker_row(user_id: str, room_id: str, event: EventRow) -> LogRow:
     body = orjson.dumps({"event_id": event.event_id})
-    return LogRow(kind="account_data", room_id=room_id, user_id=user_id, key=FULLY_READ, body=body)
+    return LogRow(kind=ACCOUNT_DATA, room_id=room_id, user_id=user_id, key=FULLY_READ, body=body)
