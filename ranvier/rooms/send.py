@@ -12,7 +12,7 @@ from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.draft import Draft, Txn
 from ranvier.rooms.redact import REDACTION, Redactor
 from ranvier.rooms.relations import ANNOTATION, THREAD
-from ranvier.rooms.room import MEMBER
+from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.rooms.transactions import Transactions
 from ranvier.spec.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
@@ -26,8 +26,8 @@ MAX_TXN_ID: Final = 255
 SetMember = Callable[[Actor, str, str, Mapping[str, Any]], Awaitable[str]]
 """Sets a member event by the rules of membership: actor, room_id, target, content; gives the event id."""
 
-CheckAliases = Callable[[str, Mapping[str, Any]], Awaitable[None]]
-"""Checks new aliases of an m.room.canonical_alias event: room_id, content. Raises 400 ``M_BAD_ALIAS``."""
+CheckAliases = Callable[[Room, Mapping[str, Any]], Awaitable[None]]
+"""Checks the content of a room's next m.room.canonical_alias event. Raises 400 ``M_BAD_ALIAS``, …"""
 
 
 class Sender(Actor, Protocol):
@@ -141,11 +141,11 @@ class Sending:
         if type == MEMBER:
             return await self._set_member(sender, room_id, state_key, content)
         sender.require_unsuspended()
-        await self._check_room(room_id)
+        room = await self._check_room(room_id)
         if sender.rate_limited:
             self._limit("rc_message", sender.user_id)
         if type == "m.room.canonical_alias" and not state_key:
-            await self._check_aliases(room_id, content)
+            await self._check_aliases(room, content)
         if sender.shadow_banned:
             return _pretended()
         row = await self._writer.write(
@@ -189,10 +189,12 @@ class Sending:
 
         return (await self._writer.write(room_id, add, txn)).event_id
 
-    async def _check_room(self, room_id: str) -> None:
+    async def _check_room(self, room_id: str) -> Room:
         """Refuse a room that is not known as one that the sender is not in: it tells strangers nothing."""
-        if "\x00" in room_id or await self._rooms.find(room_id) is None:
+        room = None if "\x00" in room_id else await self._rooms.find(room_id)
+        if room is None:
             raise forbidden("You are not in that room")
+        return room
 
     async def _check_relation(
         self, user_id: str, room_id: str, type: str, content: Mapping[str, Any], relation: tuple[str, str]

@@ -38,7 +38,10 @@ class StateAt:
         replaced: dict[int, EventRow] = {}
         while True:
             # The log may go on while the database answers, so what is to be undone is taken again each time.
-            undos = {r.room_id: self._undo(r, positions[r.room_id]) or read[r.room_id] for r in rooms}
+            undos: dict[str, Undo] = {}
+            for room in rooms:
+                undo = self._undo(room, positions[room.room_id])  # {} is an answer: nothing to undo
+                undos[room.room_id] = read[room.room_id] if undo is None else undo
             missing = {nid for undo in undos.values() for nid in undo.values() if nid is not None}
             missing -= replaced.keys()
             if not missing:
