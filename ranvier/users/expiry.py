@@ -14,6 +14,8 @@ from ranvier.users.uia import SESSION_TIMEOUT_MS
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 600.0
+# A client whose session ended is told to keep its keys (soft logout) only as long as its token is known.
+KEEP_ENDED_MS = 90 * 86_400_000
 
 
 class Expiry:
@@ -37,7 +39,7 @@ class Expiry:
         now = self._clock.now_ms()
         await self._sessions.sweep(now - SESSION_TIMEOUT_MS)
         await self._short_lived_tokens.sweep(now)
-        await self._tokens.sweep(now)
+        await self._tokens.sweep(now - KEEP_ENDED_MS)
 
     async def run(self) -> None:
         """Sweep for ever."""

@@ -1,0 +1,256 @@
+"""Logging in, refreshing and logging out through the client API, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import bcrypt
+import pytest
+
+from ranvier.http.limits import Rate
+from ranvier.log.bus import LocalBus
+from ranvier.storage.accounts import AccountStore, NewAccount
+from tests.account_server import CHEAP, OPEN, PASSWORD, account_server
+
+ALICE = "@alice:example.org"
+TYPED = {"type": "m.login.password", "password": "x"}
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"identifier": {"type": "m.id.user", "user": "alice"}},
+        {"identifier": {"type": "m.id.user", "user": "ALICE"}},
+        {"identifier": {"type": "m.id.user", "user": ALICE}},
+        {"user": "alice"},
+        {"user": ALICE},
+    ],
+)
+async def test_a_user_logs_in_by_any_form_of_their_name(database: str, who: Any) -> None:
+    """People who type their name as their client suggests could not log in."""
+    async with account_server(database, OPEN + "public_baseurl: https://matrix.example.org\n") as server:
+        await server.register("alice")
+        answer = await server.post(
+            "/v3/login", {"type": "m.login.password", "password": PASSWORD, "device_id": "TABLET", **who}
+        )
+        assert (answer.body["user_id"], answer.body["device_id"]) == (ALICE, "TABLET")
+        assert answer.body["well_known"]["m.homeserver"]["base_url"] == "https://matrix.example.org/"
+        assert (await server.whoami(answer.body["access_token"])).body["device_id"] == "TABLET"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "errcode"),
+    [
+        ({"type": "m.login.password", "user": "alice", "password": "wrong"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "nobody", "password": PASSWORD}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "@alice:other.org", "password": "x"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "a\0b", "password": "x"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "x" * 9999, "password": "x"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "alice", "password": "x" * 9999}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "alice"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "password": "x"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.password", "user": 1, "password": "x"}, 400, "M_BAD_JSON"),
+        (
+            {"type": "m.login.password", "identifier": {"type": "m.id.phone"}, "password": "x"},
+            403,
+            "M_FORBIDDEN",
+        ),
+        (
+            {"type": "m.login.password", "medium": "email", "address": "a@b", "password": "x"},
+            403,
+            "M_FORBIDDEN",
+        ),
+        ({"type": "m.login.password", "identifier": {"type": "x"}, "password": "x"}, 400, "M_UNKNOWN"),
+        ({"type": "m.login.token", "token": "nonsense"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.token"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.application_service"}, 400, "M_APPSERVICE_LOGIN_UNSUPPORTED"),
+        ({"type": "m.login.magic"}, 400, "M_UNKNOWN"),
+        ({}, 400, "M_BAD_JSON"),
+    ],
+)
+async def test_who_proves_nothing_does_not_get_in(
+    database: str, body: Any, status: int, errcode: str
+) -> None:
+    """Strangers would get into accounts, or a broken request would be answered 500."""
+    async with account_server(database) as server:
+        await server.register("alice")
+        answer = await server.post("/v3/login", body)
+        assert (answer.status, answer.errcode) == (status, errcode)
+
+
+async def test_the_offered_ways_to_log_in(database: str) -> None:
+    """A client would show no login form, or one that can not work."""
+    async with account_server(database) as server:
+        flows = (await server.get("/v3/login")).body["flows"]
+        assert [flow["type"] for flow in flows] == ["m.login.password", "m.login.token"]
+    async with account_server(database, "password_config: {enabled: off}") as server:
+        flows = (await server.get("/v3/login")).body["flows"]
+        assert [flow["type"] for flow in flows] == ["m.login.token"]
+        assert (await server.login("alice")).errcode == "M_UNKNOWN"
+
+
+async def test_one_client_lets_another_in(database: str) -> None:
+    """Logging in by a code from one's other device would not work, or the code would work twice."""
+    async with account_server(database) as server:
+        alice = await server.register("alice")
+        token = alice["access_token"]
+        asked = await server.post("/v1/login/get_token", {}, token)
+        assert asked.status == 401
+        auth = {"type": "m.login.password", "password": PASSWORD, "session": asked.body["session"]}
+        given = await server.post("/v1/login/get_token", {"auth": auth}, token)
+        assert given.body["expires_in_ms"] == 120_000
+        body = {"type": "m.login.token", "token": given.body["login_token"]}
+        assert (await server.post("/v3/login", body)).body["user_id"] == ALICE
+        assert (await server.post("/v3/login", body)).status == 403
+        again = await server.post("/v1/login/get_token", {"auth": auth}, token)
+        assert again.status == 401
+
+
+async def test_logging_in_again_on_a_device_ends_its_older_session(database: str) -> None:
+    """A stolen token of a device would stay valid after its owner logged in again."""
+    async with account_server(database) as server:
+        first = await server.register("alice", device_id="PHONE")
+        other = (await server.login("alice")).body
+        second = (await server.login("alice", device_id="PHONE")).body
+        assert (await server.whoami(first["access_token"])).errcode == "M_UNKNOWN_TOKEN"
+        assert (await server.whoami(second["access_token"])).status == 200
+        assert (await server.whoami(other["access_token"])).status == 200
+
+
+async def test_logging_out_ends_one_session_or_all(database: str) -> None:
+    """Somebody who logged out on a shared computer would still be logged in."""
+    async with account_server(database) as server:
+        tokens = [(await server.register("alice"))["access_token"]]
+        tokens += [(await server.login("alice")).body["access_token"] for _ in range(2)]
+        for token in tokens:
+            assert (await server.whoami(token)).status == 200
+        assert (await server.post("/v3/logout", {}, tokens[0])).body == {}
+        answer = await server.whoami(tokens[0])
+        assert (answer.status, answer.errcode, answer.body["soft_logout"]) == (401, "M_UNKNOWN_TOKEN", False)
+        assert (await server.whoami(tokens[1])).status == 200
+        assert len(await server.parts.devices.of_user(ALICE)) == 2
+        assert (await server.post("/v3/logout/all", {}, tokens[1])).status == 200
+        assert (await server.whoami(tokens[2])).status == 401
+        assert await server.parts.devices.of_user(ALICE) == []
+        assert (await server.post("/v3/logout", {}, tokens[1])).status == 401
+
+
+async def test_another_process_forgets_a_revoked_token(database: str) -> None:
+    """After logging out, the token would go on working at every worker that had seen it."""
+    bus = LocalBus()
+    async with account_server(database, bus=bus) as one, account_server(database, bus=bus) as two:
+        token = (await one.register("alice"))["access_token"]
+        assert (await two.whoami(token)).status == 200
+        await one.post("/v3/logout", {}, token)
+        assert (await two.whoami(token)).status == 401
+        assert (await one.whoami(token)).status == 401
+
+
+async def test_a_refreshed_session_goes_on_and_the_old_tokens_end(database: str) -> None:
+    """Clients that refresh would be logged out, or a lost answer to a refresh would log them out."""
+    async with account_server(database) as server:
+        old = await server.register("alice", refresh_token=True)
+        assert old["expires_in_ms"] == 300_000
+        server.clock.ms += 300_000
+        expired = await server.whoami(old["access_token"])
+        assert (expired.errcode, expired.body["soft_logout"]) == ("M_UNKNOWN_TOKEN", True)
+        refresh = {"refresh_token": old["refresh_token"]}
+        lost = (await server.post("/v3/refresh", refresh)).body
+        new = (await server.post("/v3/refresh", refresh)).body
+        assert (await server.whoami(new["access_token"])).body["device_id"] == old["device_id"]
+        # "The old refresh token remains valid until the new access token or refresh token is used"
+        used = await server.post("/v3/refresh", refresh)
+        assert (used.status, used.errcode) == (401, "M_UNKNOWN_TOKEN")
+        assert (await server.whoami(lost["access_token"])).status == 401
+        newer = (await server.post("/v3/refresh", {"refresh_token": new["refresh_token"]})).body
+        newest = (await server.post("/v3/refresh", {"refresh_token": newer["refresh_token"]})).body
+        assert (await server.post("/v3/refresh", {"refresh_token": new["refresh_token"]})).status == 401
+        assert (await server.whoami(newest["access_token"])).status == 200
+        await server.post("/v3/logout", {}, newest["access_token"])
+        assert (await server.post("/v3/refresh", {"refresh_token": newest["refresh_token"]})).status == 401
+        for table in ("access_tokens", "refresh_tokens"):
+            assert await server.core.database.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_the_token_before_a_refresh_works_until_the_new_one_is_used(database: str) -> None:
+    """A request that runs while the client refreshes would fail."""
+    async with account_server(database) as server:
+        old = await server.register("alice", refresh_token=True)
+        new = (await server.post("/v3/refresh", {"refresh_token": old["refresh_token"]})).body
+        assert (await server.whoami(old["access_token"])).status == 200
+        both = await asyncio.gather(*(server.whoami(new["access_token"]) for _ in range(4)))
+        assert {answer.status for answer in both} == {200}
+        assert (await server.whoami(old["access_token"])).status == 401
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "rvr_a_b_c", "x" * 9999, "é\0"])
+async def test_a_wrong_refresh_token_is_refused(database: str, token: str) -> None:
+    """A stranger could get a session, or a broken token would be answered 500."""
+    async with account_server(database) as server:
+        answer = await server.post("/v3/refresh", {"refresh_token": token})
+        assert (answer.status, answer.errcode) == (401, "M_UNKNOWN_TOKEN")
+
+
+async def test_sessions_end_when_the_configuration_says(database: str) -> None:
+    """An administrator who limits sessions would have them go on for ever."""
+    config = OPEN + "session_lifetime: 1h\nnonrefreshable_access_token_lifetime: 30m\n"
+    async with account_server(database, config) as server:
+        plain = await server.register("alice")
+        assert plain["expires_in_ms"] == 1_800_000
+        session = (await server.login("alice", refresh_token=True)).body
+        server.clock.ms += 3_500_000
+        session = (await server.post("/v3/refresh", {"refresh_token": session["refresh_token"]})).body
+        assert session["expires_in_ms"] == 100_000
+        server.clock.ms += 100_000
+        over = await server.post("/v3/refresh", {"refresh_token": session["refresh_token"]})
+        assert (over.status, over.body["soft_logout"]) == (401, True)
+        await server.parts.expiry.sweep()
+        over = await server.post("/v3/refresh", {"refresh_token": session["refresh_token"]})
+        assert over.body["soft_logout"] is True
+        server.clock.ms += 91 * 86_400_000
+        await server.parts.expiry.sweep()
+        assert await server.core.database.fetchval("SELECT count(*) FROM refresh_tokens") == 0
+
+
+async def test_an_imported_user_logs_in_with_the_password_that_they_have(database: str) -> None:
+    """After moving from another server everybody would need a new password."""
+    stored = bcrypt.hashpw((PASSWORD + "pepper").encode(), bcrypt.gensalt(4)).decode()
+    config = "password_config: {pepper: pepper, argon2: {time_cost: 1, memory: 64K}}\n"
+    async with account_server(database, config) as server:
+        store = AccountStore(server.core.database)
+        await store.create(NewAccount(user_id="@Old.Name:example.org", password_hash=stored, created_ts=1))
+        assert (await server.login("old.name", "wrong")).status == 403
+        assert (await server.login("Old.Name")).body["user_id"] == "@Old.Name:example.org"
+        kept = await server.core.database.fetchval("SELECT password_hash FROM accounts")
+        assert kept.startswith("$argon2id$")
+        assert (await server.login("old.name")).status == 200
+
+
+async def test_passwords_can_not_be_tried_without_end(database: str) -> None:
+    """Somebody could guess a password by trying, or lock others out by failing on purpose from afar."""
+    rates = {"rc_login.failed_attempts": Rate(0.1, 2)}
+    async with account_server(database, rates=rates) as server:
+        await server.register("alice")
+        await server.register("bob")
+        assert [(await server.login("alice", "wrong")).status for _ in range(3)] == [403, 403, 429]
+        assert (await server.login("ALICE")).status == 429
+        assert (await server.login("bob")).status == 200
+        server.clock.ms += 10_000
+        assert (await server.login("alice")).status == 200
+    rates = {"rc_login.account": Rate(0.1, 2), "rc_login.address": Rate(0.1, 3)}
+    async with account_server(database, rates=rates) as server:
+        assert [(await server.login("alice")).status for _ in range(3)] == [200, 200, 429]
+        assert (await server.login("bob")).status == 429
+
+
+async def test_tokens_are_not_stored(database: str) -> None:
+    """Whoever reads a backup of the database could act for every user."""
+    async with account_server(database, CHEAP + OPEN.partition("\n")[0]) as server:
+        user_id = await server.parts.registration.register("alice", PASSWORD)
+        issued = await server.parts.access_tokens.issue(user_id, "PHONE", refreshable=True)
+        assert issued.access_token.startswith("rvt_")
+        rows = await server.core.database.fetch("SELECT t::text FROM access_tokens t, refresh_tokens r")
+        assert issued.access_token.rpartition("_")[0][-32:] not in str(rows)
+        hashes = await server.core.database.fetchval("SELECT password_hash FROM accounts")
+        assert hashes.startswith("$argon2id$")
