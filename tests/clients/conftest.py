@@ -13,9 +13,23 @@ import pytest_asyncio
 from tests.clients.homeserver import Homeserver
 from tests.clients.js_client import JS_FOLDER, JsDriver, js_driver
 from tests.clients.nio_client import NioDevice
+from tests.postgres import private_folder
+from tests.server.process import ServerProcess
 
 Name = Callable[[str], str]
 MakeNio = Callable[[str], Awaitable[NioDevice]]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def homeserver() -> AsyncIterator[Homeserver]:
+    """Ranvier, one server for all of these tests."""
+    with private_folder() as folder:
+        process = ServerProcess(folder)
+        try:
+            await process.start()
+            yield process
+        finally:
+            await process.stop()
 
 
 @pytest.fixture(scope="session")
