@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from ranvier.rooms.aliases import Aliases
 from ranvier.rooms.create import RoomCreator
 from ranvier.rooms.directory import Directory
 from ranvier.rooms.forget import ForgottenRooms
+from ranvier.rooms.guests import GuestEviction
 from ranvier.rooms.membership import Membership
 from ranvier.rooms.space_hierarchy import SpaceHierarchy
 from ranvier.rooms.summary import RoomSummaries
@@ -174,6 +176,9 @@ async def running_rooms_app(
     async def invites_blocked(user_id: str) -> bool:
         return user_id in blocking
 
+    async def guests_among(user_ids: Collection[str]) -> list[str]:
+        return [user_id for user_id in user_ids if user_id.startswith("@guest")]
+
     async with running_core(dsn) as core, aiohttp.ClientSession() as session:
         alias_store = AliasStore(core.database)
         directory_store = RoomDirectoryStore(core.database)
@@ -248,6 +253,14 @@ async def running_rooms_app(
             metrics=Metrics(),
         )
         listener = Listener(ListenerSettings((TcpAddress("127.0.0.1", 0),)), application.endpoint(["client"]))
+        eviction = GuestEviction(
+            server_name=SERVER_NAME,
+            rooms=core.rooms,
+            writer=core.writer,
+            tail=core.tail,
+            guests_among=guests_among,
+        )
+        evicting = asyncio.create_task(eviction.run())
         await listener.start()
         address = listener.addresses[0]
         assert isinstance(address, TcpAddress)
@@ -266,6 +279,7 @@ async def running_rooms_app(
             )
         finally:
             await listener.stop(grace_s=2)
+            evicting.cancel()
 
 
 def types_of(rows: Sequence[EventRow]) -> list[str]:

@@ -184,6 +184,11 @@ async def test_guests_come_in_where_they_may(database: str) -> None:
         await app.set_state(room_id, "m.room.guest_access", {"guest_access": "can_join"})
         assert (await app.act("guest1", "join", room_id)).status == 200
         assert (await app.act("guest1", "leave", room_id)).status == 200
+        for user in ("guest1", "guest2", "bob"):
+            assert (await app.act(user, "join", room_id)).status == 200
+        closed = await app.set_state(room_id, "m.room.guest_access", {"guest_access": "forbidden"})
+        assert await app.core.tail.wait_for(closed.pos + 2)
+        assert (await app.core.rooms.get(room_id)).joined == {ALICE, BOB}
 
 
 async def test_suspended_users_can_only_leave(database: str) -> None:

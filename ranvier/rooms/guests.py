@@ -1,0 +1,84 @@
+"""Guests leave a room that wants them no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Final
+
+from ranvier.log.tail import Tail
+from ranvier.rooms.append_event import RoomWriter
+from ranvier.rooms.draft import Draft
+from ranvier.rooms.room import MEMBER
+from ranvier.rooms.rooms import Rooms
+from ranvier.spec.errors import MatrixError
+from ranvier.spec.ids import domain_of
+from ranvier.wire.log_rows import EventRow, Row
+
+logger = logging.getLogger(__name__)
+
+GUEST_ACCESS: Final = ("m.room.guest_access", "")
+_AT_ONCE: Final = 100
+
+GuestsAmong = Callable[[Collection[str]], Awaitable[Collection[str]]]
+"""Gives those of some users of ours whose accounts are guests'."""
+
+
+class GuestEviction:
+    """Follow the log for rooms that close to guests, and let our guests leave them.
+
+    Every process may do so: who has left already does not leave again.
+    Source: client-server API, "Guest Access", server behaviour: "If the m.room.guest_access event is
+    changed to stop this from being the case, the server MUST set those users' m.room.member state to leave."
+    """
+
+    def __init__(
+        self, *, server_name: str, rooms: Rooms, writer: RoomWriter, tail: Tail, guests_among: GuestsAmong
+    ) -> None:
+        self._server_name = server_name
+        self._rooms = rooms
+        self._writer = writer
+        self._guests_among = guests_among
+        self._closed: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        tail.listen(self._apply)
+
+    async def run(self) -> None:
+        """Let guests leave, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._closed:
+                room_id = next(iter(self._closed))
+                del self._closed[room_id]
+                try:
+                    await self._evict(room_id)
+                except MatrixError as error:
+                    logger.warning("Guests could not leave %s: %s", room_id, error)
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if isinstance(row, EventRow) and GUEST_ACCESS in row.state_changes:
+                self._closed[row.room_id] = None
+                self._wake.set()
+
+    async def _evict(self, room_id: str) -> None:
+        room = await self._rooms.find(room_id)
+        if room is None or room.content(GUEST_ACCESS[0]).get("guest_access") == "can_join":
+            return
+        ours = [user_id for user_id in room.joined if domain_of(user_id) == self._server_name]
+        guests = sorted(await self._guests_among(ours)) if ours else []
+        for start in range(0, len(guests), _AT_ONCE):
+            leaving = guests[start : start + _AT_ONCE]
+            await self._writer.write(room_id, partial(_leave, leaving))
+
+
+def _leave(guests: Sequence[str], draft: Draft) -> None:
+    row = draft.state.row(GUEST_ACCESS)
+    if row is not None and row.content.get("guest_access") == "can_join":
+        return
+    for user_id in guests:
+        if draft.membership_of(user_id) == "join":
+            draft.add(sender=user_id, type=MEMBER, state_key=user_id, content={"membership": "leave"})
