@@ -1,0 +1,149 @@
+"""Profiles: fields, who may look, and how rooms learn of a change."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.account_features import ALICE, BOB, GUEST, Features, running_features
+
+PROFILE = f"/profile/{ALICE}"
+AVATAR = "mxc://example.org/abcDEF123"
+
+
+async def test_fields_are_set_shown_and_taken_away(database: str) -> None:
+    """Nobody would see a user's name or avatar, or the user not get rid of them."""
+    async with running_features(database) as features:
+        assert await features.ok(None, "GET", PROFILE) == {}
+        await features.ok("alice", "PUT", f"{PROFILE}/displayname", {"displayname": "Alice 🌍"})
+        await features.ok("alice", "PUT", f"{PROFILE}/avatar_url", {"avatar_url": AVATAR})
+        await features.ok("alice", "PUT", f"{PROFILE}/m.tz", {"m.tz": "Europe/London"})
+        await features.ok(
+            "alice", "PUT", f"{PROFILE}/org.example.job", {"org.example.job": {"a": [None, 1.5]}}
+        )
+    async with running_features(database) as features:
+        full = {
+            "displayname": "Alice 🌍",
+            "avatar_url": AVATAR,
+            "m.tz": "Europe/London",
+            "org.example.job": {"a": [None, 1.5]},
+        }
+        assert await features.ok("bob", "GET", PROFILE) == full
+        assert await features.ok("bob", "GET", f"{PROFILE}/displayname") == {"displayname": "Alice 🌍"}
+        assert await features.profiles.get(ALICE) == full
+        await features.ok("alice", "DELETE", f"{PROFILE}/m.tz")
+        await features.ok("alice", "DELETE", f"{PROFILE}/m.tz")
+        await features.ok("alice", "PUT", f"{PROFILE}/avatar_url", {"avatar_url": ""})
+        assert (await features.ok("bob", "GET", PROFILE)).keys() == {"displayname", "org.example.job"}
+        assert await features.refused("bob", "GET", f"{PROFILE}/m.tz") == (404, "M_NOT_FOUND")
+        assert await features.refused("bob", "GET", "/profile/@nobody:example.org") == (404, "M_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "errcode"),
+    [
+        ("displayname", {}, "M_MISSING_PARAM"),
+        ("displayname", {"displayname": None}, "M_BAD_JSON"),
+        ("displayname", {"displayname": 7}, "M_BAD_JSON"),
+        ("displayname", {"displayname": "x" * 257}, "M_INVALID_PARAM"),
+        ("avatar_url", {"avatar_url": "https://example.org/a.png"}, "M_INVALID_PARAM"),
+        ("m.tz", {"m.tz": "../../etc/passwd"}, "M_INVALID_PARAM"),
+        ("name", {"name": "x"}, "M_INVALID_PARAM"),
+        ("Org.Example", {"Org.Example": "x"}, "M_INVALID_PARAM"),
+        ("org." + "x" * 252, {"org." + "x" * 252: 1}, "M_KEY_TOO_LARGE"),
+        ("org.example.big", {"org.example.big": "x" * 65_530}, "M_PROFILE_TOO_LARGE"),
+        ("displayname", b"nonsense", "M_NOT_JSON"),
+    ],
+)
+async def test_a_field_that_cannot_be(database: str, key: str, body: Any, errcode: str) -> None:
+    """A broken or huge field would reach every client that looks at the profile."""
+    async with running_features(database) as features:
+        assert await features.refused("alice", "PUT", f"{PROFILE}/{key}", body) == (400, errcode)
+        assert await features.ok("alice", "GET", PROFILE) == {}
+
+
+async def test_only_the_user_changes_a_profile(database: str) -> None:
+    """A stranger, a suspended user, or a guest beyond their name, could change a profile."""
+    rules = {"enable_set_avatar_url": False}
+    async with running_features(database, profile_rules=rules) as features:
+        name = {"displayname": "Mallory"}
+        assert await features.refused("bob", "PUT", f"{PROFILE}/displayname", name) == (403, "M_FORBIDDEN")
+        assert await features.refused("bob", "DELETE", f"{PROFILE}/displayname") == (403, "M_FORBIDDEN")
+        answer = await features.refused("suspended", "PUT", f"{PROFILE}/displayname", name)
+        assert answer == (403, "M_USER_SUSPENDED")
+        await features.ok("guest", "PUT", f"/profile/{GUEST}/displayname", name)
+        answer = await features.refused("guest", "PUT", f"/profile/{GUEST}/a.b", {"a.b": 1})
+        assert answer == (403, "M_GUEST_ACCESS_FORBIDDEN")
+        avatar = {"avatar_url": AVATAR}
+        assert await features.refused("alice", "PUT", f"{PROFILE}/avatar_url", avatar) == (403, "M_FORBIDDEN")
+
+
+async def test_profiles_may_be_kept_from_strangers(database: str) -> None:
+    """A server that keeps profiles private would show them to anybody."""
+    rules = {"require_auth": True, "limit_to_users_who_share_rooms": True}
+    async with running_features(database, profile_rules=rules) as features:
+        assert await features.refused(None, "GET", PROFILE) == (401, "M_MISSING_TOKEN")
+        assert await features.refused("bob", "GET", PROFILE) == (403, "M_FORBIDDEN")
+        assert await features.ok("alice", "GET", PROFILE) == {}
+        await (
+            features.core.create_room()
+        )  # public: "users who are joined to rooms … that have a public join rule"
+        assert await features.ok("bob", "GET", PROFILE) == {}
+
+
+def member(features: Features, room_id: str, user_id: str) -> dict[str, Any]:
+    room = features.core.rooms.held(room_id)
+    assert room is not None
+    return room.state["m.room.member", user_id].content
+
+
+async def told(features: Features) -> None:
+    """Wait until no room is left to be told."""
+    while await features.core.database.fetchval("SELECT count(*) FROM profile_changes"):
+        await features.core.tail.wait_for(features.core.tail.pos + 1, 0.05)
+
+
+async def test_rooms_learn_of_a_new_name(database: str) -> None:
+    """Others in a room would see the old name and avatar for ever."""
+    async with running_features(database) as features:
+        rooms = [await features.core.create_room() for _ in range(20)]
+        left = await features.core.create_room(BOB)
+        for room_id in (rooms[0], rooms[1]):
+            await features.core.join(room_id, BOB)
+        running = asyncio.create_task(features.profile_changes.run())
+        await features.profiles.set_field(ALICE, "displayname", "Al")
+        await features.profiles.set_field(ALICE, "displayname", "Alice")
+        await features.profiles.set_field(ALICE, "avatar_url", AVATAR)
+        await told(features)
+        for room_id in rooms:
+            expected = {"membership": "join", "displayname": "Alice", "avatar_url": AVATAR}
+            assert member(features, room_id, ALICE) == expected
+        assert member(features, rooms[0], BOB) == {"membership": "join"}
+        assert features.core.rooms.held(left) is not None
+        before = features.core.tail.pos
+        await features.profiles.set_field(ALICE, "org.example.job", "none")
+        assert features.core.tail.pos == before + 1
+        await _end(running)
+
+
+async def test_rooms_learn_of_a_new_name_after_a_crash(database: str) -> None:
+    """A server that stopped right after the change would leave the old name in rooms."""
+    async with running_features(database) as features:
+        room_id = await features.core.create_room()
+        await features.profiles.set_field(ALICE, "displayname", "Alice")
+        assert member(features, room_id, ALICE) == {"membership": "join"}
+    async with running_features(database) as features:
+        running = asyncio.create_task(features.profile_changes.run())
+        await told(features)
+        room = await features.core.rooms.get(room_id)
+        assert room.state["m.room.member", ALICE].content == {"membership": "join", "displayname": "Alice"}
+        await _end(running)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
