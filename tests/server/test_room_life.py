@@ -1,0 +1,60 @@
+"""Making rooms and moving between them, as clients see it through the whole server."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from tests.server.http_client import HttpClient
+
+
+async def sync_rooms(user: HttpClient, since: str | None = None) -> tuple[dict[str, Any], str]:
+    """Give the rooms of a sync, and its token."""
+    answer = await user.get("/v3/sync", **({"since": since} if since else {}))
+    return answer.get("rooms", {}), answer["next_batch"]
+
+
+async def test_an_invitation_is_seen_accepted_and_left(users: list[HttpClient]) -> None:
+    """Who is invited would not hear of it, or not be able to name the room."""
+    alice, bob, _ = users
+    _, alice_since = await sync_rooms(alice)
+    _, bob_since = await sync_rooms(bob)
+    made = await alice.post(
+        "/v3/createRoom", {"name": "Den", "invite": [bob.user_id], "is_direct": True, "topic": "talk"}
+    )
+    room_id = made["room_id"]
+    rooms, alice_since = await sync_rooms(alice, alice_since)
+    assert room_id in rooms["join"], "who makes a room sees it in the next sync"
+    rooms, bob_since = await sync_rooms(bob, bob_since)
+    state = {(e["type"], e["state_key"]): e for e in rooms["invite"][room_id]["invite_state"]["events"]}
+    assert state["m.room.create", ""]["content"]["room_version"] == "12"
+    assert state["m.room.name", ""]["content"]["name"] == "Den"
+    assert state["m.room.member", bob.user_id]["content"]["is_direct"] is True
+    assert state["m.room.member", alice.user_id]["content"]["membership"] == "join"
+
+    await bob.post(f"/v3/join/{quote(room_id)}")
+    rooms, bob_since = await sync_rooms(bob, bob_since)
+    assert room_id in rooms["join"]
+    rooms, _ = await sync_rooms(alice, alice_since)
+    joined = rooms["join"][room_id]["timeline"]["events"][-1]
+    assert (joined["type"], joined["state_key"]) == ("m.room.member", bob.user_id)
+
+    await bob.post(f"/v3/rooms/{quote(room_id)}/leave")
+    rooms, _ = await sync_rooms(bob, bob_since)
+    assert room_id in rooms["leave"]
+    await bob.post(f"/v3/rooms/{quote(room_id)}/forget")
+    assert (await bob.get("/v3/joined_rooms"))["joined_rooms"] == []
+
+
+async def test_a_room_is_found_by_its_name(users: list[HttpClient]) -> None:
+    """People could not find a public room, or not enter what they found."""
+    alice, bob, _ = users
+    name = f"pub-{alice.user_id.partition(':')[0][1:]}"
+    made = await alice.post("/v3/createRoom", {"preset": "public_chat", "room_alias_name": name})
+    alias = f"#{name}:{alice.user_id.partition(':')[2]}"
+    assert (await bob.get(f"/v3/directory/room/{quote(alias)}"))["room_id"] == made["room_id"]
+    assert (await bob.get(f"/v1/room_summary/{quote(alias)}"))["join_rule"] == "public"
+    assert (await bob.post(f"/v3/join/{quote(alias)}"))["room_id"] == made["room_id"]
+    upgraded = await alice.post(f"/v3/rooms/{quote(made['room_id'])}/upgrade", {"new_version": "12"})
+    found = await bob.get(f"/v3/directory/room/{quote(alias)}")
+    assert found["room_id"] == upgraded["replacement_room"]
