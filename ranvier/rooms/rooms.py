@@ -61,11 +61,13 @@ class Rooms:
 
     async def _load(self, room_id: str) -> Room | None:
         while True:
+            followed = self._tail.pos
             loaded = await self._store.load(room_id)
             if loaded is None:
                 return None
             room = Room.from_storage(loaded, ROOM_VERSIONS[loaded.stored.version])
-            if self._tail.start > room.head:
+            # What was read is at least as new as the tail was then, however old the room's newest event is.
+            if self._tail.start > max(room.head, followed):
                 continue  # the log went on by more than the tail holds
             for row in self._tail.events_of_room(room_id, room.head):
                 room.apply(row)
