@@ -60,9 +60,11 @@ class Passwords:
         self._pepper = config.pepper
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._waiting = 0
+        self._closed = False
 
     def close(self) -> None:
-        """End the threads once they are done with what is waiting."""
+        """End the threads once they are done with what is waiting; what comes later is answered 503."""
+        self._closed = True
         self._pool.shutdown(wait=False)
 
     async def hash(self, password: str) -> str:
@@ -95,6 +97,8 @@ class Passwords:
         return (unicodedata.normalize("NFKC", password) + self._pepper).encode("utf-8", "surrogatepass")
 
     async def _run(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise MatrixError("M_UNKNOWN", 503, "The server is stopping")
         if self._waiting >= MAX_WAITING:
             raise MatrixError(
                 "M_LIMIT_EXCEEDED", 429, "Too many logins at the moment; try again", retry_after_ms=2000
