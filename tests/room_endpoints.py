@@ -90,6 +90,7 @@ class RoomEndpoints:
     url: str
     session: aiohttp.ClientSession
     renderer: Renderer
+    parts: Mapping[str, object]
     ignoring: Ignoring
     forgotten: set[tuple[str, str]] = field(default_factory=set)
     bad_aliases: set[str] = field(default_factory=set)
@@ -237,6 +238,7 @@ async def running_endpoints(
                 url=f"http://127.0.0.1:{address.port}",
                 session=session,
                 renderer=renderer,
+                parts=parts,
                 ignoring=ignoring,
                 forgotten=forgotten,
                 bad_aliases=bad_aliases,

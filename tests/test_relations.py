@@ -174,6 +174,7 @@ async def test_paging_through_relations(database: str) -> None:
         missing = f"/_matrix/client/v1/rooms/{room_id}/relations/$nothing"
         assert await app.refused(missing) == (404, "M_NOT_FOUND")
         assert await app.refused(path, "carol") == (404, "M_NOT_FOUND")
+        assert await app.refused(f"{path}/a%00b") == (400, "M_INVALID_PARAM")
         assert await app.refused(path, limit="0") == (400, "M_INVALID_PARAM")
         assert await app.refused(path, recurse="maybe") == (400, "M_INVALID_PARAM")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ranvier.rooms.visibility import sight_of
+from ranvier.spec.visibility import Visibility, may_see, visibility_of
 from ranvier.storage.rooms import SightChange
 from tests.room_endpoints import BOB, RoomEndpoints, forget_memory, running_endpoints
 
@@ -66,6 +69,52 @@ def test_odd_visibilities_mean_shared() -> None:
     """A typing error of an administrator would hide a room from its members."""
     sight = sight_of([SightChange(3, VISIBILITY, "everybody"), SightChange(9, MEMBER, "join")])
     assert sight.everything
+
+
+_CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just(MEMBER), st.sampled_from(["join", "leave", "invite", "ban", None])),
+        st.tuples(
+            st.just(VISIBILITY),
+            st.sampled_from(["world_readable", "shared", "invited", "joined", "odd", None]),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(_CHANGES)
+def test_spans_say_what_the_rules_say_of_each_event(values: list[tuple[str, str | None]]) -> None:
+    """In some rare order of events, somebody would see what they must not, or miss what they may."""
+    changes = [SightChange(2 + 3 * n, type_, value) for n, (type_, value) in enumerate(values)]
+    sight = sight_of(changes)
+    for pos in range(2 + 3 * len(changes) + 3):
+        before = _at(changes, pos - 1)
+        after = _at(changes, pos)
+        joined_later = any(c.type == MEMBER and c.value == "join" and c.pos > pos for c in changes)
+        allowed = may_see(
+            after[0],
+            after[1],
+            joined_later=joined_later,
+            visibility_before=before[0],
+            membership_before=before[1],
+        )
+        assert sight.sees(pos) is allowed
+        assert sight.membership_at(pos) == (after[1] or "leave")
+        assert sight.membership_before(pos) == (before[1] or "leave")
+
+
+def _at(changes: list[SightChange], pos: int) -> tuple[Visibility, str | None]:
+    """Replay the room up to a position: the history visibility and the membership."""
+    visibility, membership = visibility_of(None), None
+    for change in changes:
+        if change.pos > pos:
+            break
+        if change.type == MEMBER:
+            membership = change.value
+        else:
+            visibility = visibility_of({"history_visibility": change.value})
+    return visibility, membership
 
 
 async def _bodies(app: RoomEndpoints, room_id: str, user: str) -> list[str]:

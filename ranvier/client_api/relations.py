@@ -9,7 +9,7 @@ from ranvier.rooms.access import RoomAccess
 from ranvier.rooms.relations import spans_in, visible_thread_roots
 from ranvier.rooms.timeline import IgnoredUsers, Timeline
 from ranvier.rooms.visibility import FIRST
-from ranvier.spec.errors import MatrixError
+from ranvier.spec.errors import MatrixError, invalid_param
 from ranvier.storage.relations import RECURSION_DEPTH, RelationStore, WantedRelations
 from ranvier.sync.render import Renderer
 
@@ -30,6 +30,9 @@ async def related_events(
     params, user = request.params, request.user
     backwards = request.choice_param("dir", ("b", "f"), "b") == "b"
     recurse = request.bool_param("recurse")
+    rel_type, event_type = params.get("rel_type"), params.get("event_type")
+    if "\x00" in (rel_type or "") or "\x00" in (event_type or ""):
+        raise invalid_param("A type holds a NUL character")
     limit = limit_of(request, minimum=1, maximum=MAX_LIMIT)
     start = await position_of(request, "from", timeline)
     to = await position_of(request, "to", timeline)
@@ -44,8 +47,8 @@ async def related_events(
         limit=limit + 1,
         backwards=backwards,
         recurse=recurse,
-        rel_type=params.get("rel_type"),
-        type=params.get("event_type"),
+        rel_type=rel_type,
+        type=event_type,
         ignored=ignored,
     )
     found = await relation_store.page(wanted, spans=spans_in(view.room.room_nid, view.sight))
