@@ -1,10 +1,10 @@
-"""The one door for events of ours: a queue for each room, whose waiting actions become one commit."""
+"""The one door into a room: a queue for each, whose waiting actions become one commit."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
@@ -48,6 +48,24 @@ class _Waiting(Generic[T]):
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
 
+class _Turn(Generic[T]):
+    """Work that writes into a room by itself, with nothing else of this process doing so meanwhile."""
+
+    __slots__ = ("done", "work")
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self.work = work
+        self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    async def take(self) -> None:
+        try:
+            result = await self.work()
+        except Exception as error:
+            _fail(self, error)  # to whom it concerns
+        else:
+            _succeed(self, result)
+
+
 class RoomWriter:
     """Write events of ours into rooms.
 
@@ -76,7 +94,7 @@ class RoomWriter:
         self._identity = identity
         self._clock = clock
         self._tasks = tasks
-        self._queues: dict[str, list[_Waiting[Any]]] = {}
+        self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
         """Do an action on a room, commit it and give its result, once readers here see it.
@@ -85,6 +103,21 @@ class RoomWriter:
         AlreadySent when ``txn`` was used before, DatabaseUnavailable (503).
         """
         waiting = _Waiting(action, txn)
+        self._enqueue(room_id, waiting)
+        # The write goes on if its client goes away.
+        return await asyncio.shield(waiting.done)
+
+    async def take_turn(self, room_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work that writes into a room by itself, when what waited before it is done.
+
+        Nothing else of this process writes into the room meanwhile, so that work which must load much is
+        not overtaken again and again. Raises what the work raises.
+        """
+        turn = _Turn(work)
+        self._enqueue(room_id, turn)
+        return await asyncio.shield(turn.done)
+
+    def _enqueue(self, room_id: str, waiting: _Waiting[Any] | _Turn[Any]) -> None:
         queue = self._queues.get(room_id)
         if queue is None:
             self._queues[room_id] = [waiting]
@@ -95,8 +128,6 @@ class RoomWriter:
             )
         else:
             queue.append(waiting)
-        # The write goes on if its client goes away.
-        return await asyncio.shield(waiting.done)
 
     async def create(self, version: RoomVersion, room_id: str, action: Action[T]) -> T:
         """Make a room: the action's first event is its create event.
@@ -117,8 +148,12 @@ class RoomWriter:
     async def _drain(self, room_id: str) -> None:
         queue = self._queues[room_id]
         while queue:
-            batch = queue[:_MAX_BATCH]
-            del queue[:_MAX_BATCH]
+            batch = _take_batch(queue)
+            if not batch:
+                turn = queue.pop(0)
+                assert isinstance(turn, _Turn)
+                await turn.take()
+                continue
             try:
                 again = await self._commit(room_id, batch)
             except Exception as error:
@@ -167,6 +202,17 @@ class RoomWriter:
         return _again(again)
 
 
+def _take_batch(queue: list[_Waiting[Any] | _Turn[Any]]) -> list[_Waiting[Any]]:
+    """Take the actions that wait before the next turn; none if a turn is next."""
+    batch: list[_Waiting[Any]] = []
+    for waiting in queue[:_MAX_BATCH]:
+        if isinstance(waiting, _Turn):
+            break
+        batch.append(waiting)
+    del queue[: len(batch)]
+    return batch
+
+
 def _do(draft: Draft, waiting: _Waiting[Any]) -> tuple[Any] | None:
     """Do one action and give its result in a tuple; None if it was refused (and nothing of it is left)."""
     mark = draft.mark()
@@ -189,12 +235,12 @@ def _again(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
     return [waiting for waiting in batch if waiting.attempts < _MAX_ATTEMPTS]
 
 
-def _succeed(waiting: _Waiting[T], result: T) -> None:
+def _succeed(waiting: _Waiting[T] | _Turn[T], result: T) -> None:
     if not waiting.done.done():
         waiting.done.set_result(result)
 
 
-def _fail(waiting: _Waiting[Any], error: Exception) -> None:
+def _fail(waiting: _Waiting[Any] | _Turn[Any], error: Exception) -> None:
     if not waiting.done.done():
         waiting.done.set_exception(error)
         waiting.done.exception()  # its caller may be gone

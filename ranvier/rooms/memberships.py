@@ -74,7 +74,8 @@ class Memberships:
             for type_, state_key in row.state_changes:
                 if type_ != MEMBER or state_key not in self._users:
                     continue
-                if row.state_key == state_key and row.type == MEMBER:
+                own_key = row.type == MEMBER and row.state_key == state_key
+                if own_key and row.state_changes.count((type_, state_key)) == 1:
                     self._set(row)
                 else:  # the state was resolved to another event than this one
                     del self._users[state_key]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import asyncpg
 import msgspec
 
-from ranvier.storage.database import Connection, Database
+from ranvier.storage.database import Connection, Database, Record
 from ranvier.storage.events import EVENT_COLUMNS, event_row
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
@@ -15,7 +16,10 @@ _APPEND = "SELECT * FROM log_append($1, $2, $3, $4, $5, $6, $7, $8)"
 _HEAD = "SELECT pos FROM log_head"
 _EVENTS_BETWEEN = f"""
 SELECT {EVENT_COLUMNS},
-       (SELECT jsonb_agg(jsonb_build_array(d.type, d.state_key)) FROM state_deltas d
+       (SELECT jsonb_agg(jsonb_build_array(d.type, d.state_key)) FROM state_deltas d,
+               -- its own key twice, if that became another event than this one
+               generate_series(1, CASE WHEN d.event_nid IS DISTINCT FROM e.event_nid AND d.type = e.type
+                                        AND d.state_key = e.state_key THEN 2 ELSE 1 END)
          WHERE d.room_nid = e.room_nid AND d.pos = e.pos) AS state_changes
 FROM events e JOIN rooms r USING (room_nid)
 WHERE e.pos > $1 AND e.pos <= $2 ORDER BY e.pos
@@ -96,11 +100,31 @@ class Appended(NamedTuple):
     repeated: list[int]
 
 
+class AlreadyStored(Exception):
+    """Say that another process stored one of the events under an integer of its own: nothing was written."""
+
+
 async def append(
     connection: Connection, rooms: Sequence[RoomWrite], rows: Sequence[LogRow], now_ms: int
 ) -> Appended:
-    """Write one batch in one commit; see the function ``log_append`` of the schema."""
-    record = await connection.fetchrow(
+    """Write one batch in one commit; see the function ``log_append`` of the schema.
+
+    Raises AlreadyStored.
+    """
+    try:
+        record = await _append(connection, rooms, rows, now_ms)
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "events_by_id":
+            raise
+        raise AlreadyStored from None
+    assert record is not None
+    return Appended(record["before_pos"], record["moved"], record["repeated"])
+
+
+async def _append(
+    connection: Connection, rooms: Sequence[RoomWrite], rows: Sequence[LogRow], now_ms: int
+) -> Record | None:
+    record: Record | None = await connection.fetchrow(
         _APPEND,
         [
             (r.room_nid, r.room_id, r.version_id, r.expected_head, r.snapshot_nid, r.extremities)
@@ -114,8 +138,7 @@ async def append(
         [(r.kind, r.room_id, r.user_id, r.device_id, r.key, r.key2, r.body) for r in rows],
         now_ms,
     )
-    assert record is not None
-    return Appended(record["before_pos"], record["moved"], record["repeated"])
+    return record
 
 
 def _event_tuple(e: EventRow, txn_scopes: dict[int, str]) -> tuple[Any, ...]:

@@ -23,8 +23,11 @@ FROM current_state s JOIN events e USING (event_nid) JOIN rooms r ON r.room_nid 
 WHERE s.room_nid = $1 AND (s.type, s.state_key) > ($2, $3) ORDER BY s.type, s.state_key LIMIT {_PAGE}
 """
 _MEMBERSHIPS = """
-SELECT r.room_id, s.room_nid, s.membership, s.event_nid, e.pos, e.sender
+SELECT r.room_id, s.room_nid, s.membership, s.event_nid, d.pos, e.sender
 FROM current_state s JOIN rooms r USING (room_nid) JOIN events e USING (event_nid)
+-- A member event that is not in the timeline (it came with the state of a room) has no position of its own.
+JOIN (SELECT room_nid, max(pos) AS pos FROM state_deltas
+      WHERE type = 'm.room.member' AND state_key = $1 GROUP BY room_nid) d ON d.room_nid = s.room_nid
 WHERE s.type = 'm.room.member' AND s.state_key = $1 AND s.membership IS NOT NULL
 """
 _CHANGED_BACK = """
@@ -211,14 +214,19 @@ class RoomStore:
 
     async def snapshot(self, snapshot_nid: int) -> BitMap64:
         """Give the events of a snapshot, by its nearest full copy and the changes since."""
+        return (await self.snapshot_and_steps(snapshot_nid))[0]
+
+    async def snapshot_and_steps(self, snapshot_nid: int) -> tuple[BitMap64, int]:
+        """Give the events of a snapshot, and how many changes lie between it and a full copy."""
         state = BitMap64()
-        for record in await self._database.fetch(_SNAPSHOT_CHAIN, snapshot_nid):
+        chain = await self._database.fetch(_SNAPSHOT_CHAIN, snapshot_nid)
+        for record in chain:
             if record["state"] is not None:
                 state = BitMap64.deserialize(record["state"])
             else:
                 state |= BitMap64(record["added"])
                 state -= BitMap64(record["removed"])
-        return state
+        return state, len(chain) - 1
 
     async def snapshot_steps(self, snapshot_nid: int) -> int:
         """Give how many changes lie between a snapshot and a full copy."""

@@ -194,6 +194,12 @@ class EventRow:
             self._client = _render_client(self)
         return self._client
 
+    def replace_event(self, event: Event) -> None:
+        """Have another form of the same event, before anybody else knows the row."""
+        self.pdu = event.raw
+        self._event = event
+        self._client = None
+
     def set_redacted(self, because: EventRow) -> None:
         """Let readers see the redacted form from now on."""
         if self.redacted_because is None:
