@@ -27,6 +27,9 @@ from ranvier.wire.log_rows import EventRow, Row
 
 MAX_PREVIOUS: Final = 2000
 """How many replaced state events are looked up for one page; beyond it prev_content is left out."""
+_MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
+    name: b',"membership":"%b"' % name.encode() for name in ("join", "invite", "knock", "leave", "ban")
+}
 
 
 class Previous(NamedTuple):
@@ -151,9 +154,7 @@ class Rendering:
 
     def _unsigned(self, row: EventRow) -> bytes:
         unsigned = b'"age":%d' % (self._now_ms - row.origin_server_ts)
-        membership = self._membership(row)
-        if membership is not None:
-            unsigned += b',"membership":"%b"' % membership.encode()
+        unsigned += _MEMBERSHIPS.get(self._membership(row), b"")
         if row.txn_id is not None and row.sender == self._user_id and row.txn_device == self._device_id:
             unsigned += b',"transaction_id":' + orjson.dumps(row.txn_id)
         if row.replaces_nid is not None and (previous := self._previous.get(row.replaces_nid)) is not None:
