@@ -117,7 +117,7 @@ async def sync_context(
     """Make what a section is given when a user syncs now."""
     memberships = (await core.memberships.of(user_id)).values()
     joined = [m for m in memberships if m.membership == "join"]
-    new = [m.room_id for m in joined if since is None or (m.since or 0) > since.pos]
+    new = [m.room_id for m in joined if since is None or (m.since or m.pos) > since.pos]
     return SyncContext(
         user_id=user_id,
         device_id="PHONE",

@@ -1,0 +1,128 @@
+"""The presence of everybody, as every process knows it from the bus."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Set
+from typing import Final
+
+import msgspec
+
+from ranvier.log.bus import Bus, Ephemeral
+from ranvier.wire.tokens import Token
+
+PRESENCE: Final = "presence"
+ONLINE: Final = "online"
+UNAVAILABLE: Final = "unavailable"
+OFFLINE: Final = "offline"
+
+
+class PresenceState(msgspec.Struct, frozen=True, array_like=True):
+    """What one user is; ``process`` is the one that says so. ``last_active_ts`` in milliseconds."""
+
+    presence: str
+    last_active_ts: int
+    currently_active: bool
+    status_msg: str | None
+    process: str
+
+    def same_for_others(self, other: PresenceState | None) -> bool:
+        """Tell whether nobody need be told that this took the place of the other."""
+        return (
+            other is not None
+            and other.presence == self.presence
+            and other.currently_active == self.currently_active
+            and other.status_msg == self.status_msg
+        )
+
+
+_decoder = msgspec.json.Decoder(PresenceState)
+_encode = msgspec.json.Encoder().encode
+
+Listener = Callable[[str, PresenceState], None]
+
+
+class PresenceStates:
+    """Hold the newest state of each user, by the order in which they came. Bounded: the oldest go."""
+
+    def __init__(self, *, bus: Bus, max_users: int = 100_000) -> None:
+        self._bus = bus
+        self._max_users = max_users
+        self._epoch = bus.ephemeral_now()[1]
+        self._floor = 0
+        self._states: OrderedDict[str, tuple[int, PresenceState]] = OrderedDict()
+        self._present: set[str] = set()
+        self._listeners: list[Listener] = []
+        self._on_reset: list[Callable[[], None]] = []
+        bus.listen(ephemerals=self._on_message)
+
+    @property
+    def present(self) -> Set[str]:
+        """Who is not offline. Do not change it, and copy it before awaiting."""
+        return self._present
+
+    def listen(self, changed: Listener, reset: Callable[[], None]) -> None:
+        """Have ``changed`` called for each message, and ``reset`` when the bus began anew."""
+        self._listeners.append(changed)
+        self._on_reset.append(reset)
+
+    def get(self, user_id: str) -> PresenceState | None:
+        """Give the state of a user, None for one who was not online lately."""
+        known = self._states.get(user_id)
+        return None if known is None else known[1]
+
+    def users(self) -> Iterator[str]:
+        """Give everybody of whom there is a state."""
+        return iter(self._states)
+
+    def changed(self, since: Token, upto: Token) -> list[str] | None:
+        """Give the users whose state changed between two tokens; None where that is not known any more."""
+        if since.epoch != upto.epoch or self._epoch != upto.epoch or since.ephemeral < self._floor:
+            return None
+        found: list[str] = []
+        for user_id, (count, _) in reversed(self._states.items()):
+            if count <= since.ephemeral:
+                break
+            if count <= upto.ephemeral:
+                found.append(user_id)
+        return found
+
+    def seed(self, user_id: str, state: PresenceState) -> None:
+        """Take note of a state without telling anybody."""
+        if user_id not in self._states:
+            self._set(user_id, 0, state)
+            self._states.move_to_end(user_id, last=False)
+
+    async def publish(self, user_id: str, state: PresenceState) -> None:
+        """Tell every process."""
+        self._on_message(await self._bus.publish_ephemeral(PRESENCE, user_id, _encode(state)))
+
+    def _on_message(self, message: Ephemeral) -> None:
+        if message.kind != PRESENCE:
+            return
+        if message.epoch != self._epoch:
+            self._epoch = message.epoch
+            self._states.clear()
+            self._present.clear()
+            self._floor = 0
+            for reset in self._on_reset:
+                reset()
+        known = self._states.get(message.key)
+        if known is not None and known[0] >= message.count:
+            return
+        state = _decoder.decode(message.body)
+        self._set(message.key, message.count, state)
+        while len(self._states) > self._max_users:
+            user_id, (count, _) = self._states.popitem(last=False)
+            self._present.discard(user_id)
+            self._floor = max(self._floor, count)
+        for listener in self._listeners:
+            listener(message.key, state)
+
+    def _set(self, user_id: str, count: int, state: PresenceState) -> None:
+        self._states[user_id] = (count, state)
+        self._states.move_to_end(user_id)
+        if state.presence == OFFLINE:
+            self._present.discard(user_id)
+        else:
+            self._present.add(user_id)

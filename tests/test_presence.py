@@ -1,0 +1,402 @@
+"""Presence: by syncing and by the client API, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pytest
+
+from ranvier.client_api.presence import MAX_STATUS_LENGTH, ROUTES
+from ranvier.config.rooms import PresenceConfig
+from ranvier.log.bus import Ephemeral, LocalBus
+from ranvier.spec.filters import NO_FILTER, Filter, parse_filter
+from ranvier.storage.presence import PresenceRow, PresenceStore
+from ranvier.sync.sections.presence import PresenceSection
+from ranvier.users.presence import Presence
+from ranvier.users.presence_states import PresenceStates
+from ranvier.users.shown_presence import ShownPresence
+from ranvier.wire.tokens import Token
+from tests.core import Core, running_core
+from tests.endpoints import Endpoints, ManualClock, background, nobody_ignored, serving, sync_context
+
+ALICE, BOB, CAROL = "@alice:example.org", "@bob:example.org", "@carol:example.org"
+CONFIG = PresenceConfig(
+    enabled=True,
+    include_offline_users_on_sync=False,
+    last_active_granularity_ms=60_000,
+    sync_online_timeout_ms=30_000,
+    idle_timeout_ms=300_000,
+)
+
+
+@dataclass
+class Scene:
+    """A room of Alice and Bob; Carol is a stranger."""
+
+    core: Core
+    bus: LocalBus
+    clock: ManualClock
+    store: PresenceStore
+    states: PresenceStates
+    presence: Presence
+    section: PresenceSection
+    http: Endpoints
+    room_id: str
+    messages: list[Ephemeral]
+
+    async def put(self, user: str, body: Any, of: str | None = None) -> tuple[int, Any]:
+        """Set a status."""
+        return await self.http.ask("PUT", user, f"/presence/{of or user}/status", body)
+
+    async def get(self, asking: str, user: str) -> tuple[int, Any]:
+        """Ask for a status."""
+        return await self.http.ask("GET", asking, f"/presence/{user}/status")
+
+    async def told(self, user: str, since: Token | None = None, filter: Filter = NO_FILTER) -> dict[str, Any]:
+        """Give what a sync tells of presence, by user."""
+        context = await sync_context(self.core, self.bus, user, since, filter)
+        value = await (self.section.initial(context) if since is None else self.section.since(context))
+        events = [] if value is None else orjson.loads(value)["events"]
+        assert all(event["type"] == "m.presence" for event in events)
+        return {event["sender"]: event["content"] for event in events}
+
+    async def now(self) -> Token:
+        """Give the token of a sync at this moment."""
+        return (await sync_context(self.core, self.bus, ALICE)).upto
+
+    async def later(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.forward(seconds)
+        await self.presence.settle()
+
+
+def build(
+    core: Core, bus: LocalBus, clock: ManualClock, config: PresenceConfig = CONFIG, process: str = "main"
+) -> tuple[PresenceStore, PresenceStates, Presence, ShownPresence, PresenceSection]:
+    """Build all of presence."""
+    store, states = PresenceStore(core.database), PresenceStates(bus=bus)
+    presence = Presence(
+        config=config, states=states, store=store, tail=core.tail, clock=clock, process=process
+    )
+    shown = ShownPresence(
+        config=config,
+        states=states,
+        store=store,
+        memberships=core.memberships,
+        rooms=core.rooms,
+        clock=clock,
+    )
+    section = PresenceSection(
+        config=config, states=states, shown=shown, store=store, rooms=core.rooms, ignored=nobody_ignored
+    )
+    return store, states, presence, shown, section
+
+
+@pytest.fixture
+async def scene(database: str, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    """Serve the endpoints; a test may ask for another configuration."""
+    config = getattr(request, "param", CONFIG)
+    bus, clock, messages = LocalBus(), ManualClock(), list[Ephemeral]()
+    async with running_core(database, bus=bus) as core:
+        store, states, presence, shown, section = build(core, bus, clock, config)
+        bus.listen(ephemerals=messages.append)
+        room_id = await core.create_room()
+        await core.join(room_id, BOB)
+        async with serving(ROUTES, {"presence": presence, "shown_presence": shown}) as http:
+            yield Scene(core, bus, clock, store, states, presence, section, http, room_id, messages)
+
+
+async def test_who_syncs_is_online_and_who_stops_is_not(scene: Scene) -> None:
+    """Nobody would be seen online, or everybody for ever."""
+    since = await scene.now()
+    async with scene.presence.syncing(BOB, "PHONE", "online"):
+        told = await scene.told(ALICE, since)
+        assert told == {BOB: {"presence": "online", "currently_active": True, "last_active_ago": 0}}
+        assert await scene.told(ALICE) == told
+        await scene.later(31)
+        assert (await scene.told(ALICE))[BOB]["presence"] == "online"
+    since = await scene.now()
+    await scene.later(28)
+    assert await scene.told(ALICE, since) == {}
+    await scene.later(3)
+    assert (await scene.told(ALICE, since))[BOB]["presence"] == "offline"
+    assert await scene.told(ALICE) == {}
+
+
+async def test_syncing_on_and_on_wakes_nobody_and_writes_nothing(scene: Scene) -> None:
+    """A thousand people who do nothing would keep each other's phones and the database busy."""
+    for _ in range(50):
+        await scene.presence.touch(BOB, "PHONE", "online")
+        async with scene.presence.syncing(BOB, "LAPTOP", "online"):
+            await scene.later(20)
+    assert len(scene.messages) == 1
+    await scene.presence.flush()
+    assert await scene.store.get(BOB) == PresenceRow(
+        BOB, None, orjson.loads(scene.messages[0].body)[1], "main"
+    )
+
+
+async def test_a_client_may_sync_without_being_online(scene: Scene) -> None:
+    """An app that fetches in the background would show its user as online all night."""
+    await scene.presence.touch(BOB, "PHONE", "offline")
+    assert await scene.told(ALICE) == {}
+    await scene.presence.touch(BOB, "PHONE", "unavailable")
+    assert (await scene.told(ALICE))[BOB]["presence"] == "unavailable"
+    await scene.presence.touch(BOB, "PHONE", "offline")
+    assert await scene.told(ALICE) == {}
+
+
+async def test_the_most_present_device_counts(scene: Scene) -> None:
+    """Who leaves a tablet lying idle would be shown as idle while writing on the phone."""
+    await scene.presence.touch(BOB, "TABLET", "unavailable")
+    await scene.presence.touch(BOB, "PHONE", "online")
+    await scene.presence.touch(BOB, "TABLET", "unavailable")
+    assert (await scene.told(ALICE))[BOB]["presence"] == "online"
+    await scene.presence.touch(BOB, "PHONE", "offline")
+    assert (await scene.told(ALICE))[BOB]["presence"] == "unavailable"
+
+
+async def test_who_does_nothing_becomes_idle_and_by_writing_active_again(scene: Scene) -> None:
+    """Somebody who went home would be seen as active; or who writes, as away."""
+    async with scene.presence.syncing(BOB, "PHONE", "online"):
+        await scene.later(61)
+        assert (await scene.told(ALICE))[BOB] == {
+            "presence": "online",
+            "currently_active": False,
+            "last_active_ago": 61_000,
+        }
+        await scene.later(240)
+        assert (await scene.told(ALICE))[BOB]["presence"] == "unavailable"
+        since = await scene.now()
+        await scene.core.send(scene.room_id, BOB, "I am back")
+        await scene.presence.settle()
+        told = (await scene.told(ALICE, since))[BOB]
+        assert told == {"presence": "online", "currently_active": True, "last_active_ago": 0}
+
+
+async def test_being_active_is_told_once(scene: Scene) -> None:
+    """Each message would cost everybody in all rooms of its sender a second one."""
+    async with scene.presence.syncing(BOB, "PHONE", "online"):
+        for n in range(20):
+            await scene.core.send(scene.room_id, BOB, str(n))
+            await scene.later(10)
+        assert len(scene.messages) == 1
+        scene.clock.forward(30)
+        assert (await scene.told(ALICE))[BOB]["last_active_ago"] <= 60_000
+
+
+async def test_a_status_is_told_and_kept(scene: Scene, database: str) -> None:
+    """ "In a meeting" would be seen by nobody, or be gone after a restart."""
+    since = await scene.now()
+    assert await scene.put(BOB, {"presence": "unavailable", "status_msg": "In a meeting"}) == (200, {})
+    expected = {"presence": "unavailable", "status_msg": "In a meeting", "last_active_ago": 0}
+    assert await scene.told(ALICE, since) == {BOB: expected}
+    assert await scene.get(ALICE, BOB) == (200, expected)
+    assert await scene.get(BOB, BOB) == (200, expected)
+    await scene.later(31)
+    assert (await scene.get(ALICE, BOB))[1] == {**expected, "presence": "offline", "last_active_ago": 31_000}
+    await scene.presence.flush()
+    async with running_core(database) as core:
+        *_, presence, shown, _ = build(core, LocalBus(), scene.clock)
+        await presence.start()
+        assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
+        await presence.touch(BOB, "PHONE", "online")
+        assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
+    assert await scene.put(BOB, {"presence": "online"}) == (200, {})
+    assert "status_msg" not in (await scene.get(ALICE, BOB))[1]
+
+
+async def test_a_status_can_be_taken_back_while_offline(scene: Scene) -> None:
+    """ "In a meeting" would come back after the next restart."""
+    await scene.store.put([PresenceRow(BOB, "In a meeting", 5, None)])
+    assert await scene.put(BOB, {"presence": "offline"}) == (200, {})
+    await scene.presence.flush()
+    row = await scene.store.get(BOB)
+    assert row is not None
+    assert row.status_msg is None
+
+
+async def test_after_a_crash_nobody_stays_online(scene: Scene, database: str) -> None:
+    """Who closed their laptop while the server was down would be online for ever."""
+    await scene.presence.touch(BOB, "PHONE", "online")
+    await scene.presence.touch(ALICE, "PHONE", "online")
+    await scene.presence.flush()
+    bus = LocalBus()
+    async with running_core(database, bus=bus) as core:
+        _, states, presence, _, section = build(core, bus, scene.clock)
+        await presence.start()
+        assert states.present == {ALICE, BOB}
+        await presence.touch(ALICE, "PHONE", "online")
+        since = Token(core.tail.pos, *bus.ephemeral_now())
+        scene.clock.forward(91)
+        await presence.touch(ALICE, "PHONE", "online")
+        await presence.settle()
+        told = await section.since(await sync_context(core, bus, ALICE, since))
+        assert told is not None
+        [event] = orjson.loads(told)["events"]
+        assert (event["sender"], event["content"]["presence"]) == (BOB, "offline")
+        await presence.flush()
+        row = await PresenceStore(core.database).get(BOB)
+        assert row is not None
+        assert row.process is None
+
+
+async def test_strangers_see_nothing(scene: Scene) -> None:
+    """Anybody could watch when somebody sleeps."""
+    since = await scene.now()
+    await scene.presence.touch(BOB, "PHONE", "online")
+    assert await scene.told(CAROL) == {}
+    assert await scene.told(CAROL, since) == {}
+    for user in (BOB, "@nobody:example.org"):
+        status, error = await scene.get(CAROL, user)
+        assert (status, error["errcode"]) == (403, "M_FORBIDDEN")
+    assert await scene.get(CAROL, CAROL) == (200, {"presence": "offline"})
+
+
+async def test_a_user_is_told_of_their_own_presence(scene: Scene) -> None:
+    """A client could not show its user what others see of them."""
+    since = await scene.now()
+    await scene.presence.touch(CAROL, "PHONE", "online")
+    assert set(await scene.told(CAROL, since)) == set(await scene.told(CAROL)) == {CAROL}
+
+
+async def test_who_comes_into_a_room_sees_and_is_seen(scene: Scene) -> None:
+    """In a room that one just joined everybody would seem to be offline."""
+    await scene.presence.touch(BOB, "PHONE", "online")
+    await scene.presence.touch(CAROL, "PHONE", "online")
+    since = await scene.now()
+    await scene.core.join(scene.room_id, CAROL)
+    await scene.presence.settle()
+    assert (await scene.told(CAROL, since))[BOB]["presence"] == "online"
+    assert (await scene.told(ALICE, since))[CAROL]["presence"] == "online"
+
+
+async def test_many_are_found_with_and_without_the_rooms_in_memory(scene: Scene) -> None:
+    """On a server with many users, those in rooms not in memory would seem to be offline."""
+    crowd = {f"@u{n}:example.org" for n in range(30)}
+    other = await scene.core.create_room()
+    for n, user in enumerate(sorted(crowd)):
+        await scene.core.join(scene.room_id if n % 2 else other, user)
+    for user in (*crowd, CAROL):
+        await scene.presence.touch(user, "PHONE", "online")
+    assert set(await scene.told(ALICE)) == crowd
+    scene.core.rooms.drop(other)
+    assert set(await scene.told(ALICE)) == crowd
+
+
+async def test_old_tokens_get_the_present_state(scene: Scene) -> None:
+    """After a restart of the server a client would not see who is online."""
+    await scene.presence.touch(BOB, "PHONE", "online")
+    assert set(await scene.told(ALICE, Token(scene.core.tail.pos, 9, "another"))) == {BOB}
+    assert await scene.told(ALICE, await scene.now()) == {}
+
+
+async def test_filters_and_ignored_users(scene: Scene) -> None:
+    """Who wants to hear nothing of somebody would still see them come and go."""
+    await scene.presence.touch(BOB, "PHONE", "online")
+    definitions: list[Any] = [
+        {"types": []},
+        {"not_senders": [BOB]},
+        {"senders": [ALICE]},
+        {"not_types": ["*"]},
+    ]
+    for definition in definitions:
+        assert await scene.told(ALICE, filter=parse_filter({"presence": definition})) == {}
+
+    async def ignored(user_id: str) -> frozenset[str]:
+        return frozenset({BOB})
+
+    scene.section._ignored = ignored
+    assert await scene.told(ALICE) == {}
+
+
+@pytest.mark.parametrize(
+    ("of", "body", "status", "errcode"),
+    [
+        (BOB, {"presence": "online"}, 403, "M_FORBIDDEN"),
+        (ALICE, {"presence": "busy"}, 400, "M_BAD_JSON"),
+        (ALICE, {}, 400, "M_BAD_JSON"),
+        (ALICE, {"presence": "online", "status_msg": 5}, 400, "M_BAD_JSON"),
+        (ALICE, {"presence": "online", "status_msg": "x" * (MAX_STATUS_LENGTH + 1)}, 400, "M_INVALID_PARAM"),
+        (ALICE, {"presence": "online", "status_msg": "\0"}, 400, "M_INVALID_PARAM"),
+    ],
+)
+async def test_wrong_requests_are_refused(
+    scene: Scene, of: str, body: Any, status: int, errcode: str
+) -> None:
+    """One could speak for others, or fill the server with long texts."""
+    answer, error = await scene.put(ALICE, body, of)
+    assert (answer, error["errcode"]) == (status, errcode)
+    assert scene.messages == []
+    status, error = await scene.get(ALICE, "nobody")
+    assert (status, error["errcode"]) == (400, "M_INVALID_PARAM")
+
+
+@pytest.mark.parametrize("scene", [replace(CONFIG, enabled=False)], indirect=True)
+async def test_a_server_without_presence_takes_it_and_tells_nothing(scene: Scene) -> None:
+    """Clients of a server that has it switched off would show errors, or it would work for nothing."""
+    assert await scene.put(BOB, {"presence": "online", "status_msg": "here"}) == (200, {})
+    await scene.presence.touch(BOB, "PHONE", "online")
+    async with scene.presence.syncing(BOB, "PHONE", "online"):
+        assert await scene.told(ALICE) == {}
+    assert scene.messages == []
+    assert await scene.get(ALICE, BOB) == (200, {"presence": "offline"})
+
+
+@pytest.mark.parametrize("scene", [replace(CONFIG, include_offline_users_on_sync=True)], indirect=True)
+async def test_offline_users_are_told_of_if_so_configured(scene: Scene) -> None:
+    """An administrator's choice that clients see when somebody was last there would do nothing."""
+    await scene.store.put([PresenceRow(BOB, "gone", scene.clock.now_ms() - 5000, None)])
+    await scene.store.put([PresenceRow(CAROL, "gone", 5, None)])
+    expected = {"presence": "offline", "status_msg": "gone", "last_active_ago": 5000}
+    assert await scene.told(ALICE) == {BOB: expected}
+
+
+async def test_two_processes_agree(scene: Scene) -> None:
+    """A user whose devices are connected to two workers would come and go all the time."""
+    _, states, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
+    async with other.syncing(BOB, "LAPTOP", "online"):
+        await scene.presence.touch(BOB, "PHONE", "unavailable")
+        await other.settle()
+        assert scene.states.get(BOB) == states.get(BOB)
+        assert (await scene.told(ALICE))[BOB]["presence"] == "online"
+        await scene.later(100)
+        await other.settle()
+        assert (await scene.told(ALICE))[BOB]["presence"] == "online"
+        count = len(scene.messages)
+        await scene.presence.settle()
+        await other.settle()
+        assert len(scene.messages) == count
+
+
+async def test_a_reset_of_the_bus_is_survived(scene: Scene) -> None:
+    """After a restart of Redis everybody would be offline until they leave and come back."""
+    await scene.presence.touch(BOB, "PHONE", "online")
+    scene.bus._epoch, scene.bus._count = "new", 0
+    await scene.bus.publish_ephemeral("presence", CAROL, b'["online",5,false,null,"other"]')
+    await scene.presence.settle()
+    assert scene.states.present == {BOB, CAROL}
+    assert (await scene.told(ALICE, Token(0, 0, "new")))[BOB]["presence"] == "online"
+
+
+async def test_what_runs_always_ends_and_writes(scene: Scene) -> None:
+    """Nobody would ever go offline by time alone; or a status would be lost when the server stops."""
+    ended = asyncio.Event()
+
+    def look(message: Ephemeral) -> None:
+        if b"offline" in message.body:
+            ended.set()
+
+    scene.bus.listen(ephemerals=look)
+    async with background(scene.presence.run()):
+        await scene.put(BOB, {"presence": "online", "status_msg": "here"})
+        scene.clock.forward(31)
+        scene.presence._deadlines._sooner.set()
+        await asyncio.wait_for(ended.wait(), 10)
+    row = await scene.store.get(BOB)
+    assert row is not None
+    assert (row.status_msg, row.process) == ("here", None)
