@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bench import report
 from bench.client import WrongAnswerError
-from bench.goals import evaluate
+from bench.goals import evaluate, growth
 from bench.plot import draw
-from bench.run import run_server
+from bench.run import Seeding, run_server
 from bench.scenarios import REGISTER_DEFAULT_HASH, SCENARIOS
 from bench.scenarios.base import Pace
 from bench.servers.base import Server
@@ -32,6 +32,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--server", choices=["synapse", "ranvier", "both"], default="both")
     parser.add_argument("--only", choices=names, action="append", default=[], help="may be repeated")
+    parser.add_argument(
+        "--after-seed",
+        type=int,
+        default=0,
+        metavar="EVENTS",
+        help="run Ranvier's scenarios again after so many events more; default: do not",
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, to see that all works")
     parser.add_argument(
         "--results", type=Path, help="default: bench/results, or bench/work/results for a partial run"
@@ -72,7 +79,8 @@ def _measure(
     server = make(folder)
     print(f"{server.title} {server.version()}", file=sys.stderr, flush=True)
     try:
-        result = run_server(server, _QUICK if arguments.quick else Pace(), arguments.only)
+        pace = _QUICK if arguments.quick else Pace()
+        result = run_server(server, pace, arguments.only, _seeding(server, arguments.after_seed))
     except (WrongAnswerError, OSError, RuntimeError, ExceptionGroup) as error:
         reasons = error.exceptions if isinstance(error, ExceptionGroup) else error
         print(f"{server.title} failed: {reasons!r}; its log is in {folder}", file=sys.stderr)
@@ -83,6 +91,10 @@ def _measure(
     return True
 
 
+def _seeding(server: Server, events: int) -> Seeding | None:
+    return Seeding(events, server.seed) if events and isinstance(server, Ranvier) else None
+
+
 def _finish(results: Path) -> int:
     found = report.load(results, _RESULTS)
     table = report.markdown(found)
@@ -91,7 +103,8 @@ def _finish(results: Path) -> int:
     print(table)
     if len(found) < len(report.NAMES):
         return 0
-    outcomes = evaluate(found["ranvier"][0], found["synapse"][0])
+    ranvier = found["ranvier"][0]
+    outcomes = evaluate(ranvier, found["synapse"][0]) + growth(ranvier)
     return 0 if all(outcome.passed for outcome in outcomes) else 2
 
 

@@ -67,6 +67,19 @@ GOALS = [
 ]
 
 
+MOST_GROWTH = 1.3
+
+
+def growth(result: ServerResult) -> list[Outcome]:
+    """Say for each scenario how its CPU per operation grew with the log; empty if that was not measured."""
+    outcomes = []
+    for name, after in result.after_seed.items():
+        if (before := result.measurements.get(name)) is not None:
+            ratio = after.cpu_ms / before.cpu_ms
+            outcomes.append(Outcome(name, f"≤ {MOST_GROWTH}×", f"{ratio:.2f}×", ratio <= MOST_GROWTH))
+    return outcomes
+
+
 def evaluate(ranvier: ServerResult, other: ServerResult) -> list[Outcome]:
     """Return the outcome of each goal whose figures were measured."""
     outcomes = []

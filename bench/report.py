@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from bench.goals import Outcome, evaluate
+from bench.goals import MOST_GROWTH, Outcome, evaluate, growth
 from bench.measure import Measurement
 from bench.proc import Memory
 from bench.run import Idle, ServerResult
@@ -23,8 +23,10 @@ def save(result: ServerResult, folder: Path, run_id: str) -> None:
     path = folder / f"{result.name}.json"
     document = result.as_json() | {"run": run_id, "machine": _machine()}
     if path.exists():
-        earlier = orjson.loads(path.read_bytes())["measurements"]
-        document["measurements"] = earlier | {name: vars(m) for name, m in result.measurements.items()}
+        earlier = orjson.loads(path.read_bytes())
+        for part, new in (("measurements", result.measurements), ("after_seed", result.after_seed)):
+            document[part] = earlier.get(part, {}) | {name: vars(m) for name, m in new.items()}
+        document["seeded_events"] = result.seeded_events or earlier.get("seeded_events", 0)
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
@@ -49,11 +51,17 @@ def _result(document: dict[str, Any]) -> ServerResult:
         name=document["name"],
         title=document["title"],
         version=document["version"],
-        measurements={name: Measurement(**m) for name, m in document["measurements"].items()},
+        measurements=_measurements(document["measurements"]),
         memory_at_rest=Memory(**document["memory_at_rest"]),
         memory_after=Memory(**document["memory_after"]),
         idle=Idle(**document["idle"]),
+        seeded_events=document.get("seeded_events", 0),
+        after_seed=_measurements(document.get("after_seed", {})),
     )
+
+
+def _measurements(document: dict[str, Any]) -> dict[str, Measurement]:
+    return {name: Measurement(**m) for name, m in document.items()}
 
 
 def _machine() -> str:
@@ -71,6 +79,12 @@ def markdown(results: dict[str, tuple[ServerResult, str]]) -> str:
         parts += ["## Goals", _goals(evaluate(results["ranvier"][0], results["synapse"][0]))]
     servers = [results[name][0] for name in NAMES if name in results]
     parts += ["## Scenarios", _LEGEND, _scenarios(servers), "## At rest", _memory(servers)]
+    for server in servers:
+        if server.after_seed:
+            parts += [
+                f"## {server.title} with {server.seeded_events:,} events more in its log",
+                _after_seed(server),
+            ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,6 +123,19 @@ def _scenarios(servers: list[ServerResult]) -> str:
         "others",
     ]
     return _table(head, rows)
+
+
+def _after_seed(server: ServerResult) -> str:
+    titles = {scenario.name: scenario.title for scenario in SCENARIOS}
+    rows = []
+    for outcome in growth(server):
+        before, after = server.measurements[outcome.title], server.after_seed[outcome.title]
+        figures = [f"{value:.2f}" for value in (before.cpu_ms, after.cpu_ms)]
+        latencies = [f"{value:.1f}" for value in (before.p50_ms, after.p50_ms, before.p99_ms, after.p99_ms)]
+        passed = "yes" if outcome.passed else "**no**"
+        rows.append([titles[outcome.title], *figures, outcome.reached, *latencies, passed])
+    head = ["scenario", "CPU ms", "CPU ms after", "ratio", "p50 ms", "p50 after", "p99 ms", "p99 after"]
+    return _table([*head, f"≤ {MOST_GROWTH}×"], rows)
 
 
 def _figures(m: Measurement) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 
 import uvloop
@@ -31,7 +32,7 @@ class Idle:
 
 @dataclass(frozen=True)
 class ServerResult:
-    """All figures of one server."""
+    """All figures of one server; `after_seed` are those with `seeded_events` more in its log."""
 
     name: str
     title: str
@@ -40,46 +41,86 @@ class ServerResult:
     memory_at_rest: Memory
     memory_after: Memory
     idle: Idle
+    seeded_events: int = 0
+    after_seed: dict[str, Measurement] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """Return plain containers."""
         return asdict(self)
 
 
-def run_server(server: Server, pace: Pace, only: Collection[str]) -> ServerResult:
-    """Start the server, run the scenarios (those in `only`, or all) and stop it.
+@dataclass(frozen=True)
+class Seeding:
+    """How a stopped server's log is made longer, and by how many events."""
+
+    events: int
+    seed: Callable[[int], None]
+
+
+def run_server(
+    server: Server, pace: Pace, only: Collection[str], seeding: Seeding | None = None
+) -> ServerResult:
+    """Start the server, run the scenarios (those in `only`, or all) and stop it; seed it and run them again.
 
     Raises WrongAnswerError, OSError, RuntimeError (the server does not start), or a group of them.
     """
-    try:
-        server.start()
-        result = uvloop.run(_run_scenarios(server, pace, only))
-    finally:
-        server.stop()
-    if only and REGISTER_DEFAULT_HASH.name not in only:
+    world = World(HOST, server.port)
+    with _running(server):
+        result = uvloop.run(_run_scenarios(server, world, pace, only))
+    if not only or REGISTER_DEFAULT_HASH.name in only:
+        server.cheap_hashing = False
+        with _running(server):
+            result.measurements.update(uvloop.run(_run_with_default_hash(server, pace)))
+        server.cheap_hashing = True
+    if seeding is None:
         return result
-    server.cheap_hashing = False
+    seeding.seed(seeding.events)
+    with _running(server):
+        after = uvloop.run(_run_after_seed(server, world, pace, only))
+    return replace(result, seeded_events=seeding.events, after_seed=after)
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[None]:
     try:
         server.start()
-        result.measurements.update(uvloop.run(_run_after_restart(server, pace)))
+        yield
     finally:
         server.stop()
-    return result
 
 
-async def _run_scenarios(server: Server, pace: Pace, only: Collection[str]) -> ServerResult:
+async def _run_scenarios(server: Server, world: World, pace: Pace, only: Collection[str]) -> ServerResult:
     tree = server.tree()
     idle = await _idle(tree, 10 * pace.seconds)
     at_rest = tree.memory()
-    bench = Bench(World(HOST, server.port), Meter(tree), pace)
+    bench = Bench(world, Meter(tree), pace)
+    await _run_all(bench, bench, only)
+    measured = _wanted(bench.measurements, only)
+    return ServerResult(server.name, server.title, server.version(), measured, at_rest, tree.memory(), idle)
+
+
+async def _run_after_seed(
+    server: Server, world: World, pace: Pace, only: Collection[str]
+) -> dict[str, Measurement]:
+    """Run the scenarios once more: users and rooms are made anew beside the world, the rest is done in it."""
+    world.reconnect()
+    meter = Meter(server.tree())
+    beside = World(HOST, server.port, user_prefix="after-seed")
+    await _run_all(Bench(beside, meter, pace), Bench(world, meter, pace), only)
+    return _wanted(meter.measurements, only)
+
+
+async def _run_all(builder: Bench, bench: Bench, only: Collection[str]) -> None:
     for scenario in SCENARIOS:
         if not only or scenario.name in only or scenario.builds_world:
-            await _run_one(scenario, bench)
-    wanted = {name: m for name, m in bench.measurements.items() if not only or name in only}
-    return ServerResult(server.name, server.title, server.version(), wanted, at_rest, tree.memory(), idle)
+            await _run_one(scenario, builder if scenario.builds_world else bench)
 
 
-async def _run_after_restart(server: Server, pace: Pace) -> dict[str, Measurement]:
+def _wanted(measurements: dict[str, Measurement], only: Collection[str]) -> dict[str, Measurement]:
+    return {name: m for name, m in measurements.items() if not only or name in only}
+
+
+async def _run_with_default_hash(server: Server, pace: Pace) -> dict[str, Measurement]:
     bench = Bench(World(HOST, server.port), Meter(server.tree()), pace)
     await _run_one(REGISTER_DEFAULT_HASH, bench)
     return bench.measurements

@@ -22,10 +22,15 @@ class World:
 
     host: str
     port: int
+    user_prefix: str = "user"
     users: list[Client] = field(default_factory=list)
     small_rooms: list[str] = field(default_factory=list)
     big_room: str = ""
     rooms_of: dict[str, set[str]] = field(default_factory=dict)
+
+    def reconnect(self) -> None:
+        """Give every user a new connection: the server, or the event loop, is not the one of before."""
+        self.users = [user.twin() for user in self.users]
 
     def entered(self, user: Client, room_id: str) -> None:
         """Note that a user is now in a room."""

@@ -12,13 +12,13 @@ async def register(bench: Bench) -> None:
     world = bench.world
     with bench.meter.measure("register") as recording:
         for number in bench.pace.budget(USERS, 4, at_most=300):
-            user = Client(world.host, world.port, f"user{number}")
+            user = Client(world.host, world.port, f"{world.user_prefix}{number}")
             await recording.time(user.register(f"correct horse {number}"))
             world.users.append(user)
     for user in world.users[USERS:]:
         user.connection.close()
     while len(world.users) < USERS:
-        user = Client(world.host, world.port, f"user{len(world.users)}")
+        user = Client(world.host, world.port, f"{world.user_prefix}{len(world.users)}")
         await user.register("correct horse")
         world.users.append(user)
     del world.users[USERS:]

@@ -60,7 +60,7 @@ class Server(ABC):
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env=_environment(),
+                env=environment(),
             )
         self._wait_until_ready(self._process)
 
@@ -92,7 +92,8 @@ class Server(ABC):
             time.sleep(0.1)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment for a server's processes."""
     # The driver's own packages must not be seen by the server's interpreter.
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 

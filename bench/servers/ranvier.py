@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from bench.servers.base import HOST, RATE_LIMITS, Server
+from bench.servers.base import HOST, RATE_LIMITS, Server, environment
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +38,13 @@ class Ranvier(Server):
         """Return the checkout's version."""
         code = "import ranvier; print(ranvier.__version__)"
         return subprocess.check_output([self._python, "-c", code], text=True, cwd=_ROOT).strip()
+
+    def seed(self, events: int) -> None:
+        """Make the log longer by so many events while the server is stopped; raises RuntimeError."""
+        command = [self._python, "-m", "bench.seed", "--data", str(self._data), "--events", str(events)]
+        result = subprocess.run(command, cwd=_ROOT, env=environment(), check=False)
+        if result.returncode:
+            raise RuntimeError("seeding failed")
 
     @property
     def _data(self) -> Path:
