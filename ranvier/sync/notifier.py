@@ -26,30 +26,34 @@ class Waiter:
     Used as a context manager, so that the notifier forgets it.
     """
 
-    __slots__ = ("_event", "_notifier", "rooms", "user_id")
+    __slots__ = ("_future", "_notifier", "_woken", "rooms", "user_id")
 
     def __init__(self, notifier: Notifier, user_id: str, rooms: dict[str, Membership]) -> None:
         self.user_id = user_id
         self.rooms = rooms
         self._notifier = notifier
-        self._event = asyncio.Event()
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait until woken; False after ``timeout_s`` seconds. Afterwards it can be waited for again."""
-        if not self._event.is_set():
-            if timeout_s <= 0:
-                return False
+        if not self._woken and timeout_s > 0:
+            loop = asyncio.get_running_loop()
+            self._future = loop.create_future()
+            timer = loop.call_later(timeout_s, _resolve, self._future)
             try:
-                async with asyncio.timeout(timeout_s):
-                    await self._event.wait()
-            except TimeoutError:
-                return False
-        self._event.clear()
-        return True
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        woken, self._woken = self._woken, False
+        return woken
 
     def wake(self) -> None:
         """End the wait."""
-        self._event.set()
+        self._woken = True
+        if self._future is not None:
+            _resolve(self._future)
 
     def __enter__(self) -> Waiter:
         self._notifier.add(self)
@@ -59,6 +63,11 @@ class Waiter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._notifier.remove(self)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Notifier:
@@ -75,6 +84,8 @@ class Notifier:
         self._waiting: dict[str, set[Waiter]] = {}
         self._shared: asyncio.Queue[str] = asyncio.Queue()
         self._closed = False
+        self.shared_pos = tail.pos
+        """Position of the newest row that may concern users who are named neither by user nor by room."""
         tail.listen(self._on_rows)
         bus.listen(ephemerals=self._on_ephemeral)
 
@@ -133,11 +144,11 @@ class Notifier:
                 self.wake_room(room_id)
 
     def _on_rows(self, rows: Sequence[Row]) -> None:
-        if not self._waiting:
-            return
         woken_rooms: set[str] = set()
         for row in rows:
             if isinstance(row, EventRow):
+                if not self._waiting:
+                    continue
                 if row.type == MEMBER and row.state_key is not None:
                     self.wake_users((row.state_key,))
                 if row.room_id not in woken_rooms:
@@ -152,7 +163,9 @@ class Notifier:
         elif row.user_id is not None:
             self.wake_users((row.user_id,))
             if row.kind in SHARED_KINDS:
-                self._shared.put_nowait(row.user_id)
+                self.shared_pos = row.pos
+                if self._waiting:
+                    self._shared.put_nowait(row.user_id)
 
     def _on_ephemeral(self, message: Ephemeral) -> None:
         if not self._waiting:
