@@ -14,9 +14,14 @@ from ranvier.http.request import Request
 from ranvier.http.response import Result
 from ranvier.http.route import Auth, Route, versions
 from ranvier.spec.errors import invalid_param
+from ranvier.users.cross_signing import USAGES, CrossSigning
 from ranvier.users.device_keys import DeviceKeys
+from ranvier.users.device_lists import DeviceLists
+from ranvier.users.uia import Uia
+from ranvier.wire.tokens import parse_token
 
 V3 = versions("v3", "r0")
+CROSS_SIGNING = versions("v3", "r0", "unstable")
 
 
 class UploadBody(msgspec.Struct):
@@ -72,8 +77,39 @@ async def claim_keys(request: Request, *, device_keys: DeviceKeys) -> Result:
     return await device_keys.claim(request.json(ClaimBody).one_time_keys)
 
 
+async def key_changes(request: Request, *, device_lists: DeviceLists) -> Result:
+    """Name the users whose keys changed, and those who are out of sight, after a token."""
+    after = parse_token(request.str_param("from"), "from")
+    # "This may be used by the server as a hint to check its caches are up to date."
+    parse_token(request.str_param("to"), "to")
+    changed, left = await device_lists.since(request.user.user_id, after.pos)
+    return {"changed": sorted(changed), "left": sorted(left)}
+
+
+async def upload_cross_signing_keys(request: Request, *, cross_signing: CrossSigning, uia: Uia) -> Result:
+    """Publish cross-signing keys; who wants to replace some proves to be the user."""
+    body = request.json_object()
+
+    async def authenticate() -> None:
+        # "except when used by an application service"
+        if request.user.appservice_id is None:
+            await uia.require(request, body, "replace cross-signing keys", may_skip=True)
+
+    keys = {usage: body.get(f"{usage}_key") for usage in USAGES}
+    await cross_signing.upload(request.user.user_id, keys, authenticate)
+    return {}
+
+
+async def upload_signatures(request: Request, *, cross_signing: CrossSigning) -> Result:
+    """Add signatures to keys."""
+    return {"failures": await cross_signing.sign(request.user.user_id, request.json_object())}
+
+
 ROUTES = [
     Route("POST", V3("/keys/upload"), upload_keys, auth=Auth.GUEST, placed_by="user"),
     Route("POST", V3("/keys/query"), query_keys, auth=Auth.GUEST),
     Route("POST", V3("/keys/claim"), claim_keys, auth=Auth.GUEST),
+    Route("GET", V3("/keys/changes"), key_changes, placed_by="user"),
+    Route("POST", CROSS_SIGNING("/keys/device_signing/upload"), upload_cross_signing_keys),
+    Route("POST", CROSS_SIGNING("/keys/signatures/upload"), upload_signatures),
 ]
