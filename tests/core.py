@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,15 @@ from ranvier.log.follow import Follower
 from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.draft import Draft, Identity
+from ranvier.rooms.fork_state import ForkStates
+from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.ids import new_room_id
 from ranvier.spec.room_versions import room_version
 from ranvier.spec.signatures import SigningKey
 from ranvier.storage.database import Database
+from ranvier.storage.event_graph import EventGraphStore
 from ranvier.storage.events import EventStore
 from ranvier.storage.migrations import migrate
 from ranvier.storage.nids import Nids
@@ -46,6 +50,9 @@ class Core:
     events: EventStore
     room_store: RoomStore
     nids: Nids
+    graph: EventGraphStore
+    forks: ForkStates
+    pool: Executor
 
     async def create_room(self, creator: str = "@alice:example.org", version: str = "12") -> str:
         """Make a public room with its creator in it, and give its id."""
@@ -95,6 +102,10 @@ async def running_core(dsn: str, *, bus: Bus | None = None, size: int = 8) -> As
     room_store = RoomStore(database)
     rooms = Rooms(store=room_store, tail=tail)
     nids = Nids(database)
+    events = EventStore(database)
+    graph = EventGraphStore(database)
+    pool = ThreadPoolExecutor(2)
+    forks = ForkStates(graph=graph, events=events, room_store=room_store, nids=nids, pool=pool)
     await follower.start()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(follower.run()), tasks.create_task(appender.run())]
@@ -107,6 +118,7 @@ async def running_core(dsn: str, *, bus: Bus | None = None, size: int = 8) -> As
             identity=Identity(SERVER_NAME, KEY),
             clock=clock,
             tasks=tasks,
+            many_ends=ManyEnds(forks=forks),
         )
         yield Core(
             database=database,
@@ -116,10 +128,14 @@ async def running_core(dsn: str, *, bus: Bus | None = None, size: int = 8) -> As
             rooms=rooms,
             writer=writer,
             memberships=Memberships(store=room_store, tail=tail),
-            events=EventStore(database),
+            events=events,
             room_store=room_store,
             nids=nids,
+            graph=graph,
+            forks=forks,
+            pool=pool,
         )
         for task in running:
             task.cancel()
+    pool.shutdown()
     await database.close()

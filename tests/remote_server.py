@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyroaring import BitMap64
 
-from ranvier.rooms.fork_state import ForkStates
 from ranvier.rooms.receive_event import EventReceiver, Outcome, Verdict
 from ranvier.rooms.received_pdu import KeyRequest
 from ranvier.spec.event import Event, StateKey
@@ -20,7 +18,6 @@ from ranvier.spec.event_hashes import reference_hash
 from ranvier.spec.room_versions import ROOM_VERSIONS
 from ranvier.spec.signatures import SigningKey, VerifyKey, finish_event
 from ranvier.spec.state_res import resolve
-from ranvier.storage.event_graph import EventGraphStore
 from tests.core import KEY, SERVER_NAME, Core
 
 State = dict[StateKey, str]
@@ -45,20 +42,18 @@ class KnownKeys:
         }
 
 
-def new_receiver(core: Core, pool: Executor) -> EventReceiver:
+def new_receiver(core: Core) -> EventReceiver:
     """Build the receiver of a core, as ``processes`` does."""
-    graph = EventGraphStore(core.database)
-    forks = ForkStates(graph=graph, events=core.events, room_store=core.room_store, nids=core.nids, pool=pool)
     return EventReceiver(
         rooms=core.rooms,
         writer=core.writer,
         appender=core.appender,
         tail=core.tail,
         events=core.events,
-        graph=graph,
-        forks=forks,
+        graph=core.graph,
+        forks=core.forks,
         nids=core.nids,
-        pool=pool,
+        pool=core.pool,
     )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
 from pyroaring import BitMap64
 
+from ranvier.rooms.draft import Draft
 from ranvier.rooms.receive_event import EventReceiver, Verdict, topological
 from ranvier.spec.event import StateKey
-from ranvier.storage.event_graph import EventGraphStore
+from ranvier.wire.log_rows import EventRow
 from tests.core import Core, running_core
 from tests.postgres import fresh_database
 from tests.remote_server import RemoteServer, new_receiver
@@ -23,22 +23,15 @@ ALICE, BOB, CAROL, DAVE = "@alice:example.org", "@bob:one.test", "@carol:two.tes
 VERSIONS = ("1", "2", "6", "10", "11", "12")
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Executor]:
-    """Give threads for signatures and large resolutions."""
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
-
 @asynccontextmanager
 async def shared_room(
-    dsn: str, pool: Executor, version: str = "11", joined: tuple[str, ...] = (BOB, CAROL)
+    dsn: str, version: str = "11", joined: tuple[str, ...] = (BOB, CAROL)
 ) -> AsyncIterator[tuple[Core, EventReceiver, RemoteServer]]:
     """Give a room of ours with users of other servers in it."""
     async with running_core(dsn) as core:
         room_id = await core.create_room(version=version)
         remote = await RemoteServer.of_room(core, room_id)
-        receiver = new_receiver(core, pool)
+        receiver = new_receiver(core)
         for user in joined:
             await remote.send_accepted(receiver, remote.member(user, user, "join"))
         yield core, receiver, remote
@@ -75,9 +68,9 @@ async def timeline(core: Core, room_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_conversation_over_two_servers(database: str, pool: Executor, version: str) -> None:
+async def test_a_conversation_over_two_servers(database: str, version: str) -> None:
     """Users of another server could not join or talk in some room version."""
-    async with shared_room(database, pool, version) as (core, receiver, remote):
+    async with shared_room(database, version) as (core, receiver, remote):
         hello = remote.message(BOB, "hello")
         await remote.send_accepted(receiver, hello)
         answer = await core.send(remote.room_id, ALICE, "hello yourself")
@@ -91,9 +84,9 @@ async def test_a_conversation_over_two_servers(database: str, pool: Executor, ve
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_two_topics_at_once(database: str, pool: Executor, version: str) -> None:
+async def test_two_topics_at_once(database: str, version: str) -> None:
     """Two servers would show different topics for ever."""
-    async with shared_room(database, pool, version) as (core, receiver, remote):
+    async with shared_room(database, version) as (core, receiver, remote):
         levels = {BOB: 100, CAROL: 100} | ({} if version == "12" else {ALICE: 100})
         start = remote.power(ALICE, levels)
         await remote.send_accepted(receiver, start)
@@ -113,9 +106,9 @@ async def test_two_topics_at_once(database: str, pool: Executor, version: str) -
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_ban_meets_what_the_banned_one_did(database: str, pool: Executor, version: str) -> None:
+async def test_a_ban_meets_what_the_banned_one_did(database: str, version: str) -> None:
     """A banned user could undo the ban by an event that was made, or said to be made, before it."""
-    async with shared_room(database, pool, version) as (core, receiver, remote):
+    async with shared_room(database, version) as (core, receiver, remote):
         levels = {BOB: 50} | ({} if version == "12" else {ALICE: 100})
         start = remote.power(ALICE, levels)
         await remote.send_accepted(receiver, start)
@@ -138,9 +131,9 @@ async def test_a_ban_meets_what_the_banned_one_did(database: str, pool: Executor
             assert ("m.room.topic", "") not in (await core.rooms.get(remote.room_id)).state
 
 
-async def test_power_levels_on_three_branches(database: str, pool: Executor) -> None:
+async def test_power_levels_on_three_branches(database: str) -> None:
     """After a race of administrators, servers would disagree on who they are."""
-    async with shared_room(database, pool, joined=(BOB, CAROL, DAVE)) as (core, receiver, remote):
+    async with shared_room(database, joined=(BOB, CAROL, DAVE)) as (core, receiver, remote):
         start = remote.power(ALICE, {ALICE: 100, BOB: 90, CAROL: 80})
         await remote.send_accepted(receiver, start)
         branches = [
@@ -161,10 +154,10 @@ async def test_power_levels_on_three_branches(database: str, pool: Executor) -> 
         assert {r.key: r.event_id for r in before.values()} == expected
 
 
-async def test_a_resolved_fork_reaches_caches_and_followers(database: str, pool: Executor) -> None:
+async def test_a_resolved_fork_reaches_caches_and_followers(database: str) -> None:
     """Somebody would go on seeing a member who is gone, or a room that they are banned from."""
     async with (
-        shared_room(database, pool, joined=(BOB, CAROL, DAVE)) as (core, receiver, remote),
+        shared_room(database, joined=(BOB, CAROL, DAVE)) as (core, receiver, remote),
         running_core(database) as follower,
     ):
         start = remote.power(ALICE, {ALICE: 100, BOB: 50})
@@ -190,9 +183,9 @@ async def test_a_resolved_fork_reaches_caches_and_followers(database: str, pool:
         assert await state_of(follower, remote.room_id) == await state_of(core, remote.room_id)
 
 
-async def test_a_fork_that_changes_other_keys_tells_so(database: str, pool: Executor) -> None:
+async def test_a_fork_that_changes_other_keys_tells_so(database: str) -> None:
     """A change of state that a merge brings would never reach a client's room list."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         start = remote.power(ALICE, {ALICE: 100, BOB: 50, CAROL: 50})
         await remote.send_accepted(receiver, start)
         topic = remote.topic(BOB, "by Bob", after=[start])
@@ -212,9 +205,9 @@ async def test_a_fork_that_changes_other_keys_tells_so(database: str, pool: Exec
         assert (await core.memberships.of(BOB))[remote.room_id].membership == "leave"
 
 
-async def test_late_events_come_at_the_end_of_the_log(database: str, pool: Executor) -> None:
+async def test_late_events_come_at_the_end_of_the_log(database: str) -> None:
     """A message that was under way for long would never be shown, or would unmake what came since."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         start = remote.message(BOB, "start")
         late = remote.message(CAROL, "late", after=[start])
         await remote.send_accepted(receiver, start)
@@ -229,9 +222,9 @@ async def test_late_events_come_at_the_end_of_the_log(database: str, pool: Execu
         assert await ends_of(core, remote.room_id) == {merged.event_id}
 
 
-async def test_what_is_refused_is_shown_to_nobody(database: str, pool: Executor) -> None:
+async def test_what_is_refused_is_shown_to_nobody(database: str) -> None:
     """People who may not write in a room could."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         before = await timeline(core, remote.room_id)
         state = await state_of(core, remote.room_id)
         rejected = remote.topic(BOB, "not allowed", learn=False)
@@ -258,9 +251,9 @@ async def test_what_is_refused_is_shown_to_nobody(database: str, pool: Executor)
         assert await state_of(core, remote.room_id) == state
 
 
-async def test_forged_and_malformed_events_are_dropped(database: str, pool: Executor) -> None:
+async def test_forged_and_malformed_events_are_dropped(database: str) -> None:
     """Anybody could speak in another's name."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         before = await timeline(core, remote.room_id)
         good = [remote.message(BOB, str(n)) for n in range(10)]
         forged = remote.message(BOB, "forged", learn=False).pdu
@@ -275,9 +268,9 @@ async def test_forged_and_malformed_events_are_dropped(database: str, pool: Exec
         assert await timeline(core, remote.room_id) == before + [event.event_id for event in good]
 
 
-async def test_a_changed_content_is_cut_out(database: str, pool: Executor) -> None:
+async def test_a_changed_content_is_cut_out(database: str) -> None:
     """A server on the way could put words into others' mouths."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         event = remote.message(BOB, "as it was")
         changed = {**event.pdu, "content": {"body": "as it was not"}, "unsigned": {"age": 1}}
         [outcome] = await receiver.receive(remote.room_id, [changed], origin="one.test", keys=remote.keys)
@@ -288,9 +281,9 @@ async def test_a_changed_content_is_cut_out(database: str, pool: Executor) -> No
         assert "unsigned" not in row.event.pdu
 
 
-async def test_what_is_missing_is_named(database: str, pool: Executor) -> None:
+async def test_what_is_missing_is_named(database: str) -> None:
     """A gap in what came would never be filled, or would break the room."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         first, second, third = (remote.message(BOB, str(n)) for n in range(3))
         before = await timeline(core, remote.room_id)
         outcomes = await remote.send(receiver, third, second)
@@ -306,9 +299,9 @@ async def test_what_is_missing_is_named(database: str, pool: Executor) -> None:
         ]
 
 
-async def test_a_redaction_that_comes_before_its_target(database: str, pool: Executor) -> None:
+async def test_a_redaction_that_comes_before_its_target(database: str) -> None:
     """What a moderator removed would still be shown, because it arrived late."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         rude = remote.message(BOB, "rude", learn=False)
         redaction = remote.make(ALICE, "m.room.redaction", {"redacts": rude.event_id}, redacts=rude.event_id)
         await remote.send_accepted(receiver, redaction)
@@ -322,9 +315,9 @@ async def test_a_redaction_that_comes_before_its_target(database: str, pool: Exe
         assert b"rude" not in stored.pdu
 
 
-async def test_redactions_take_effect(database: str, pool: Executor) -> None:
+async def test_redactions_take_effect(database: str) -> None:
     """What somebody takes back on another server would stay visible here, or anybody could take it back."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         mine = await core.send(remote.room_id, ALICE, "by Alice")
         remote.learn(mine.event)
         own = remote.message(BOB, "by Bob")
@@ -337,9 +330,9 @@ async def test_redactions_take_effect(database: str, pool: Executor) -> None:
         assert stored[own.event_id].content == {}
 
 
-async def test_many_branches_are_brought_together(database: str, pool: Executor) -> None:
+async def test_many_branches_are_brought_together(database: str) -> None:
     """A room that many servers wrote to at once would stay in pieces."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         start = remote.power(ALICE, {ALICE: 100, BOB: 100, CAROL: 100})
         await remote.send_accepted(receiver, start)
         branches = [
@@ -357,16 +350,52 @@ async def test_many_branches_are_brought_together(database: str, pool: Executor)
         assert {row.key: row.event_id for row in before.values()} == expected
 
 
-async def test_a_restart_in_the_middle_of_a_fork(database: str, pool: Executor) -> None:
+async def test_more_branches_than_one_event_can_follow(database: str) -> None:
+    """Our own events would be judged differently elsewhere in a room that is in very many pieces."""
+    async with shared_room(database) as (core, receiver, remote):
+        levels = {ALICE: 100, BOB: 100, CAROL: 50}
+        start = remote.power(ALICE, levels)
+        await remote.send_accepted(receiver, start)
+        branches = [
+            remote.make(BOB, "org.test", {"n": n}, state_key=f"{n % 5}", after=[start]) for n in range(29)
+        ]
+        branches.append(
+            remote.make(ALICE, "m.room.topic", {"topic": "one of many"}, state_key="", after=[start])
+        )
+        await remote.send_accepted(receiver, *branches)
+
+        def add(draft: Draft) -> list[EventRow]:
+            return [
+                draft.add(sender=ALICE, type="m.room.name", state_key="", content={"name": "one"}),
+                draft.add(sender=ALICE, type="m.room.message", content={"body": "two"}),
+            ]
+
+        rows = await core.writer.write(remote.room_id, add)
+        assert len(rows[0].event.prev_event_ids) == 20
+        assert rows[1].event.prev_event_ids == [rows[0].event_id]
+        for row in rows:
+            remote.learn(row.event)
+            assert row.snapshot_nid is not None
+            before = await core.events.by_nids(await core.room_store.snapshot(row.snapshot_nid))
+            assert {r.key: r.event_id for r in before.values()} == remote.state(row.event.prev_event_ids)
+        assert await ends_of(core, remote.room_id) == set(remote.ends())
+        assert await state_of(core, remote.room_id) == remote.state(remote.ends())
+        last = await core.send(remote.room_id, ALICE, "one room again")
+        remote.learn(last.event)
+        assert await ends_of(core, remote.room_id) == {last.event_id}
+        assert await state_of(core, remote.room_id) == remote.state([last.event_id])
+
+
+async def test_a_restart_in_the_middle_of_a_fork(database: str) -> None:
     """After a restart a forked room would have lost a branch, or its state."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         start = remote.power(ALICE, {ALICE: 100, BOB: 100, CAROL: 100})
         one = remote.topic(BOB, "one", after=[start])
         two = remote.topic(CAROL, "two", after=[start])
         await remote.send_accepted(receiver, start, one, two)
         state = await state_of(core, remote.room_id)
     async with running_core(database) as core:
-        receiver = new_receiver(core, pool)
+        receiver = new_receiver(core)
         assert await ends_of(core, remote.room_id) == {one.event_id, two.event_id}
         assert await state_of(core, remote.room_id) == state
         late = remote.topic(CAROL, "three", after=[two])
@@ -376,13 +405,13 @@ async def test_a_restart_in_the_middle_of_a_fork(database: str, pool: Executor) 
         assert await state_of(core, remote.room_id) == remote.state([merged.event_id])
 
 
-async def test_two_processes_receive_and_write_at_once(database: str, pool: Executor) -> None:
+async def test_two_processes_receive_and_write_at_once(database: str) -> None:
     """Two workers that take in the same events would store them twice, or lose some."""
     async with (
-        shared_room(database, pool) as (one, receiver, remote),
+        shared_room(database) as (one, receiver, remote),
         running_core(database) as two,
     ):
-        other = new_receiver(two, pool)
+        other = new_receiver(two)
         start = remote.power(ALICE, {ALICE: 100, BOB: 100, CAROL: 100})
         await remote.send_accepted(receiver, start)
         events = [remote.topic(BOB, str(n), after=[start]) for n in range(4)]
@@ -416,18 +445,18 @@ async def test_two_processes_receive_and_write_at_once(database: str, pool: Exec
 @pytest.mark.parametrize("version", ["1", "6", "12"])
 @pytest.mark.parametrize("seed", range(4))
 async def test_the_order_of_arrival_does_not_matter(
-    postgres: str, database: str, pool: Executor, version: str, seed: int
+    postgres: str, database: str, version: str, seed: int
 ) -> None:
     """Two servers that got the same events in different orders would show different rooms."""
     rng = random.Random(seed)
     levels = {BOB: 100, CAROL: 100} | ({} if version == "12" else {ALICE: 100})
-    async with shared_room(database, pool, version) as (_, receiver, remote):
+    async with shared_room(database, version) as (_, receiver, remote):
         await remote.send_accepted(receiver, remote.power(ALICE, levels))
     async with (
         fresh_database(postgres, template=urlsplit(database).path[1:]) as copy,
         running_core(database) as one,
     ):
-        await _live_and_replay(one, new_receiver(one, pool), remote, copy, pool, rng, levels)
+        await _live_and_replay(one, new_receiver(one), remote, copy, rng, levels)
 
 
 async def _live_and_replay(
@@ -435,7 +464,6 @@ async def _live_and_replay(
     receiver: EventReceiver,
     remote: RemoteServer,
     copy: str,
-    pool: Executor,
     rng: random.Random,
     levels: dict[str, int],
 ) -> None:
@@ -462,7 +490,7 @@ async def _live_and_replay(
     shuffled = list(new.items())
     rng.shuffle(shuffled)
     async with running_core(copy) as two:
-        replica = new_receiver(two, pool)
+        replica = new_receiver(two)
         ordered = topological(dict(shuffled))
         while ordered:
             size = rng.randrange(1, 8)
@@ -472,9 +500,9 @@ async def _live_and_replay(
         assert await ends_of(two, remote.room_id) == await ends_of(one, remote.room_id)
 
 
-async def test_auth_chains_of_received_events_are_whole(database: str, pool: Executor) -> None:
+async def test_auth_chains_of_received_events_are_whole(database: str) -> None:
     """A later resolution would leave out events and so split the room."""
-    async with shared_room(database, pool) as (core, receiver, remote):
+    async with shared_room(database) as (core, receiver, remote):
         await remote.send_accepted(receiver, remote.power(ALICE, {ALICE: 100, BOB: 50}))
         topic = remote.topic(BOB, "topic")
         await remote.send_accepted(receiver, topic)
@@ -485,7 +513,7 @@ async def test_auth_chains_of_received_events_are_whole(database: str, pool: Exe
             wanted.update(cited)
             looking.extend(cited)
         rows = await core.events.by_ids([topic.event_id, *wanted])
-        chain = await EventGraphStore(core.database).auth_chains([rows[topic.event_id].event_nid])
+        chain = await core.graph.auth_chains([rows[topic.event_id].event_nid])
         [stored] = chain.values()
         assert stored is not None
         assert set(BitMap64.deserialize(stored)) == {rows[event_id].event_nid for event_id in wanted}

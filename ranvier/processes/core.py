@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from ranvier.log.follow import Follower
 from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.draft import Identity
+from ranvier.rooms.fork_state import ForkStates
+from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.rooms import Rooms
 from ranvier.storage.database import Database
+from ranvier.storage.event_graph import EventGraphStore
 from ranvier.storage.events import EventStore
 from ranvier.storage.nids import Nids
 from ranvier.storage.rooms import RoomStore
@@ -39,8 +43,11 @@ class Core:
     transactions: TransactionStore
     rooms: Rooms
     memberships: Memberships
+    graph: EventGraphStore
+    forks: ForkStates
     writer: RoomWriter
     identity: Identity
+    pool: Executor
     tasks: asyncio.TaskGroup
     background: list[asyncio.Task[None]]
 
@@ -52,6 +59,7 @@ class Core:
         """End what runs always; what was begun for requests is left to finish."""
         for task in self.background:
             task.cancel()
+        self.pool.shutdown(wait=False)
 
 
 async def start_core(
@@ -66,6 +74,11 @@ async def start_core(
     transactions = TransactionStore(database)
     rooms = Rooms(store=room_store, tail=tail)
     memberships = Memberships(store=room_store, tail=tail)
+    # For signatures and large states: PyNaCl releases the GIL, and Python gives it up every few milliseconds.
+    pool = ThreadPoolExecutor(2, thread_name_prefix="heavy")
+    graph = EventGraphStore(database)
+    events = EventStore(database)
+    forks = ForkStates(graph=graph, events=events, room_store=room_store, nids=nids, pool=pool)
     writer = RoomWriter(
         rooms=rooms,
         appender=appender,
@@ -75,6 +88,7 @@ async def start_core(
         identity=identity,
         clock=clock,
         tasks=tasks,
+        many_ends=ManyEnds(forks=forks),
     )
     await follower.start()
     core = Core(
@@ -85,13 +99,16 @@ async def start_core(
         follower=follower,
         appender=appender,
         nids=nids,
-        events=EventStore(database),
+        events=events,
         room_store=room_store,
         transactions=transactions,
         rooms=rooms,
         memberships=memberships,
+        graph=graph,
+        forks=forks,
         writer=writer,
         identity=identity,
+        pool=pool,
         tasks=tasks,
         background=[],
     )

@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
-from ranvier.rooms.draft import Draft, Identity, Txn
+from ranvier.rooms.draft import Base, Draft, Identity, Txn
+from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.room import Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import MatrixError, not_found
@@ -85,8 +86,10 @@ class RoomWriter:
         identity: Identity,
         clock: Clock,
         tasks: asyncio.TaskGroup,
+        many_ends: ManyEnds,
     ) -> None:
         self._rooms = rooms
+        self._many_ends = many_ends
         self._appender = appender
         self._tail = tail
         self._transactions = transactions
@@ -142,8 +145,8 @@ class RoomWriter:
         await self._tail.wait_for(pos)
         return result
 
-    def _draft(self, room: Room) -> Draft:
-        return Draft(room, identity=self._identity, nids=self._nids, now_ms=self._clock.now_ms())
+    def _draft(self, room: Room, base: Base | None = None) -> Draft:
+        return Draft(room, identity=self._identity, nids=self._nids, now_ms=self._clock.now_ms(), base=base)
 
     async def _drain(self, room_id: str) -> None:
         queue = self._queues[room_id]
@@ -173,13 +176,19 @@ class RoomWriter:
         if room is None:
             raise not_found("This server does not know that room")
         await self._nids.reserve(4000)
-        draft = self._draft(room)
+        head = room.head
+        base = await self._many_ends.base(room)
+        draft = self._draft(room, base)
         results = [(w, outcome[0]) for w in batch if (outcome := _do(draft, w)) is not None]
         if not draft.events:
             for waiting, result in results:
                 _succeed(waiting, result)
             return []
         try:
+            if base is not None:
+                await self._many_ends.settle(draft, base)
+                if room.head != head:
+                    raise HeadMoved  # while the states were resolved
             pos = await self._appender.append_room(draft.write())
         except HeadMoved:
             self._rooms.drop(room_id)

@@ -61,6 +61,34 @@ def may_redact(levels: PowerLevels, sender: str, target: EventRow) -> bool:
     return levels.user_level(sender) >= levels.redact or domain_of(sender) == domain_of(target.sender)
 
 
+def state_change(at: EventRow, key: StateKey, new: EventRow | None, old: EventRow | None) -> StateChange:
+    """Say that a key of the current state becomes another event (or none) together with the event ``at``."""
+    return StateChange(
+        room_nid=at.room_nid,
+        at_nid=at.event_nid,
+        type=key[0],
+        state_key=key[1],
+        event_nid=new.event_nid if new is not None else None,
+        prev_nid=old.event_nid if old is not None else None,
+        membership=new.membership if new is not None else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What the first event of a draft follows where a room has more ends than an event may follow.
+
+    ``ends`` are those that it follows and ``left`` the others; ``state`` is the state after ``ends``,
+    ``snapshot`` its snapshot and steps, ``pending`` the snapshots that are still to be stored for it.
+    """
+
+    ends: list[EventRow]
+    left: list[EventRow]
+    state: Mapping[StateKey, EventRow]
+    snapshot: tuple[int, int]
+    pending: list[Snapshot]
+
+
 class _Mark(NamedTuple):
     events: int
     snapshots: int
@@ -81,23 +109,26 @@ class Draft:
     ``mark`` when a later part of the same action is refused.
     """
 
-    def __init__(self, room: Room, *, identity: Identity, nids: Nids, now_ms: int) -> None:
+    def __init__(
+        self, room: Room, *, identity: Identity, nids: Nids, now_ms: int, base: Base | None = None
+    ) -> None:
         self.room = room
         self.now_ms = now_ms
         self.events: list[EventRow] = []
         self._identity = identity
         self._nids = nids
         self._changed: dict[StateKey, EventRow] = {}
-        self._extremities = list(room.extremities)
-        self._snapshot = (room.snapshot_nid, room.snapshot_steps)
-        self._snapshots: list[Snapshot] = []
+        self._base = base
+        self._extremities = list(room.extremities if base is None else base.ends)
+        self._snapshot = (room.snapshot_nid, room.snapshot_steps) if base is None else base.snapshot
+        self._snapshots: list[Snapshot] = [] if base is None else list(base.pending)
         self._changes: list[StateChange] = []
         self._relations: list[Relation] = []
         self._redactions: list[Redaction] = []
         self._txn_scopes: dict[int, str] = {}
         self._power_levels: PowerLevels | None = None
         self._room_id: str | None = room.room_id or None
-        self.state = StateView(self._changed, room.state)
+        self.state = StateView(self._changed, room.state if base is None else base.state)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -110,7 +141,8 @@ class Draft:
     @property
     def power_levels(self) -> PowerLevels:
         """The power levels at this point of the draft."""
-        if POWER_LEVELS_KEY not in self._changed and CREATE_KEY not in self._changed:
+        unchanged = POWER_LEVELS_KEY not in self._changed and CREATE_KEY not in self._changed
+        if unchanged and self._base is None:
             return self.room.power_levels
         if self._power_levels is None:
             self._power_levels = PowerLevels.of(self.state.get(POWER_LEVELS_KEY), self.state[CREATE_KEY])
@@ -253,17 +285,7 @@ class Draft:
         row.state_changes = (key,)
         if key in (POWER_LEVELS_KEY, CREATE_KEY):
             self._power_levels = None
-        self._changes.append(
-            StateChange(
-                room_nid=row.room_nid,
-                at_nid=row.event_nid,
-                type=row.type,
-                state_key=key[1],
-                event_nid=row.event_nid,
-                prev_nid=replaced.event_nid if replaced is not None else None,
-                membership=row.membership,
-            )
-        )
+        self._changes.append(state_change(row, key, row, replaced))
         self._snapshot = self._new_snapshot(row, replaced)
 
     def _new_snapshot(self, row: EventRow, replaced: EventRow | None) -> tuple[int, int]:
@@ -323,15 +345,44 @@ class Draft:
         self._snapshot = mark.snapshot
         self._power_levels = mark.power_levels
 
+    @property
+    def snapshot(self) -> tuple[int, int]:
+        """The snapshot of the state at this point of the draft, and its steps from a full copy."""
+        return self._snapshot
+
+    def settle(
+        self,
+        changes: Mapping[StateKey, EventRow | None],
+        *,
+        snapshot: tuple[int, int],
+        pending: list[Snapshot],
+    ) -> None:
+        """Say what the room's state becomes where the draft does not follow all ends of its history.
+
+        ``changes`` are those of the room's current state, all with the last event of the draft.
+        """
+        last = self.events[-1]
+        for row in self.events:
+            row.state_changes = ()
+            row.room_snapshot = None  # so that rooms are read anew
+        last.state_changes = tuple(changes)
+        self._changes = [
+            state_change(last, key, row, self.room.state.get(key)) for key, row in changes.items()
+        ]
+        self._snapshot = snapshot
+        known = {made.snapshot_nid for made in self._snapshots}
+        self._snapshots += [made for made in pending if made.snapshot_nid not in known]
+
     def write(self) -> RoomWrite:
         """Give all that is to be committed."""
+        left = self._base.left if self._base is not None else []
         return RoomWrite(
             room_nid=self.room.room_nid,
             room_id=self.room_id,
             version_id=self.room.version.identifier,
             expected_head=self.room.head,
             snapshot_nid=self._snapshot[0],
-            extremities=[row.event_nid for row in self._extremities],
+            extremities=[row.event_nid for row in (*self._extremities, *left)],
             events=self.events,
             txn_scopes=self._txn_scopes,
             snapshots=self._snapshots,

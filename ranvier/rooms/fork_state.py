@@ -86,6 +86,12 @@ def stored_state(snapshot_nid: int | None, steps: int | None = None) -> State:
     return State(nids=BitMap64()) if not snapshot_nid else State(snapshot=(snapshot_nid, steps))
 
 
+def state_after(row: EventRow) -> State:
+    """Give the state after an accepted event that is stored."""
+    before = stored_state(row.snapshot_nid)
+    return before if row.state_key is None else before.after(row.event_nid, row.replaces_nid)
+
+
 class ForkStates:
     """Compute states for the receiver of events.
 
@@ -168,6 +174,22 @@ class ForkStates:
                 nid, room_nid, parent, steps, None, list(state.added), list(state.removed)
             )
         state.snapshot = (nid, steps)
+
+    async def differences(
+        self,
+        old: State,
+        new: State,
+        *,
+        current: Mapping[StateKey, EventRow],
+        fresh: Mapping[int, EventRow],
+    ) -> dict[StateKey, EventRow | None]:
+        """Say what becomes of each key that is not the same in two states (None: it goes away)."""
+        before, after = await self.nids_of(old), await self.nids_of(new)
+        gone = await self.keys_of(before - after, current, fresh)
+        changes: dict[StateKey, EventRow | None] = dict.fromkeys(gone.values())
+        rows = await self.rows(after - before, fresh)
+        changes.update((row.key, row) for row in rows.values())
+        return changes
 
     # -- resolving -----------------------------------------------------------------------------------
 

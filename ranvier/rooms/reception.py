@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ranvier.log.append import HeadMoved
-from ranvier.rooms.draft import may_redact
-from ranvier.rooms.fork_state import ForkStates, State, stored_state
-from ranvier.rooms.room import MEMBER, Room, auth_chain_of
+from ranvier.rooms.draft import may_redact, state_change
+from ranvier.rooms.fork_state import ForkStates, State, state_after, stored_state
+from ranvier.rooms.room import Room, auth_chain_of
 from ranvier.spec.errors import AuthError
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.event_auth import (
@@ -88,7 +88,7 @@ class Reception:
         self._size = len(room.state)
         self._changed: dict[StateKey, EventRow | None] = {}
         self._levels = room.power_levels
-        self._ends = {row.event_id: _End(row.event_nid, _after(row)) for row in room.extremities}
+        self._ends = {row.event_id: _End(row.event_nid, state_after(row)) for row in room.extremities}
         self._after: dict[str, State] = {}
         self._rows: dict[str, EventRow] = {}
         self._fresh: dict[int, EventRow] = {}
@@ -295,7 +295,9 @@ class Reception:
         if state.base is self._state and state.nids is None:  # no fork: the event's own key and no other
             changes = {row.key: row}
         else:
-            changes = await self._differences(state)
+            changes = await self._forks.differences(
+                self._state, state, current=self._room.state, fresh=self._fresh
+            )
             if not changes:
                 return  # the snapshot that there is will do
         self._state = state
@@ -305,28 +307,9 @@ class Reception:
         if row.state_key is not None and changes.get(row.key, row) is not row:
             row.state_changes += (row.key,)  # twice: it became another event than this one
 
-    async def _differences(self, state: State) -> dict[StateKey, EventRow | None]:
-        """Say what becomes of each key where a state is not the current one."""
-        old, new = await self._forks.nids_of(self._state), await self._forks.nids_of(state)
-        gone = await self._forks.keys_of(old - new, self._room.state, self._fresh)
-        changes: dict[StateKey, EventRow | None] = dict.fromkeys(gone.values())
-        rows = await self._forks.rows(new - old, self._fresh)
-        changes.update((row.key, row) for row in rows.values())
-        return changes
-
     def _change(self, at: EventRow, key: StateKey, new_row: EventRow | None) -> None:
         old = self._current(key)
-        self._changes.append(
-            StateChange(
-                room_nid=at.room_nid,
-                at_nid=at.event_nid,
-                type=key[0],
-                state_key=key[1],
-                event_nid=new_row.event_nid if new_row is not None else None,
-                prev_nid=old.event_nid if old is not None else None,
-                membership=new_row.membership if new_row is not None and key[0] == MEMBER else None,
-            )
-        )
+        self._changes.append(state_change(at, key, new_row, old))
         self._changed[key] = new_row
         if key == POWER_LEVELS_KEY:
             self._levels = PowerLevels.of(new_row.event if new_row else None, self._create.event)
@@ -403,12 +386,6 @@ class Reception:
             row, rejected=not soft_failed, soft_failed=soft_failed, snapshots=self._unstored()
         )
         self.set_stored()
-
-
-def _after(row: EventRow) -> State:
-    """Give the state after an accepted event of the database."""
-    before = stored_state(row.snapshot_nid)
-    return before if row.state_key is None else before.after(row.event_nid, row.replaces_nid)
 
 
 def _events(rows: Mapping[StateKey, EventRow]) -> dict[StateKey, Event]:
