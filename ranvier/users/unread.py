@@ -1,0 +1,361 @@
+"""Unread notifications: counted for a user when that user asks, never when something is sent.
+
+For a user and a room the counts up to some position are in memory; asking moves them on by the events
+since, which users share (``RoomNotes``). What is not known is worked out from the receipts and the newest
+``MAX_EVENTS`` events after them.
+
+Source: client-server API, "Receiving notifications", "Marking notifications as read", "Threaded read
+receipts".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from ranvier.log.tail import Tail
+from ranvier.rooms.memberships import Memberships
+from ranvier.rooms.room import MEMBER, Room
+from ranvier.rooms.rooms import Rooms
+from ranvier.spec.push_rules import CompiledRules, highlights, notifies
+from ranvier.storage.unread import MemberChange, UnreadStore
+from ranvier.users.account_data import is_ignored_list
+from ranvier.users.notes import MAIN, Note, RoomNotes
+from ranvier.users.push_rules import PushRules, is_push_rules
+from ranvier.wire.log_rows import EventRow, LogRow, Row
+
+RECEIPT: Final = "receipt"
+READ_TYPES: Final = frozenset({"m.read", "m.read.private"})
+MAX_COUNTED: Final = 1000
+"""Unread notifications of one user in one room that are counted; the newest."""
+_TALLY_WEIGHT: Final = 5
+
+Ignored = Callable[[str], Awaitable[frozenset[str]]]
+
+
+class Count(NamedTuple):
+    """Unread notifications, and those of them that are highlighted."""
+
+    notifications: int
+    highlights: int
+
+
+NOTHING: Final = Count(0, 0)
+
+
+class Counts(NamedTuple):
+    """What is unread: in the whole room, its main timeline, and (by root) threads that have any."""
+
+    total: Count
+    main: Count
+    threads: Mapping[str, Count]
+
+
+ALL_READ: Final = Counts(NOTHING, NOTHING, {})
+
+
+class _Size:
+    """Count what is held, over all users."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self) -> None:
+        self.weight = 0
+
+
+class _Tally:
+    """What one user has not read in one room, up to a position."""
+
+    __slots__ = ("_counts", "_size", "_unread", "marks", "unthreaded", "upto")
+
+    def __init__(self, after: int, size: _Size) -> None:
+        self.upto = after
+        self.unthreaded = after
+        self.marks: dict[str, int] = {}
+        self._unread: list[tuple[int, str, bool]] = []  # position, thread, highlighted; in order
+        self._counts: Counts | None = ALL_READ
+        self._size = size
+        size.weight += _TALLY_WEIGHT
+
+    @property
+    def weight(self) -> int:
+        return _TALLY_WEIGHT + len(self._unread)
+
+    def release(self) -> None:
+        """Count no longer among what is held."""
+        self._size.weight -= self.weight
+        self._size = _Size()
+
+    def read(self, thread: str, pos: int) -> None:
+        """Mark a thread (or everything: an empty one) as read up to a position."""
+        if thread:
+            if pos <= max(self.unthreaded, self.marks.get(thread, 0)):
+                return
+            self.marks[thread] = pos
+        elif pos <= self.unthreaded:
+            return
+        else:
+            self.unthreaded = pos
+            self.marks = {root: mark for root, mark in self.marks.items() if mark > pos}
+        if self._unread:
+            self._keep([it for it in self._unread if it[0] > pos or (thread != "" and it[1] != thread)])
+
+    def forget(self, pos: int) -> None:
+        """Forget a notification whose event was redacted."""
+        self._keep([it for it in self._unread if it[0] != pos])
+
+    def add(self, pos: int, thread: str, *, highlighted: bool) -> None:
+        """Add a notification, unless it was read before it was counted."""
+        if pos <= self.unthreaded or pos <= self.marks.get(thread, 0):
+            return
+        self._unread.append((pos, thread, highlighted))
+        self._size.weight += 1
+        self._counts = None
+        if len(self._unread) > MAX_COUNTED:
+            self._keep(self._unread[1:])
+
+    def _keep(self, unread: list[tuple[int, str, bool]]) -> None:
+        if len(unread) != len(self._unread):
+            self._size.weight += len(unread) - len(self._unread)
+            self._unread = unread
+            self._counts = None
+
+    def counts(self) -> Counts:
+        """Give the counts."""
+        if self._counts is None:
+            self._counts = _counted(self._unread)
+        return self._counts
+
+
+def _counted(unread: Iterable[tuple[int, str, bool]]) -> Counts:
+    notifications: dict[str, int] = {}
+    highlighted: dict[str, int] = {}
+    for _, thread, highlight in unread:
+        notifications[thread] = notifications.get(thread, 0) + 1
+        highlighted[thread] = highlighted.get(thread, 0) + highlight
+    by_thread = {thread: Count(n, highlighted[thread]) for thread, n in notifications.items()}
+    main = by_thread.pop(MAIN, NOTHING)
+    return Counts(Count(sum(notifications.values()), sum(highlighted.values())), main, by_thread)
+
+
+class _Reader(NamedTuple):
+    """Who counts, and by which rules."""
+
+    user_id: str
+    rules: CompiledRules
+    ignored: frozenset[str]
+
+
+class Unread:
+    """Give users' unread counts.
+
+    Bounded by ``max_weight`` (about 120 bytes each): users who asked longest ago go first.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: UnreadStore,
+        notes: RoomNotes,
+        rooms: Rooms,
+        memberships: Memberships,
+        push_rules: PushRules,
+        ignored: Ignored,
+        tail: Tail,
+        max_weight: int = 200_000,
+    ) -> None:
+        self._store = store
+        self._notes = notes
+        self._rooms = rooms
+        self._memberships = memberships
+        self._push_rules = push_rules
+        self._ignored = ignored
+        self._tail = tail
+        self._max_weight = max_weight
+        self._size = _Size()
+        self._users: OrderedDict[str, dict[str, _Tally]] = OrderedDict()
+        tail.listen(self._apply)
+
+    async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
+        """Give the counts of rooms that the user is joined to, as of now; other rooms are left out."""
+        rules, ignored = await self._push_rules.of(user_id), await self._ignored(user_id)
+        reader = _Reader(user_id, rules.compiled, ignored)
+        tallies = self._tallies(user_id)
+        found: dict[str, Counts] = {}
+        waiting: list[str] = []
+        for room_id in room_ids:
+            tally = tallies.get(room_id)
+            if tally is not None and self._advance(reader, room_id, tally):
+                found[room_id] = tally.counts()
+            else:
+                waiting.append(room_id)
+        if waiting:
+            found.update(await self._load(reader, tallies, waiting))
+        return found
+
+    def _tallies(self, user_id: str) -> dict[str, _Tally]:
+        tallies = self._users.setdefault(user_id, {})
+        self._users.move_to_end(user_id)
+        while self._size.weight > self._max_weight and len(self._users) > 1:
+            self._forget(next(iter(self._users)))
+        return tallies
+
+    # -- counting ----------------------------------------------------------------------------------
+
+    def _advance(self, reader: _Reader, room_id: str, tally: _Tally) -> bool:
+        """Count what came since, if that takes no waiting."""
+        room = self._rooms.held(room_id)
+        if room is None:
+            return False
+        if room.head <= tally.upto:
+            return True
+        if tally.upto < self._tail.start:
+            return False
+        upto = self._tail.pos
+        notes = self._notes.known(room_id, tally.upto, upto)
+        if notes is None:
+            return False
+        _count(reader, room, tally, notes)
+        tally.upto = max(tally.upto, upto)
+        return True
+
+    async def _load(
+        self, reader: _Reader, tallies: dict[str, _Tally], room_ids: Sequence[str]
+    ) -> dict[str, Counts]:
+        """Count rooms for which something has to be read: a few queries, however many rooms."""
+        memberships = await self._memberships.of(reader.user_id)
+        nids = {
+            room_id: membership.room_nid
+            for room_id in room_ids
+            if (membership := memberships.get(room_id)) is not None and membership.membership == "join"
+        }
+        outdated = [id_ for id_ in nids if id_ not in tallies or tallies[id_].upto < self._tail.start]
+        if outdated:
+            await self._begin(reader.user_id, tallies, {id_: nids[id_] for id_ in outdated})
+        counted = {id_: tallies[id_] for id_ in nids if id_ in tallies}
+        upto = self._tail.pos
+        notes = await self._notes.load({id_: (nids[id_], tally.upto) for id_, tally in counted.items()})
+        found: dict[str, Counts] = {}
+        for room_id, tally in counted.items():
+            room = await self._rooms.find(room_id)
+            if room is None:
+                continue
+            _count(reader, room, tally, notes[room_id])
+            tally.upto = max(tally.upto, upto)
+            found[room_id] = tally.counts()
+            if len(notes[room_id]) > 50:
+                await asyncio.sleep(0)  # others are served between two rooms with much to count
+        return found
+
+    async def _begin(self, user_id: str, tallies: dict[str, _Tally], nids: Mapping[str, int]) -> None:
+        """Make tallies that begin where the user has read everything, or where they joined."""
+        before = self._tail.pos
+        joined = await joined_at(self._store, self._memberships, user_id, nids)
+        marks = await self._store.read_marks(user_id, list(nids))
+        for room_id in nids:
+            if (old := tallies.pop(room_id, None)) is not None:
+                old.release()
+            tallies[room_id] = _Tally(joined[room_id], self._size)
+        for mark in marks:
+            tallies[mark.room_id].read(mark.thread_id, mark.pos)
+        # Receipts that came while the database answered.
+        for row in self._tail.rows_of_user(user_id, max(before, self._tail.start)):
+            if row.kind == RECEIPT and row.room_id is not None and row.room_id in nids:
+                _mark(tallies[row.room_id], row)
+        for room_id in nids:
+            tallies[room_id].upto = tallies[room_id].unthreaded
+        if self._users.get(user_id) is not tallies:
+            # Forgotten meanwhile: what is held here is for this one answer.
+            for room_id in nids:
+                tallies[room_id].release()
+
+    # -- following the log -------------------------------------------------------------------------
+
+    def _apply(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if isinstance(row, EventRow):
+                for type_, state_key in row.state_changes:
+                    if type_ == MEMBER and state_key in self._users and row.membership != "join":
+                        self._forget_room(state_key, row.room_id)
+            elif row.user_id is not None and row.user_id in self._users:
+                if row.kind == RECEIPT and row.room_id is not None:
+                    tally = self._users[row.user_id].get(row.room_id)
+                    if tally is not None:
+                        _mark(tally, row)
+                elif is_push_rules(row) or is_ignored_list(row):
+                    # What counts is another thing now, for what is unread already too.
+                    self._forget(row.user_id)
+
+    def _forget(self, user_id: str) -> None:
+        for tally in self._users.pop(user_id).values():
+            tally.release()
+
+    def _forget_room(self, user_id: str, room_id: str) -> None:
+        tally = self._users[user_id].pop(room_id, None)
+        if tally is not None:
+            tally.release()
+
+
+def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) -> None:
+    user_id, rules, ignored = reader
+    member = room.state.get((MEMBER, user_id))
+    name = None if member is None else member.content.get("displayname")
+    display_name = name if isinstance(name, str) else None
+    for note in notes:
+        pos = note.pos
+        if pos <= tally.upto:
+            continue
+        tally.upto = pos
+        if note.redacts_pos is not None:
+            tally.forget(note.redacts_pos)
+        if note.sender == user_id:
+            # "When the user updates their read receipt (either by using the API or by sending an event)".
+            # A new name or avatar, which the server brings into all rooms, is not that.
+            if note.row.type != MEMBER:
+                tally.read(note.thread, pos)
+        elif note.row.redacted_because is None and note.sender not in ignored:
+            actions = rules.evaluate(note.view(room), user_id, display_name)
+            if notifies(actions):
+                tally.add(pos, note.thread, highlighted=highlights(actions))
+
+
+def _mark(tally: _Tally, row: LogRow) -> None:
+    if row.key in READ_TYPES and row.body is not None:
+        tally.read(row.key2 or "", orjson.loads(row.body)["event_pos"])
+
+
+async def joined_at(
+    store: UnreadStore, memberships: Memberships, user_id: str, nids: Mapping[str, int]
+) -> dict[str, int]:
+    """Give for rooms (room_id to room_nid) the position at which the user joined; 0 if they did not."""
+    known = await memberships.of(user_id)
+    joined: dict[str, int] = {}
+    unsure: dict[int, str] = {}
+    for room_id, room_nid in nids.items():
+        membership = known.get(room_id)
+        if membership is not None and membership.since is not None:
+            joined[room_id] = membership.since
+        else:
+            joined[room_id] = 0
+            unsure[room_nid] = room_id
+    if unsure:
+        changes: dict[int, list[MemberChange]] = {}
+        for change in await store.member_changes(user_id, list(unsure)):
+            changes.setdefault(change.room_nid, []).append(change)
+        joined.update({unsure[nid]: _join_of(some) for nid, some in changes.items()})
+    return joined
+
+
+def _join_of(changes: Iterable[MemberChange]) -> int:
+    """Give the oldest of the joins that nothing else came after, of changes with the newest first."""
+    pos = 0
+    for change in changes:
+        content = {} if change.pdu is None else orjson.loads(change.pdu)["content"]
+        if content.get("membership") != "join":
+            break
+        pos = change.pos
+    return pos
