@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Protocol
-
 from ranvier.http.request import Request
 from ranvier.http.route import PLACED_BY_USER, Auth, Route, versions
 from ranvier.sync.assemble import SyncAssembler, SyncRequest
 from ranvier.users.filters import Filters
+from ranvier.users.presence import Presence
 from ranvier.wire.tokens import parse_token
 
 _MAX_TIMEOUT_MS = 10 * 60 * 1000
 
 
-class PresenceTouch(Protocol):
-    """Note that a user syncs, with the presence that the client asks for."""
-
-    def __call__(self, user_id: str, device_id: str | None, presence: str, /) -> Awaitable[None]: ...
-
-
-async def sync(
-    request: Request, *, assembler: SyncAssembler, filters: Filters, touch_presence: PresenceTouch
-) -> bytes:
+async def sync(request: Request, *, assembler: SyncAssembler, filters: Filters, presence: Presence) -> bytes:
     """Tell a client what is new, or everything; see the specification's ``GET /_matrix/client/v3/sync``."""
     user = request.user
     since = request.str_param("since", None)
-    presence = request.choice_param("set_presence", ("online", "offline", "unavailable"), "online")
+    set_presence = request.choice_param("set_presence", ("online", "offline", "unavailable"), "online")
     # NOTSPEC: clients that ask for hours are answered earlier, and ask again.
     timeout_ms = min(request.int_param("timeout", 0), _MAX_TIMEOUT_MS)
     wanted = SyncRequest(
@@ -39,8 +29,8 @@ async def sync(
         state_after=request.bool_param("use_state_after")
         or request.bool_param("org.matrix.msc4222.use_state_after"),
     )
-    await touch_presence(user.user_id, user.device_id, presence)
-    return await assembler.answer(wanted)
+    async with presence.syncing(user.user_id, user.device_id, set_presence):
+        return await assembler.answer(wanted)
 
 
 ROUTES = [

@@ -14,12 +14,17 @@ from ranvier.client_api import (
     aliases,
     context,
     create_room,
+    devices,
     directory,
     discovery,
     filters,
+    key_backup,
+    keys,
     login,
     membership,
     messages,
+    notifications,
+    presence,
     profiles,
     push_rules,
     receipts,
@@ -32,6 +37,8 @@ from ranvier.client_api import (
     send,
     sync,
     tags,
+    to_device,
+    typing,
 )
 from ranvier.config import Config
 from ranvier.http.app import Application
@@ -42,9 +49,12 @@ from ranvier.http.route import Route, bind
 from ranvier.processes.accounts import AccountParts, build_accounts
 from ranvier.processes.core import Core
 from ranvier.processes.database_time import DatabaseTimes
+from ranvier.processes.encryption import build_encryption
+from ranvier.processes.ephemeral import build_ephemeral
 from ranvier.processes.room_parts import build_rooms
 from ranvier.processes.sync_parts import build_sync
 from ranvier.processes.user_data import build_user_data
+from ranvier.rooms.guests import GuestEviction
 
 CLIENT_API: Sequence[ModuleType] = (
     account,
@@ -53,12 +63,17 @@ CLIENT_API: Sequence[ModuleType] = (
     aliases,
     context,
     create_room,
+    devices,
     directory,
     discovery,
     filters,
+    key_backup,
+    keys,
     login,
     membership,
     messages,
+    notifications,
+    presence,
     profiles,
     push_rules,
     receipts,
@@ -71,6 +86,8 @@ CLIENT_API: Sequence[ModuleType] = (
     send,
     sync,
     tags,
+    to_device,
+    typing,
 )
 """Every area of the client-server API that has endpoints here."""
 
@@ -80,7 +97,7 @@ def client_routes() -> list[Route]:
     return [route for module in CLIENT_API for route in module.ROUTES]
 
 
-def build_application(
+async def build_application(
     config: Config, core: Core, times: DatabaseTimes
 ) -> tuple[Application, Callable[[], None]]:
     """Build the application, and what tells it that the process is about to stop."""
@@ -104,19 +121,32 @@ def build_application(
         await rooms.membership.leave_all(user_id)
 
     accounts = build_accounts(core, config, clock=core.clock, limiter=limiter, depart=depart)
-    sync_parts = build_sync(core, rooms=rooms, users=users)
+    encryption = build_encryption(core)
+    ephemeral = build_ephemeral(core, config)
+    sync_parts = build_sync(
+        core, config, rooms=rooms, users=users, encryption=encryption, ephemeral=ephemeral
+    )
+    guests = GuestEviction(
+        server_name=config.server.server_name,
+        rooms=core.rooms,
+        writer=core.writer,
+        tail=core.tail,
+        guests_among=accounts.accounts.guests_among,
+    )
+    await ephemeral.presence.start()
     metrics = Metrics()
     parts: dict[str, Any] = {
         **_named(core),
         **_named(users),
         **_named(rooms),
         **_named(accounts),
+        **_named(encryption),
+        **_named(ephemeral),
         **_named(sync_parts),
         "config": config,
         "limiter": limiter,
         "metrics": metrics,
         "ready": lambda: not sync_parts.notifier.closed,
-        "touch_presence": _touch,
         "rooms_config": config.rooms,
         "server_name": config.server.server_name,
     }
@@ -126,6 +156,10 @@ def build_application(
         accounts.expiry.run,
         sync_parts.notifier.run,
         users.profile_changes.run,
+        encryption.inboxes.run,
+        ephemeral.presence.run,
+        ephemeral.typing_users.run,
+        guests.run,
     ):
         core.run_always(work())
     return (
@@ -154,7 +188,3 @@ def _named(parts: Any) -> dict[str, object]:
 def _drain(close_notifier: Callable[[], None], accounts: AccountParts) -> None:
     close_notifier()
     accounts.passwords.close()
-
-
-async def _touch(user_id, device_id, presence):
-    return None

@@ -83,7 +83,7 @@ async def _serving(config: Config, database: Database, times: DatabaseTimes) -> 
         core = await start_core(
             database, bus=LocalBus(), clock=SystemClock(), identity=_identity(config), tasks=tasks
         )
-        application, drain = build_application(config, core, times)
+        application, drain = await build_application(config, core, times)
         listeners = [_listener(config, wanted, application) for wanted in config.listeners]
         for listener in listeners:
             await listener.start()

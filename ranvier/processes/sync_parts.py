@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ranvier.config import Config
 from ranvier.processes.core import Core
+from ranvier.processes.encryption import EncryptionParts
+from ranvier.processes.ephemeral import EphemeralParts
 from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
 from ranvier.sync.assemble import SyncAssembler
+from ranvier.sync.context import UserSection
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.render import PreviousStates, Renderer
 from ranvier.sync.sections.account_data import AccountDataSection, RoomAccountDataSection
+from ranvier.sync.sections.device_lists import DeviceListsSection
+from ranvier.sync.sections.one_time_keys import OneTimeKeyCountsSection, UnusedFallbackKeysSection
+from ranvier.sync.sections.presence import PresenceSection
 from ranvier.sync.sections.receipts import ReceiptsSection
 from ranvier.sync.sections.rooms import RoomSections
-
-
-class NoUnread:
-    async def initial(self, context, room_ids):
-        return {}
-    since = initial
+from ranvier.sync.sections.to_device import ToDeviceSection
+from ranvier.sync.sections.typing import TypingSection
+from ranvier.sync.sections.unread import UnreadSection
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,12 @@ class SyncParts:
 
 def build_sync(
     core: Core,
+    config: Config,
     *,
     rooms: RoomParts,
     users: UserParts,
+    encryption: EncryptionParts,
+    ephemeral: EphemeralParts,
 ) -> SyncParts:
     """Build what answers ``/sync``."""
     notifier = Notifier(tail=core.tail, bus=core.bus, rooms=core.rooms, memberships=core.memberships)
@@ -45,7 +52,6 @@ def build_sync(
         relations=rooms.relations,
         clock=core.clock,
     )
-    receipts = ReceiptsSection(store=users.receipt_store, tail=core.tail, ignored=users.ignored_users.of)
     assembler = SyncAssembler(
         tail=core.tail,
         bus=core.bus,
@@ -62,14 +68,15 @@ def build_sync(
             store=core.room_store,
             visibility=rooms.visibility,
         ),
-        unread=NoUnread(),
-        user_sections={
-            "account_data": AccountDataSection(
-                store=users.account_data_store, push_rules=users.push_rules, tail=core.tail
-            ),
-        },
+        unread=UnreadSection(unread=users.unread),
+        user_sections=_user_sections(core, config, users, encryption, ephemeral),
         room_sections={
-            "ephemeral": [receipts],
+            "ephemeral": [
+                ReceiptsSection(store=users.receipt_store, tail=core.tail, ignored=users.ignored_users.of),
+                TypingSection(
+                    typing_users=ephemeral.typing_users, tail=core.tail, ignored=users.ignored_users.of
+                ),
+            ],
             "account_data": [RoomAccountDataSection(store=users.account_data_store, tail=core.tail)],
         },
         ignored=users.ignored_users.of,
@@ -77,3 +84,30 @@ def build_sync(
         now_ms=core.clock.now_ms,
     )
     return SyncParts(assembler=assembler, notifier=notifier, renderer=renderer)
+
+
+def _user_sections(
+    core: Core,
+    config: Config,
+    users: UserParts,
+    encryption: EncryptionParts,
+    ephemeral: EphemeralParts,
+) -> dict[str, UserSection]:
+    """Give the section of each top-level key. To-device messages come before what they unlock."""
+    return {
+        "account_data": AccountDataSection(
+            store=users.account_data_store, push_rules=users.push_rules, tail=core.tail
+        ),
+        "presence": PresenceSection(
+            config=config.presence,
+            states=ephemeral.presence_states,
+            shown=ephemeral.shown_presence,
+            store=ephemeral.presence_store,
+            rooms=core.rooms,
+            ignored=users.ignored_users.of,
+        ),
+        "to_device": ToDeviceSection(encryption.inboxes),
+        "device_lists": DeviceListsSection(encryption.device_lists),
+        "device_one_time_keys_count": OneTimeKeyCountsSection(encryption.key_counts),
+        "device_unused_fallback_key_types": UnusedFallbackKeysSection(encryption.key_counts),
+    }

@@ -11,13 +11,17 @@ from ranvier.storage.filters import FilterStore
 from ranvier.storage.profiles import ProfileStore
 from ranvier.storage.push_rules import PushRuleStore
 from ranvier.storage.receipts import ReceiptStore
+from ranvier.storage.unread import UnreadStore
 from ranvier.users.account_data import AccountData, IgnoredUsers
 from ranvier.users.filters import Filters
+from ranvier.users.notes import RoomNotes
+from ranvier.users.notifications import Notifications
 from ranvier.users.profile_changes import ProfileChanges
 from ranvier.users.profiles import ProfileRules, Profiles
 from ranvier.users.push_rules import PushRules
 from ranvier.users.receipts import Receipts
 from ranvier.users.tags import Tags
+from ranvier.users.unread import Unread
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class UserParts:
     account_data_store: AccountDataStore
     filters: Filters
     ignored_users: IgnoredUsers
+    notifications: Notifications
     profile_changes: ProfileChanges
     profiles: Profiles
     push_rules: PushRules
     receipt_store: ReceiptStore
     receipts: Receipts
     tags: Tags
+    unread: Unread
 
 
 def build_user_data(core: Core, config: Config) -> UserParts:
@@ -56,16 +62,30 @@ def build_user_data(core: Core, config: Config) -> UserParts:
             enable_set_avatar_url=config.registration.enable_set_avatar_url,
         ),
     )
+    ignored_users = IgnoredUsers(store=account_data_store, tail=tail)
+    push_rules = PushRules(store=PushRuleStore(database), appender=appender, tail=tail)
+    unread_store = UnreadStore(database)
+    notes = RoomNotes(tail=tail, events=core.events)
     return UserParts(
         account_data=account_data,
         account_data_store=account_data_store,
         filters=Filters(store=FilterStore(database)),
-        ignored_users=IgnoredUsers(store=account_data_store, tail=tail),
+        ignored_users=ignored_users,
+        notifications=Notifications(
+            store=unread_store,
+            events=core.events,
+            notes=notes,
+            rooms=core.rooms,
+            memberships=core.memberships,
+            push_rules=push_rules,
+            ignored=ignored_users.of,
+            tail=tail,
+        ),
         profile_changes=ProfileChanges(
             store=profile_store, memberships=core.memberships, writer=core.writer, tail=tail
         ),
         profiles=profiles,
-        push_rules=PushRules(store=PushRuleStore(database), appender=appender, tail=tail),
+        push_rules=push_rules,
         receipt_store=receipt_store,
         receipts=Receipts(
             store=receipt_store,
@@ -77,4 +97,13 @@ def build_user_data(core: Core, config: Config) -> UserParts:
             account_data=account_data,
         ),
         tags=Tags(store=account_data_store, account_data=account_data),
+        unread=Unread(
+            store=unread_store,
+            notes=notes,
+            rooms=core.rooms,
+            memberships=core.memberships,
+            push_rules=push_rules,
+            ignored=ignored_users.of,
+            tail=tail,
+        ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -17,6 +17,7 @@ _GET = f"SELECT {_COLUMNS} FROM accounts WHERE user_id = $1"
 _FIND = f"SELECT {_COLUMNS}, password_hash FROM accounts WHERE lower(user_id) = lower($1)"
 _TAKEN = "SELECT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))"
 _EXIST = "SELECT user_id FROM accounts WHERE user_id = ANY ($1)"
+_GUESTS = "SELECT user_id FROM accounts WHERE is_guest AND user_id = ANY ($1)"
 _CREATE = """
 INSERT INTO accounts (user_id, password_hash, created_ts, is_guest, is_admin, appservice_id)
 SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))
@@ -95,6 +96,10 @@ class AccountStore:
         """Tell whether an account has this ID, in whatever case."""
         taken: bool = await self._database.fetchval(_TAKEN, user_id)
         return taken
+
+    async def guests_among(self, user_ids: Collection[str]) -> set[str]:
+        """Give those of the user IDs whose accounts are guests'."""
+        return {record["user_id"] for record in await self._database.fetch(_GUESTS, list(user_ids))}
 
     async def which_exist(self, user_ids: Sequence[str]) -> set[str]:
         """Give those of the user IDs that have an account."""
