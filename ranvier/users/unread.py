@@ -70,13 +70,14 @@ class _Size:
 class _Tally:
     """What one user has not read in one room, up to a position."""
 
-    __slots__ = ("_counts", "_size", "_unread", "marks", "unthreaded", "upto")
+    __slots__ = ("_by_thread", "_counts", "_size", "_unread", "marks", "unthreaded", "upto")
 
     def __init__(self, after: int, size: _Size) -> None:
         self.upto = after
         self.unthreaded = after
         self.marks: dict[str, int] = {}
         self._unread: list[tuple[int, str, bool]] = []  # position, thread, highlighted; in order
+        self._by_thread: dict[str, Count] = {}
         self._counts: Counts | None = ALL_READ
         self._size = size
         size.weight += _TALLY_WEIGHT
@@ -114,6 +115,8 @@ class _Tally:
             return
         self._unread.append((pos, thread, highlighted))
         self._size.weight += 1
+        notifications, highlights_ = self._by_thread.get(thread, NOTHING)
+        self._by_thread[thread] = Count(notifications + 1, highlights_ + highlighted)
         self._counts = None
         if len(self._unread) > MAX_COUNTED:
             self._keep(self._unread[1:])
@@ -122,24 +125,30 @@ class _Tally:
         if len(unread) != len(self._unread):
             self._size.weight += len(unread) - len(self._unread)
             self._unread = unread
+            self._by_thread = _by_thread(unread)
             self._counts = None
 
     def counts(self) -> Counts:
         """Give the counts."""
         if self._counts is None:
-            self._counts = _counted(self._unread)
+            self._counts = _counts_of(self._by_thread)
         return self._counts
 
 
-def _counted(unread: Iterable[tuple[int, str, bool]]) -> Counts:
-    notifications: dict[str, int] = {}
-    highlighted: dict[str, int] = {}
-    for _, thread, highlight in unread:
-        notifications[thread] = notifications.get(thread, 0) + 1
-        highlighted[thread] = highlighted.get(thread, 0) + highlight
-    by_thread = {thread: Count(n, highlighted[thread]) for thread, n in notifications.items()}
-    main = by_thread.pop(MAIN, NOTHING)
-    return Counts(Count(sum(notifications.values()), sum(highlighted.values())), main, by_thread)
+def _by_thread(unread: Iterable[tuple[int, str, bool]]) -> dict[str, Count]:
+    counts: dict[str, Count] = {}
+    for _, thread, highlighted in unread:
+        notifications, highlights_ = counts.get(thread, NOTHING)
+        counts[thread] = Count(notifications + 1, highlights_ + highlighted)
+    return counts
+
+
+def _counts_of(by_thread: Mapping[str, Count]) -> Counts:
+    main = by_thread.get(MAIN, NOTHING)
+    if len(by_thread) == (main is not NOTHING):
+        return Counts(main, main, {})
+    total = Count(sum(it[0] for it in by_thread.values()), sum(it[1] for it in by_thread.values()))
+    return Counts(total, main, {root: count for root, count in by_thread.items() if root != MAIN})
 
 
 class _Reader(NamedTuple):
