@@ -65,6 +65,7 @@ class Appender:
 
     async def append_rows(self, rows: Sequence[LogRow]) -> int:
         """Write rows that are not events and give the position of the last one; may raise 503."""
+        assert rows, "nothing to write has no position"
         return await self._submit(_Pending(None, rows))
 
     async def _submit(self, pending: _Pending) -> int:

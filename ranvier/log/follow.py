@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 _GAP_PATIENCE_S = 0.005  # writers publish out of order: what is missing mostly comes at once
 _PIECE = 1000
+_MAX_EARLY = 1000
 
 
 class Follower:
@@ -56,8 +57,8 @@ class Follower:
             self._gap.clear()
             try:
                 await self._catch_up()
-            except MatrixError as error:
-                logger.warning("Can not read the log: %s", error.message)
+            except (MatrixError, TimeoutError) as error:
+                logger.warning("Can not read the log: %s", error)
                 await asyncio.sleep(self._heartbeat_s)
 
     async def _catch_up(self) -> None:
@@ -73,12 +74,16 @@ class Follower:
 
     def _on_batch(self, batch: Batch) -> None:
         self._quiet = False
+        self._take(batch)
+        if self._early:
+            self._apply_early()
+
+    def _take(self, batch: Batch) -> None:
         if batch.previous == self._tail.pos:
             self._tail.apply(batch.rows, batch.last)
-            if self._early:
-                self._apply_early()
         elif batch.previous > self._tail.pos:
-            self._early[batch.previous] = batch
+            if len(self._early) < _MAX_EARLY:  # what is dropped here is in the database
+                self._early[batch.previous] = batch
             self._gap.set()
         elif batch.last > self._tail.pos:  # a part of it was read from the database meanwhile
             rows = [row for row in batch.rows if row.pos > self._tail.pos]
@@ -89,7 +94,7 @@ class Follower:
             if previous > self._tail.pos:
                 self._gap.set()
                 return
-            self._on_batch(self._early.pop(previous))
+            self._take(self._early.pop(previous))
 
     async def _read_upto(self, head: int) -> None:
         while (pos := self._tail.pos) < head:

@@ -13,6 +13,9 @@ from ranvier.wire.log_rows import EventRow, LogRow, Row
 RowT = TypeVar("RowT", EventRow, LogRow, Row)
 Listener = Callable[[Sequence[Row]], None]
 
+_Waiting = tuple[int, int, asyncio.Future[None]]
+"""Position, ticket (those who wait for one position are woken in order) and who waits."""
+
 
 class Tail:
     """Hold the rows after ``start`` up to ``pos``, without gaps.
@@ -34,7 +37,7 @@ class Tail:
         self._by_event_id: dict[str, EventRow] = {}
         self._related: dict[str, list[EventRow]] = {}
         self._listeners: list[Listener] = []
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._tickets = 0
         self.start = 0
         self.pos = 0
@@ -59,6 +62,7 @@ class Tail:
             index.clear()
         self._bytes = 0
         self.start = self.pos = pos
+        self._wake()
 
     def apply(self, rows: Sequence[Row], last: int) -> None:
         """Add the rows of the positions after ``pos`` up to ``last``."""
@@ -69,10 +73,7 @@ class Tail:
             self._drop_oldest()
         for listener in self._listeners:
             listener(rows)
-        while self._waiting and self._waiting[0][0] <= last:
-            future = self._waiting.pop(0)[2]
-            if not future.done():
-                future.set_result(None)
+        self._wake()
 
     async def wait_for(self, pos: int, timeout_s: float = 5.0) -> bool:
         """Wait until ``pos`` was applied; False if that takes longer than ``timeout_s``."""
@@ -80,12 +81,27 @@ class Tail:
             return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tickets += 1
-        bisect.insort(self._waiting, (pos, self._tickets, future), key=lambda entry: entry[:2])
+        entry = (pos, self._tickets, future)
+        bisect.insort(self._waiting, entry, key=_order)
         try:
-            await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await future
         except TimeoutError:
             return False
+        finally:
+            # It may never come: a client names positions as far away as it likes.
+            index = bisect.bisect_left(self._waiting, _order(entry), key=_order)
+            if index < len(self._waiting) and self._waiting[index] is entry:
+                del self._waiting[index]
         return True
+
+    def _wake(self) -> None:
+        reached = bisect.bisect_right(self._waiting, self.pos, key=lambda entry: entry[0])
+        futures = [future for _, _, future in self._waiting[:reached]]
+        del self._waiting[:reached]
+        for future in futures:
+            if not future.done():
+                future.set_result(None)
 
     # -- reading: all of these give rows in order, with pos > after; `after` is not before `start` -----
 
@@ -184,6 +200,10 @@ class Tail:
             _pop_first(self._rows_of_room, row.room_id)
         if row.user_id is not None:
             _pop_first(self._rows_of_user, row.user_id)
+
+
+def _order(entry: _Waiting) -> tuple[int, int]:
+    return entry[:2]
 
 
 def _since(rows: deque[RowT] | None, after: int, upto: int | None) -> list[RowT]:
