@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,8 @@ class ServerProcess:
         self.folder = folder
         self.server_name = SERVER_NAME
         self.port = free_port()
-        self._process: asyncio.subprocess.Process | None = None
+        # Not asyncio's: a server of the whole session outlives the event loop of a test.
+        self._process: subprocess.Popen[bytes] | None = None
         listener = {
             "port": self.port,
             "type": "http",
@@ -82,25 +84,22 @@ class ServerProcess:
     async def start(self, timeout_s: float = 60.0) -> None:
         """Start it and wait until it answers. Raises AssertionError, with its log, if it ends instead."""
         if self._process is not None:
-            await self._process.wait()
+            await asyncio.to_thread(self._process.wait, 60)
         with (self.folder / "server.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "ranvier.cli",
-                "up",
-                "--data",
-                str(self.folder / "data"),
-                "--config",
-                str(self.folder / "homeserver.yaml"),
-                stdin=asyncio.subprocess.DEVNULL,
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ranvier.cli", "up"),
+                    *("--data", str(self.folder / "data")),
+                    *("--config", str(self.folder / "homeserver.yaml")),
+                ],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         async with asyncio.timeout(timeout_s), HttpClient(self.url) as client:
             while not await client.is_up():
-                assert self._process.returncode is None, f"the server ended:\n{self.log[-5000:]}"
+                assert self._process.poll() is None, f"the server ended:\n{self.log[-5000:]}"
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> int:
@@ -108,16 +107,14 @@ class ServerProcess:
         process = self._process
         if process is None:
             return 0
-        if process.returncode is None:
-            process.terminate()
-        async with asyncio.timeout(60):
-            status = await process.wait()
+        process.terminate()
+        status = await asyncio.to_thread(process.wait, 60)
         self._process = None
         return status
 
     def kill(self) -> None:
         """Kill it on the spot (SIGKILL); ``start`` or ``restart`` brings it back."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None:
             self._process.kill()
 
     async def restart(self) -> None:
