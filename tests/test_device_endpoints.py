@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -17,11 +18,17 @@ from ranvier.http.limits import Rate, RateLimiter
 from ranvier.http.listeners import Listener, ListenerSettings, TcpAddress
 from ranvier.http.metrics import Metrics
 from ranvier.http.route import bind
-from ranvier.processes.device_parts import DeviceParts, build_devices
+from ranvier.processes.core import Core as ProcessCore
+from ranvier.processes.encryption import EncryptionParts, build_encryption
+from ranvier.rooms.draft import Identity as ServerIdentity
 from ranvier.spec.filters import NO_FILTER
-from ranvier.sync.context import SyncContext
+from ranvier.sync.context import SyncContext, UserSection
+from ranvier.sync.sections.device_lists import DeviceListsSection
+from ranvier.sync.sections.one_time_keys import OneTimeKeyCountsSection, UnusedFallbackKeysSection
+from ranvier.sync.sections.to_device import ToDeviceSection
 from ranvier.wire.tokens import Token
 from tests.account_server import PASSWORD, AccountServer, Answer, account_server
+from tests.core import KEY, SERVER_NAME
 from tests.test_cross_signing import Identity
 from tests.test_keys import identity, one_time
 
@@ -34,7 +41,8 @@ class Server:
     """Endpoints of accounts, and beside them those of devices."""
 
     accounts: AccountServer
-    parts: DeviceParts
+    parts: EncryptionParts
+    sections: Mapping[str, UserSection]
     url: str
     tokens: dict[str, str]
     http: aiohttp.ClientSession
@@ -69,7 +77,7 @@ class Server:
             in_tail=since is not None,
         )
         answer = {}
-        for key, section in self.parts.sync_sections().items():
+        for key, section in self.sections.items():
             value = await (section.initial(context) if since is None else section.since(context))
             if value is not None:
                 answer[key] = value
@@ -80,7 +88,14 @@ class Server:
 async def serving(dsn: str) -> AsyncIterator[Server]:
     async with account_server(dsn) as accounts, aiohttp.ClientSession() as http:
         limiter = RateLimiter({"rc_key_requests": Rate(0.001, 2)})
-        parts = build_devices(accounts.core, clock=accounts.clock, server_name="example.org")
+        core = {**vars(accounts.core), "clock": accounts.clock, "identity": ServerIdentity(SERVER_NAME, KEY)}
+        parts = build_encryption(cast(ProcessCore, SimpleNamespace(**core)))
+        sections = {
+            "to_device": ToDeviceSection(parts.inboxes),
+            "device_lists": DeviceListsSection(parts.device_lists),
+            "device_one_time_keys_count": OneTimeKeyCountsSection(parts.key_counts),
+            "device_unused_fallback_key_types": UnusedFallbackKeysSection(parts.key_counts),
+        }
         named = {**vars(accounts.parts), **vars(parts), "limiter": limiter, "clock": accounts.clock}
         application = Application(
             {"client": bind(ROUTES, named)},
@@ -93,7 +108,7 @@ async def serving(dsn: str) -> AsyncIterator[Server]:
         address = listener.addresses[0]
         assert isinstance(address, TcpAddress)
         try:
-            server = Server(accounts, parts, f"http://127.0.0.1:{address.port}", {}, http)
+            server = Server(accounts, parts, sections, f"http://127.0.0.1:{address.port}", {}, http)
             for user in ("alice", "bob"):
                 answer = await accounts.register(
                     user, device_id=user.upper(), initial_device_display_name=user
