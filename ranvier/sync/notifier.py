@@ -11,10 +11,11 @@ from ranvier.log.tail import Tail
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
+from ranvier.users.receipts import READ_PRIVATE
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 ROOM_KINDS = frozenset({"receipt"})
-"""Kinds of rows that everybody in ``room_id`` is told of."""
+"""Kinds of rows that everybody in ``room_id`` is told of (private receipts are for their user alone)."""
 
 SHARED_KINDS = frozenset({"device_list"})
 """Kinds of rows that everybody who shares a room with ``user_id`` is told of."""
@@ -158,7 +159,7 @@ class Notifier:
                 self._on_log_row(row)
 
     def _on_log_row(self, row: LogRow) -> None:
-        if row.kind in ROOM_KINDS and row.room_id is not None:
+        if row.kind in ROOM_KINDS and row.room_id is not None and row.key != READ_PRIVATE:
             self.wake_room(row.room_id)
         elif row.user_id is not None:
             self.wake_users((row.user_id,))
