@@ -313,7 +313,7 @@ class SyncAssembler:
         parts: list[bytes] = []
         if answer is not None:
             parts = _timeline_parts(request, answer, rendering)
-            room = self._rooms.held(room_id) if answer.member_changed else None
+            room = self._rooms.held(room_id) if answer.summary_changed else None
             if room is not None:
                 parts.append(b'"summary":' + room_summary(room, request.user_id))
         for name, rooms in extras.items():

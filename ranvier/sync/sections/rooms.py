@@ -19,6 +19,7 @@ from ranvier.sync.state_at import State, StateAt
 from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT, Span, Window, Windows, event_filter
 from ranvier.wire.log_rows import EventRow
 
+_SUMMED_UP = (MEMBER, "m.room.name", "m.room.canonical_alias")
 _REMEMBERED_DEVICES = 2000
 _REMEMBERED_MEMBERS = 2000
 
@@ -26,13 +27,13 @@ _REMEMBERED_MEMBERS = 2000
 class RoomAnswer(NamedTuple):
     """What is told of one room: its window, and the state (before the window, or after it).
 
-    ``member_changed`` says that who is in the room changed, so that its summary is to be told.
+    ``summary_changed`` says that who is in the room, or what names it, changed.
     """
 
     room_id: str
     window: Window
     state: list[EventRow]
-    member_changed: bool
+    summary_changed: bool
 
 
 class Asked(NamedTuple):
@@ -91,49 +92,63 @@ class RoomSections:
         assert asked.since is not None
         known = {m.room_id: m for m in rooms}
         in_tail = asked.since >= self._tail.start
-        active = self._tail.rooms_with_events(known, asked.since) if in_tail else list(known)
+        all_asked = asked.full_state or not in_tail
+        active = list(known) if all_asked else self._tail.rooms_with_events(known, asked.since)
         if not active:
             return []
         wanted = event_filter(asked.filter.room.timeline, asked.ignored)
         spans = [Span(id_, known[id_].room_nid, asked.since, _end(known[id_], asked.upto)) for id_ in active]
         windows = await self._windows.latest(spans, _limit(asked.filter), wanted)
         if asked.full_state:
-            states = await self._states(asked, windows, {span.room_id: span.upto for span in spans})
-            return [
-                RoomAnswer(id_, w, self._whole_state(asked, id_, states[id_], w), True)
-                for id_, w in windows.items()
-            ]
+            return await self._full(asked, spans, windows, in_tail=in_tail)
         answers = []
         for span in spans:
             window = windows[span.room_id]
             if not window.rows and not window.limited and in_tail and wanted is None:
                 continue
             answers.append(await self._answer_since(asked, span, window, in_tail=in_tail))
-        return [a for a in answers if a.window.rows or a.state or a.window.limited]
+        return [a for a in answers if a.window.rows or a.state or a.window.limited or a.summary_changed]
+
+    async def _full(
+        self, asked: Asked, spans: Sequence[Span], windows: Mapping[str, Window], *, in_tail: bool
+    ) -> list[RoomAnswer]:
+        """Tell all of the state of rooms that the client knows (``full_state``), changed or not."""
+        changed: dict[str, list[EventRow]] = {}
+        if asked.filter.room.state.lazy_load_members:
+            for span in spans:
+                rows = self._tail.events_of_room(span.room_id, span.after, span.upto) if in_tail else None
+                changes, _ = await self._changes(span, windows[span.room_id], rows, asked.state_after)
+                changed[span.room_id] = [row for row in changes if row.type == MEMBER]
+        states = await self._states(asked, windows, {span.room_id: span.upto for span in spans})
+        answers = []
+        for room_id, window in windows.items():
+            state = self._whole_state(asked, room_id, states[room_id], window)
+            told = {row.event_nid for row in state}
+            state += [row for row in changed.get(room_id, ()) if row.event_nid not in told]
+            answers.append(RoomAnswer(room_id, window, state, True))
+        return answers
 
     async def _answer_since(self, asked: Asked, span: Span, window: Window, *, in_tail: bool) -> RoomAnswer:
         rows = self._tail.events_of_room(span.room_id, span.after, span.upto) if in_tail else None
-        if rows is not None and not any(row.state_changes for row in rows):
-            state: list[EventRow] = []
-            changed: set[StateKey] = set()
-        else:
-            changes = await self._changes(span, window, rows, asked.state_after)
-            changed = {row.key for row in changes} | {r.key for r in window.rows if r.state_changes}
-            state = changes
+        state: list[EventRow] = []
+        changed: Iterable[StateKey] = ()
+        if rows is None or any(row.state_changes for row in rows):
+            state, changed = await self._changes(span, window, rows, asked.state_after)
         if asked.filter.room.state.lazy_load_members:
             state = await self._lazy(asked, span, window, state)
         state = _filtered(asked.filter, state)
-        return RoomAnswer(span.room_id, window, state, any(type_ == MEMBER for type_, _ in changed))
+        # Whatever the filter hides: the summary says who is there.
+        return RoomAnswer(span.room_id, window, state, any(type_ in _SUMMED_UP for type_, _ in changed))
 
     async def _changes(
         self, span: Span, window: Window, rows: list[EventRow] | None, state_after: bool
-    ) -> list[EventRow]:
-        """Give the state that changed since: before the window, or until its end."""
+    ) -> tuple[list[EventRow], Iterable[StateKey]]:
+        """Give the state that changed before the window (or until its end), and all changed keys."""
         shown = set() if state_after else {row.event_nid for row in window.rows}
         if rows is not None and all(_is_plain(row) for row in rows):
             latest = {row.key: row for row in rows if row.state_changes and row.event_nid not in shown}
             # What the window changes further is told there.
-            return list(latest.values())
+            return list(latest.values()), {row.key for row in rows if row.state_changes}
         changed = await self._store.changed_keys(span.room_nid, span.after, span.upto)
         nids = [nid for nid in changed.values() if nid is not None and nid not in shown]
         before: dict[StateKey, EventRow] = {
@@ -144,7 +159,7 @@ class RoomSections:
             earlier = await self._store.changed_keys(span.room_nid, span.after, window.start)
             hidden = {key: nid for key, nid in earlier.items() if key not in before and nid is not None}
             before.update((row.key, row) for row in (await self._events.by_nids(hidden.values())).values())
-        return list(before.values())
+        return list(before.values()), changed
 
     async def _states(
         self, asked: Asked, windows: Mapping[str, Window], ends: Mapping[str, int]
@@ -169,19 +184,22 @@ class RoomSections:
         return _filtered(asked.filter, rows)
 
     async def _lazy(self, asked: Asked, span: Span, window: Window, state: list[EventRow]) -> list[EventRow]:
-        """Keep those members that the client needs to show the window, and add those it does not have."""
+        """Add the members that the client needs to show the window and may not have.
+
+        Source: client-server API, "Lazy-loading room members": what changed in a gap must be told all the
+        same, because the client may have the member from before.
+        """
         room = await self._rooms.get(span.room_id)
         needed = _senders(window)
-        rows = [row for row in state if row.type != MEMBER or row.state_key in needed | {asked.user_id}]
-        told = {row.state_key for row in rows if row.type == MEMBER}
+        told = {row.state_key for row in state if row.type == MEMBER}
         told |= {row.state_key for row in window.rows if row.type == MEMBER} if asked.state_after else set()
         members = [
             row for user in needed - told if (row := room.state.get((MEMBER, user))) and row.pos <= span.upto
         ]
         if not asked.filter.room.state.include_redundant_members:
             members = self._members_sent.without(asked, members)
-        self._members_sent.add(asked, [*members, *(row for row in rows if row.type == MEMBER)])
-        return rows + members
+        self._members_sent.add(asked, [*members, *(row for row in state if row.type == MEMBER)])
+        return state + members
 
 
 def _end(membership: Membership, upto: int) -> int:
