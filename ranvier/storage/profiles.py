@@ -11,7 +11,7 @@ _GET = """
 SELECT a.user_id, p.document, coalesce(p.pos, 0) AS pos, a.deactivated
 FROM accounts a LEFT JOIN profiles p USING (user_id) WHERE a.user_id = $1
 """
-_CHANGED = "SELECT user_id FROM profile_changes ORDER BY pos"
+_CHANGED = "SELECT user_id FROM profile_changes ORDER BY pos LIMIT 1000"
 _TOLD = "DELETE FROM profile_changes WHERE user_id = $1 AND pos <= $2"
 _PUBLIC_STATE = """
 SELECT e.pdu FROM current_state m
