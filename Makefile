@@ -61,7 +61,7 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format ranvier tests bench
 
 bench: $(VENV)/.installed $(BENCH_VENV)/.installed
-	$(BENCH_VENV)/bin/python -m bench
+	$(BENCH_VENV)/bin/python -m bench --after-seed 1000000
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build *.egg-info

@@ -60,6 +60,7 @@ class Ranvier(Server):
             "enable_registration": True,
             "enable_registration_without_verification": True,
             "presence": {"enabled": False},
+            "log_level": "WARNING",
             **RATE_LIMITS,
         }
         cheap = {"password_config": {"argon2": {"time_cost": 1, "memory": "64K", "parallelism": 1}}}
