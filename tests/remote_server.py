@@ -9,6 +9,8 @@ from typing import Any
 
 from pyroaring import BitMap64
 
+from ranvier.rooms.import_room import RoomImporter
+from ranvier.rooms.outliers import Outliers
 from ranvier.rooms.receive_event import EventReceiver, Outcome, Verdict
 from ranvier.rooms.received_pdu import KeyRequest
 from ranvier.spec.event import Event, StateKey
@@ -18,6 +20,7 @@ from ranvier.spec.event_hashes import reference_hash
 from ranvier.spec.room_versions import ROOM_VERSIONS
 from ranvier.spec.signatures import SigningKey, VerifyKey, finish_event
 from ranvier.spec.state_res import resolve
+from ranvier.storage.room_imports import RoomImportStore
 from tests.core import KEY, SERVER_NAME, Core
 
 State = dict[StateKey, str]
@@ -42,6 +45,27 @@ class KnownKeys:
         }
 
 
+def new_outliers(core: Core) -> Outliers:
+    """Build what stores outliers, as ``processes`` does."""
+    return Outliers(events=core.events, graph=core.graph, nids=core.nids, pool=core.pool)
+
+
+def new_importer(core: Core) -> RoomImporter:
+    """Build what takes rooms over, as ``processes`` does."""
+    return RoomImporter(
+        server_name=SERVER_NAME,
+        rooms=core.rooms,
+        room_store=core.room_store,
+        writer=core.writer,
+        appender=core.appender,
+        tail=core.tail,
+        graph=core.graph,
+        imports=RoomImportStore(core.database),
+        outliers=new_outliers(core),
+        nids=core.nids,
+    )
+
+
 def new_receiver(core: Core) -> EventReceiver:
     """Build the receiver of a core, as ``processes`` does."""
     return EventReceiver(
@@ -52,6 +76,7 @@ def new_receiver(core: Core) -> EventReceiver:
         events=core.events,
         graph=core.graph,
         forks=core.forks,
+        outliers=new_outliers(core),
         nids=core.nids,
         pool=core.pool,
     )
@@ -83,6 +108,34 @@ class RemoteServer:
         for row in await core.events.forwards(room.room_nid, after=0, upto=1 << 60, limit=10_000):
             server.learn(row.event)
         return server
+
+    @classmethod
+    def create(cls, creator: str, version_id: str = "11") -> RemoteServer:
+        """Make a public room elsewhere."""
+        version = ROOM_VERSIONS[version_id]
+        server = cls(
+            "" if version.room_id_is_create_hash else f"!elsewhere:{creator.partition(':')[2]}", version_id
+        )
+        content: dict[str, Any] = {"room_version": version_id}
+        if version.creator_in_content:
+            content["creator"] = creator
+        create = server.make(creator, "m.room.create", content, state_key="", after=[])
+        server.room_id = create.room_id
+        server.member(creator, creator, "join")
+        server.power(creator, {} if version.privileged_creators else {creator: 100})
+        server.make(creator, "m.room.join_rules", {"join_rule": "public"}, state_key="")
+        return server
+
+    def auth_chain(self, event_ids: Iterable[str]) -> list[Event]:
+        """Give all that some events rest on."""
+        looking = list(event_ids)
+        found: dict[str, Event] = {}
+        for event_id in looking:
+            for other in self.events[event_id].auth_event_ids:
+                if other not in found:
+                    found[other] = self.events[other]
+                    looking.append(other)
+        return list(found.values())
 
     def learn(self, event: Event) -> Event:
         """Add an event of another server to the history."""
@@ -141,7 +194,7 @@ class RemoteServer:
         hashes = {e: reference_hash(self.events[e].pdu, version) if e in self.events else "" for e in named}
         pdu = build_pdu(
             version,
-            room_id=self.room_id,
+            room_id=self.room_id or None,
             sender=sender,
             type=type,
             content=content,

@@ -49,7 +49,7 @@ async def state_of(core: Core, room_id: str) -> dict[StateKey, str]:
     snapshot = await core.room_store.snapshot(room.snapshot_nid)
     assert set(snapshot) == {row.event_nid for row in room.state.values()}
     # Following the changes from the beginning leads to the same state.
-    nids = await core.room_store.changed_keys(room.room_nid, 0, 1 << 60)
+    nids = await core.room_store.changed_keys(room.room_nid, -1, 1 << 60)
     assert {key: nid for key, nid in nids.items() if nid is not None} == {
         key: row.event_nid for key, row in room.state.items()
     }

@@ -15,6 +15,7 @@ from ranvier.log.append import Appender, HeadMoved
 from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.fork_state import ForkStates
+from ranvier.rooms.outliers import Outliers, RoomName, StoredOutliers
 from ranvier.rooms.received_pdu import Dropped, KeyRing, check_pdus
 from ranvier.rooms.reception import Arrival, Reception, References
 from ranvier.rooms.rooms import Rooms
@@ -77,6 +78,7 @@ class EventReceiver:
         events: EventStore,
         graph: EventGraphStore,
         forks: ForkStates,
+        outliers: Outliers,
         nids: Nids,
         pool: Executor,
     ) -> None:
@@ -87,6 +89,7 @@ class EventReceiver:
         self._events = events
         self._graph = graph
         self._forks = forks
+        self._outliers = outliers
         self._nids = nids
         self._pool = pool
 
@@ -112,6 +115,16 @@ class EventReceiver:
         answers = [_answer(result, outcomes) for result in checked]
         _log_refused(origin, room_id, answers)
         return answers
+
+    async def receive_outliers(
+        self, room_id: str, pdus: Sequence[object], *, keys: KeyRing
+    ) -> StoredOutliers:
+        """Store events of a room that others cite (the auth chain of what came), without a place in it.
+
+        They are checked by what they cite, which is stored or among them. Raises 404 ``M_NOT_FOUND``.
+        """
+        room = await self._rooms.get(room_id)
+        return await self._outliers.store(RoomName(room.room_nid, room_id, room.version), pdus, keys)
 
     # -- what an intake uses -------------------------------------------------------------------------
 

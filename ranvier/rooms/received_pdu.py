@@ -61,17 +61,25 @@ class _Candidate:
 
 
 async def check_pdus(
-    pdus: Sequence[object], *, room_id: str, version: RoomVersion, keys: KeyRing, pool: Executor
+    pdus: Sequence[object],
+    *,
+    room_id: str,
+    version: RoomVersion,
+    keys: KeyRing,
+    pool: Executor,
+    with_create: bool = False,
 ) -> list[Event | Dropped]:
     """Check form, signatures and content hash of PDUs of one room; give the event of each that passes.
 
     An event whose content hash is wrong is given in its redacted form. ``unsigned`` is left out: it is the
-    word of whoever passed the event on. Eight signatures or more are verified in ``pool`` (they release the
-    GIL).
+    word of whoever passed the event on. A create event is dropped unless ``with_create``. Eight signatures
+    or more are verified in ``pool`` (they release the GIL).
     """
     results: list[Event | Dropped | _Candidate] = []
     for start in range(0, len(pdus), _PIECE):
-        results.extend(_check_form(pdu, room_id, version) for pdu in pdus[start : start + _PIECE])
+        results.extend(
+            _check_form(pdu, room_id, version, with_create) for pdu in pdus[start : start + _PIECE]
+        )
         await asyncio.sleep(0)
     candidates = [result for result in results if isinstance(result, _Candidate)]
     wanted = {request for c in candidates for requests in c.wanted.values() for request in requests}
@@ -84,7 +92,7 @@ async def check_pdus(
     ]
 
 
-def _check_form(sent: object, room_id: str, version: RoomVersion) -> Dropped | _Candidate:
+def _check_form(sent: object, room_id: str, version: RoomVersion, with_create: bool) -> Dropped | _Candidate:
     try:
         pdu = dict(check_format(sent, version))
     except MatrixError as error:
@@ -92,7 +100,7 @@ def _check_form(sent: object, room_id: str, version: RoomVersion) -> Dropped | _
     pdu.pop("unsigned", None)
     essential = essential_bytes(pdu, version)
     event_id = pdu["event_id"] if version.event_id_in_pdu else event_id_of(essential, version)
-    if (reason := _unfit(pdu, event_id, room_id)) is not None:
+    if (reason := _unfit(pdu, event_id, room_id, with_create)) is not None:
         return Dropped(event_id, reason)
     candidate = _Candidate(pdu, event_id, essential)
     at_ms = pdu["origin_server_ts"] if version.enforce_key_validity else None
@@ -105,7 +113,7 @@ def _check_form(sent: object, room_id: str, version: RoomVersion) -> Dropped | _
     return candidate
 
 
-def _unfit(pdu: dict[str, Any], event_id: str, room_id: str) -> str | None:
+def _unfit(pdu: dict[str, Any], event_id: str, room_id: str, with_create: bool) -> str | None:
     named = pdu.get("room_id", "!" + event_id[1:])
     if named != room_id:
         return "The event is of another room"
@@ -115,7 +123,7 @@ def _unfit(pdu: dict[str, Any], event_id: str, room_id: str) -> str | None:
     # NOTSPEC: the rules of versions before 12 allow a second create event, on which a second history of the
     # same room could be built. What follows nothing that we know can not be placed in the room.
     if is_create(pdu):
-        return "The room has its create event"
+        return None if with_create else "The room has its create event"
     if not pdu["prev_events"]:
         return "The event follows no other"
     return None

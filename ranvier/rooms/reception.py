@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from ranvier.log.append import HeadMoved
 from ranvier.rooms.draft import may_redact, state_change
 from ranvier.rooms.fork_state import ForkStates, State, state_after, stored_state
-from ranvier.rooms.room import Room, auth_chain_of
+from ranvier.rooms.outliers import RoomName, new_row
+from ranvier.rooms.room import Room
 from ranvier.spec.errors import AuthError
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.event_auth import (
@@ -221,22 +222,8 @@ class Reception:
             arrival.event_nid = standing.event_nid
         elif arrival.event_nid is None:
             arrival.event_nid = self._nids.take()
-        return EventRow(
-            event_nid=arrival.event_nid,
-            room_nid=self._room.room_nid,
-            room_id=self._room.room_id,
-            version_id=self._room.version.identifier,
-            event_id=event.event_id,
-            type=event.type,
-            state_key=event.state_key,
-            sender=event.sender,
-            depth=event.depth,
-            origin_server_ts=event.origin_server_ts,
-            pdu=event.raw,
-            snapshot_nid=None,
-            auth_chain=auth_chain_of(self._cited(event)).serialize() if event.is_state else None,
-            event=event,
-        )
+        room = RoomName(self._room.room_nid, self._room.room_id, self._room.version)
+        return new_row(room, event, arrival.event_nid, self._cited(event))
 
     # -- accepting -----------------------------------------------------------------------------------
 
@@ -301,8 +288,8 @@ class Reception:
             if not changes:
                 return  # the snapshot that there is will do
         self._state = state
-        for key, new_row in changes.items():
-            self._change(row, key, new_row)
+        for key, becomes in changes.items():
+            self._change(row, key, becomes)
         row.state_changes = tuple(changes)
         if row.state_key is not None and changes.get(row.key, row) is not row:
             row.state_changes += (row.key,)  # twice: it became another event than this one

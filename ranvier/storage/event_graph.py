@@ -10,6 +10,7 @@ from pyroaring import BitMap64
 
 from ranvier.spec.event import StateKey
 from ranvier.storage.database import Database
+from ranvier.storage.events import EVENT_COLUMNS, event_row
 from ranvier.storage.log import AlreadyStored, Snapshot
 from ranvier.wire.log_rows import EventRow
 
@@ -31,6 +32,11 @@ _AUTH_CHAINS = "SELECT event_nid, auth_chain FROM events WHERE event_nid = ANY (
 _FOLLOWED = """
 SELECT DISTINCT edge.prev_id FROM event_edges edge JOIN events e USING (event_nid)
 WHERE edge.prev_id = ANY ($1) AND e.pos IS NOT NULL
+"""
+# Also of a room that is not one of ours yet, and so has no row in `rooms`.
+_OF_ROOM = f"""
+SELECT {EVENT_COLUMNS} FROM events e CROSS JOIN (SELECT $2::text AS room_id, $3::text AS version) r
+WHERE e.room_nid = $1 AND (e.event_id = ANY ($4) OR e.event_nid = ANY ($5))
 """
 _REDACTIONS = """
 SELECT r.target_id, r.event_nid FROM redactions r JOIN events e USING (event_nid)
@@ -107,6 +113,21 @@ class EventGraphStore:
         for record in await self._database.fetch(_AT_KEYS, room_nid, types, state_keys):
             found.setdefault((record["type"], record["state_key"]), []).append(record["event_nid"])
         return found
+
+    async def rows_of_room(
+        self,
+        room_nid: int,
+        room_id: str,
+        version_id: str,
+        *,
+        event_ids: Collection[str] = (),
+        nids: Collection[int] = (),
+    ) -> dict[str, EventRow]:
+        """Find events of a room that is perhaps still being joined, by their ids."""
+        records = await self._database.fetch(
+            _OF_ROOM, room_nid, room_id, version_id, list(event_ids), list(nids)
+        )
+        return {record["event_id"]: event_row(record) for record in records}
 
     async def rejected(self, nids: Iterable[int]) -> set[int]:
         """Give those of the events that were rejected."""

@@ -90,6 +90,14 @@ CREATE INDEX events_by_room ON events (room_nid, pos) WHERE pos IS NOT NULL;
 CREATE INDEX events_by_pos ON events (pos) WHERE pos IS NOT NULL;
 CREATE INDEX events_by_state_key ON events (room_nid, type, state_key) WHERE state_key IS NOT NULL;
 
+CREATE TABLE room_nids (
+    room_id  text PRIMARY KEY,
+    room_nid bigint NOT NULL UNIQUE
+);
+COMMENT ON TABLE room_nids IS 'Integers of rooms that are being joined, whose state is stored before the room is';
+COMMENT ON COLUMN room_nids.room_id IS 'Room id';
+COMMENT ON COLUMN room_nids.room_nid IS 'What rooms.room_nid will be';
+
 CREATE TABLE event_edges (
     room_nid   bigint NOT NULL,
     prev_id    text NOT NULL,
