@@ -1,4 +1,4 @@
-"""The ASGI application: every request from its head to its answer, and nothing about what endpoints do."""
+"""The application: every request from its head to its answer, and nothing about what endpoints do."""
 
 from __future__ import annotations
 
@@ -20,18 +20,12 @@ from ranvier.http.body import (
     read_chunks,
     too_large,
 )
+from ranvier.http.exchange import Exchange
 from ranvier.http.limits import RateLimiter
 from ranvier.http.metrics import Metrics
-from ranvier.http.rendering import (
-    PREFLIGHT,
-    Headers,
-    json_headers,
-    render_error,
-    render_unexpected,
-    response_headers,
-)
+from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
 from ranvier.http.request import Request
-from ranvier.http.request_log import DatabaseTime, log_request
+from ranvier.http.request_log import DatabaseTime, RequestLog
 from ranvier.http.response import Response, encode
 from ranvier.http.route import BoundRoute
 from ranvier.http.router import Router, bad_path
@@ -43,10 +37,6 @@ logger = logging.getLogger(__name__)
 CLIENT_GONE = 499  # what nginx logs for a client that closed before its answer; never sent
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"})
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
-
-Scope = Mapping[str, Any]
-Send = Callable[[dict[str, Any]], Any]
-Receive = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +65,7 @@ class Application:
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
         seen: Callable[[Requester, str, str], None] | None = None,
+        request_log: RequestLog | None = None,
     ) -> None:
         self.authentication = authentication
         self.limiter = limiter
@@ -83,6 +74,7 @@ class Application:
         self.clock = clock
         self.timeouts = timeouts or Timeouts()
         self.seen = seen
+        self.request_log = request_log or RequestLog()
         self.in_flight = 0
         self._resources = resources
         self._ids = itertools.count(1)
@@ -91,7 +83,7 @@ class Application:
         metrics.watch_in_flight(lambda: self.in_flight)
 
     def endpoint(self, resources: Iterable[str], *, x_forwarded: bool = False) -> Edge:
-        """Make the ASGI callable of one listener. Raises ``KeyError`` for an unknown resource.
+        """Make what one listener serves. Raises ``KeyError`` for an unknown resource.
 
         With ``x_forwarded`` the client's address and scheme are those that the proxy in front reports.
         """
@@ -116,80 +108,64 @@ class Application:
 
 
 class Edge:
-    """Be the ASGI callable of one listener."""
+    """Answer the requests of one listener."""
 
     def __init__(self, application: Application, router: Router, *, x_forwarded: bool) -> None:
         self.application = application
         self.router = router
         self.x_forwarded = x_forwarded
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Other kinds of ASGI scopes are not served: listeners do not make them."""
-        assert scope["type"] == "http", scope["type"]
-        request_id = self.application.begin()
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer one request, count it and log it; never raises but for a failing log or metric."""
+        application = self.application
+        request_id = application.begin()
         try:
-            await _Exchange(self, scope, receive, send, request_id).run()
+            await _Call(self, exchange, request_id).run()
         finally:
-            self.application.end()
+            application.end()
 
 
-class _Exchange:
+class _Call:
     """Carry one request through: find, authenticate, limit, read, run, answer, log."""
 
-    __slots__ = (
-        "application",
-        "edge",
-        "endpoint",
-        "gone",
-        "headers",
-        "id",
-        "ip",
-        "receive",
-        "scope",
-        "send",
-        "size",
-        "status",
-        "user",
-    )
+    __slots__ = ("application", "edge", "endpoint", "exchange", "id", "ip", "size", "status", "user")
 
-    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(self, edge: Edge, exchange: Exchange, request_id: str) -> None:
         self.edge = edge
         self.application = edge.application
-        self.scope = scope
-        self.receive = receive
-        self.send = send
+        self.exchange = exchange
         self.id = request_id
-        self.headers: Headers = scope["headers"]
-        self.ip = ""
+        self.ip = exchange.ip
         self.user = ""
         self.endpoint = "unrecognized"
         self.status = 0
         self.size = 0
-        self.gone = False  # the client closed its connection while a long poll waited
 
     async def run(self) -> None:
-        """Answer, count and log; never raises but for a failing log or metric."""
+        application, exchange = self.application, self.exchange
         started = time.perf_counter()
-        database_time = self.application.database_time
+        database_time = application.database_time
         if database_time is not None:
             database_time.begin()
         await self._answer()
         seconds = time.perf_counter() - started
-        method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
-        self.application.metrics.observe(self.endpoint, method, self.status, seconds)
-        log_request(
-            method=method,
-            raw_path=self.scope["raw_path"],
-            query_string=self.scope["query_string"],
-            endpoint=self.endpoint,
-            status=self.status,
-            size=self.size,
-            duration_ms=seconds * 1000,
-            database_ms=database_time.spent_ms() if database_time is not None else 0.0,
-            user=self.user,
-            ip=self.ip,
-            request_id=self.id,
-        )
+        method = exchange.method if exchange.method in _METHODS else "other"
+        application.metrics.observe(self.endpoint, method, self.status, seconds)
+        level = application.request_log.level(self.endpoint, self.status)
+        if level:
+            application.request_log.write(
+                level,
+                method=method,
+                raw_path=exchange.raw_path,
+                query_string=exchange.query_string,
+                status=self.status,
+                size=self.size,
+                duration_ms=seconds * 1000,
+                database_ms=database_time.spent_ms() if database_time is not None else 0.0,
+                user=self.user,
+                ip=self.ip,
+                request_id=self.id,
+            )
 
     async def _answer(self) -> None:
         try:
@@ -199,7 +175,7 @@ class _Exchange:
         except asyncio.CancelledError:
             # Either the client left its long poll, or the server stops and has waited long enough. This is
             # the outermost frame of the request's task, so the cancellation ends here.
-            if self.gone:
+            if self.exchange.gone:
                 self.status = CLIENT_GONE
             else:
                 await self._reply_error(MatrixError("M_UNKNOWN", 503, "The server is stopping"))
@@ -210,30 +186,32 @@ class _Exchange:
             await self._reply_unless_begun(render_unexpected(self.id))
 
     async def _reply_error(self, error: MatrixError) -> None:
-        await self._reply_unless_begun(render_error(error, close=isinstance(error, BodyRefusedError)))
+        if isinstance(error, BodyRefusedError):
+            self.exchange.keep_alive = False  # what is left of the body would be taken for a request
+        await self._reply_unless_begun(render_error(error))
 
     async def _reply_unless_begun(self, response: Response) -> None:
-        # An answer that broke off is left incomplete, and the server below closes the connection.
+        # An answer that broke off is left incomplete, and the connection is closed.
         if not self.status:
             await self._reply(response)
 
     async def _result(self) -> Any:
         """Do all that comes before the answer, and run the handler."""
-        scope = self.scope
-        scheme = self._read_peer()
-        method: str = scope["method"]
+        exchange = self.exchange
+        scheme = self._read_forwarded() if self.edge.x_forwarded else exchange.scheme
+        method = exchange.method
         if method == "OPTIONS":
             # Source: client-server API, "Web Browser Clients": no logic of the endpoint for OPTIONS.
             self.endpoint = "preflight"
             return PREFLIGHT
         try:
-            path = scope["raw_path"].decode("ascii")
+            path = exchange.raw_path.decode("ascii")
         except UnicodeDecodeError:
             raise bad_path() from None
         bound, params = self.edge.router.find(method, path)
         route = bound.route
         self.endpoint = route.name
-        length = announced_length(self.headers)
+        length = announced_length(exchange.headers)
         if length is not None and length > route.max_body:
             raise too_large(route.max_body)
         request = Request(
@@ -241,8 +219,8 @@ class _Exchange:
             path,
             route,
             params=params,
-            query_string=scope["query_string"],
-            headers=self.headers,
+            query_string=exchange.query_string,
+            headers=exchange.headers,
             ip=self.ip,
             scheme=scheme,
             request_id=self.id,
@@ -250,8 +228,10 @@ class _Exchange:
         return await self._run_handler(bound, request, has_body=length != 0)
 
     async def _run_handler(self, bound: BoundRoute, request: Request, *, has_body: bool) -> Any:
-        application, route = self.application, bound.route
-        requester = await application.authentication.identify(route.auth, self.headers, request.query_string)
+        application, route, exchange = self.application, bound.route, self.exchange
+        requester = await application.authentication.identify(
+            route.auth, exchange.headers, request.query_string
+        )
         if requester is not None:
             request.requester_or_none = requester
             self.user = requester.user_id
@@ -261,78 +241,70 @@ class _Exchange:
             application.limiter.check_request(request, application.clock())
         if route.stream:
             timeout_s = application.timeouts.chunk_s
-            request.set_reader(lambda: read_chunks(self.receive, route.max_body, timeout_s))
+            request.set_reader(lambda: read_chunks(exchange, route.max_body, timeout_s))
         elif has_body:
-            request.body = await read_body(self.receive, route.max_body, application.timeouts.body_s)
+            request.body = await read_body(exchange, route.max_body, application.timeouts.body_s)
         if route.long_poll:
-            return await self._run_watched(bound, request)
+            if exchange.gone:
+                raise ClientGoneError
+            exchange.cancel_when_gone = True
         return await bound.run(request)
 
-    async def _run_watched(self, bound: BoundRoute, request: Request) -> Any:
-        """Run a handler that waits, and cancel it when the client goes away."""
-        handler = asyncio.current_task()
-        assert handler is not None
-        watcher = asyncio.create_task(self._watch(handler))
-        try:
-            return await bound.run(request)
-        finally:
-            watcher.cancel()
-
-    async def _watch(self, handler: asyncio.Task[Any]) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
-        handler.cancel()
-
-    def _read_peer(self) -> str:
-        """Find the client's address, and give the scheme that it used."""
-        client = self.scope.get("client")
-        self.ip = client[0] if client else ""
-        scheme: str = self.scope.get("scheme", "http")
-        if self.edge.x_forwarded:
-            # The first hop is the client; each proxy adds the one that it heard from.
-            for name, value in reversed(self.headers):
-                first = value.split(b",", 1)[0].strip().decode("latin-1")
-                if name == b"x-forwarded-for" and _ADDRESS.fullmatch(first):
+    def _read_forwarded(self) -> str:
+        """Find the client's address as the proxy in front reports it, and give the scheme that it used."""
+        scheme = self.exchange.scheme
+        # The first hop is the client; each proxy adds the one that it heard from.
+        for name, value in reversed(self.exchange.headers):
+            if name == b"x-forwarded-for":
+                first = _first_hop(value)
+                if _ADDRESS.fullmatch(first):
                     self.ip = first
-                elif name == b"x-forwarded-proto" and first in ("http", "https"):
-                    scheme = first
+            elif name == b"x-forwarded-proto" and _first_hop(value) in ("http", "https"):
+                scheme = _first_hop(value)
         return scheme
 
     async def _reply(self, result: Any) -> None:
+        # From here on there is an answer, which is not broken off half way.
+        self.exchange.cancel_when_gone = False
         if not isinstance(result, Response):
             body = encode(result)
-            await self._send(200, json_headers(len(body)), body)
+            await self._send(200, json_head(len(body)), body)
         elif result.is_stream:
             await self._send_stream(result)
         else:
             body = encode(result.body)
-            await self._send(result.status, response_headers(result, len(body)), body)
+            await self._send(result.status, render_head(result, len(body)), body)
 
-    async def _send(self, status: int, headers: Headers, body: bytes) -> None:
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+    async def _send(self, status: int, head: bytes, body: bytes) -> None:
         self.status = status
         self.size = len(body)
-        await self.send({"type": "http.response.body", "body": body})
+        await self.exchange.send(head, body)
 
     async def _send_stream(self, response: Response) -> None:
-        chunks = response.body
+        chunks, exchange = response.body, self.exchange
         try:
-            headers = response_headers(response, None)
-            await self.send({"type": "http.response.start", "status": response.status, "headers": headers})
+            head = render_head(response, None)
+            sized = any(name.lower() == "content-length" for name in response.headers)
             self.status = response.status
+            exchange.start(head, sized=sized)
             async for chunk in chunks:
+                if exchange.gone:
+                    raise ClientGoneError
                 self.size += len(chunk)
-                await self._send_chunk(chunk)
-            await self.send({"type": "http.response.body", "body": b""})
+                await self._send_piece(chunk)
+            exchange.finish()
         finally:
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
 
-    async def _send_chunk(self, chunk: bytes) -> None:
+    async def _send_piece(self, piece: bytes) -> None:
         """Send a piece of a body; a client that takes nothing for too long counts as gone."""
         try:
             async with asyncio.timeout(self.application.timeouts.chunk_s):
-                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await self.exchange.send_piece(piece)
         except TimeoutError:
             raise ClientGoneError from None
+
+
+def _first_hop(value: bytes) -> str:
+    return value.split(b",", 1)[0].strip().decode("latin-1")

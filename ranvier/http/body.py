@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
 
 from ranvier.spec.errors import MatrixError
 
-Receive = Callable[[], Awaitable[Any]]
+
+class BodySource(Protocol):
+    """Give a request's body as it arrives."""
+
+    def whole_body(self) -> bytes | None:
+        """Give the body if all of it is here, else None."""
+
+    async def read(self) -> tuple[bytes, bool]:
+        """Wait for a piece; give it and whether more follows. Raises ``ClientGoneError``."""
 
 
 class ClientGoneError(Exception):
@@ -36,7 +44,7 @@ def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return length
 
 
-async def read_chunks(receive: Receive, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
+async def read_chunks(source: BodySource, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
     """Give the body piece by piece; ``timeout_s`` bounds the wait for each.
 
     Raises ``M_TOO_LARGE`` past the limit, 408 ``M_UNKNOWN`` for a slow client, ``ClientGoneError``.
@@ -44,7 +52,11 @@ async def read_chunks(receive: Receive, limit: int, timeout_s: float) -> AsyncIt
     size = 0
     more = True
     while more:
-        chunk, more = await _next_chunk(receive, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                chunk, more = await source.read()
+        except TimeoutError:
+            raise _too_slow() from None
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
@@ -52,46 +64,32 @@ async def read_chunks(receive: Receive, limit: int, timeout_s: float) -> AsyncIt
             yield chunk
 
 
-async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
+async def read_body(source: BodySource, limit: int, timeout_s: float) -> bytes:
     """Give the whole body; ``timeout_s`` bounds it from its first byte to its last.
 
     Raises ``M_TOO_LARGE`` past the limit, 408 ``M_UNKNOWN`` for a slow client, ``ClientGoneError``.
     """
-    try:
-        async with asyncio.timeout(timeout_s):
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body", False):
-                body: bytes = message.get("body", b"")
-                if len(body) > limit:
-                    raise too_large(limit)
-                return body
-            return await _read_rest(receive, message, limit)
-    except TimeoutError:
-        raise _too_slow() from None
+    whole = source.whole_body()  # small ones came with the head
+    if whole is None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await _read_all(source, limit)
+        except TimeoutError:
+            raise _too_slow() from None
+    if len(whole) > limit:
+        raise too_large(limit)
+    return whole
 
 
-async def _read_rest(receive: Receive, message: Any, limit: int) -> bytes:
+async def _read_all(source: BodySource, limit: int) -> bytes:
     body = bytearray()
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        body += message.get("body", b"")
+    more = True
+    while more:
+        piece, more = await source.read()
+        body += piece
         if len(body) > limit:
             raise too_large(limit)
-        if not message.get("more_body", False):
-            return bytes(body)
-        message = await receive()
-
-
-async def _next_chunk(receive: Receive, timeout_s: float) -> tuple[bytes, bool]:
-    try:
-        async with asyncio.timeout(timeout_s):
-            message = await receive()
-    except TimeoutError:
-        raise _too_slow() from None
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    return message.get("body", b""), message.get("more_body", False)
+    return bytes(body)
 
 
 def _too_slow() -> BodyRefusedError:

@@ -1,20 +1,24 @@
-"""One client's connection: uvicorn's HTTP/1.1 protocol, with bounds on what a stranger can make it hold."""
+"""One client's connection: HTTP/1.1 as httptools parses it, with bounds on what a stranger makes it hold."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import cast
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
-from ranvier.http.exchange import ResponseCycle
-from ranvier.http.rendering import json_headers
-from ranvier.http.response import encode
+from ranvier.http.exchange import Exchange
+from ranvier.http.rendering import Headers, render_head
+from ranvier.http.response import Response, encode
 from ranvier.spec.errors import MatrixError
+
+logger = logging.getLogger(__name__)
+
+Serve = Callable[[Exchange], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,49 +27,84 @@ class ConnectionLimits:
 
     max_head_bytes: int = 64 * 1024
     head_timeout_s: float = 30.0
-    keep_alive_s: int = 75
+    keep_alive_s: float = 75.0
     max_connections: int = 20_000
 
 
-class Connection(HttpToolsProtocol):
+@dataclass(slots=True)
+class Open:
+    """What a listener has open: its connections, and the requests that are being answered."""
+
+    connections: set[Connection] = field(default_factory=set)
+    exchanges: set[Exchange] = field(default_factory=set)
+
+
+class Connection(asyncio.Protocol):
     """Speak HTTP/1.1 with one client. Made by the listener for each connection that it accepts."""
 
-    def __init__(self, config: Config, state: ServerState, limits: ConnectionLimits) -> None:
-        super().__init__(config, state, app_state={})
+    def __init__(self, serve: Serve, state: Open, limits: ConnectionLimits) -> None:
+        self._serve = serve
+        self._state = state
         self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        # What follows a request that asks to close is not an error; it stays unanswered.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.transport: asyncio.Transport
+        self._ip = ""
+        self._scheme = "http"
+        # the request whose head is being read
         self._reading_head = False
+        self._url = b""
+        self._headers: Headers = []
+        self._expects_continue = False
         self._head_bytes = 0
+        self._bytes_in_head = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        # the one that was read last, the ones that wait for their turn, and the one that is answered
+        self._latest: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        # flow
+        self._read_paused = False
+        self.write_paused = False
+        self._drained: asyncio.Future[None] | None = None
         self._unsent = 0
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    # -- the event loop's side -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it when there are too many."""
-        super().connection_made(cast(asyncio.Transport, transport))
-        if len(self.connections) > self._limits.max_connections:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._ip = peer[0] if isinstance(peer, tuple) else ""
+        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self._state.connections.add(self)
+        if len(self._state.connections) > self._limits.max_connections:
             self._refuse(MatrixError("M_UNKNOWN", 503, "The server has too many connections"))
             return
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection; who answers a request on it is told."""
+        self._state.connections.discard(self)
         self._stop_head_timer()
-        super().connection_lost(exc)
-        # uvicorn leaves this timer running when the connection breaks with an error.
-        self._unset_keepalive_if_required()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._waiting.clear()
+        if self._current is not None:
+            self._current.lose()
+        self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as the bounds allow."""
         if self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
-        # The parser gathers a header of any length before it tells of it, so the bytes are counted here.
-        if self._reading_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.max_head_bytes:
-                self._refuse_head()
-                return
+        self._bytes_in_head += len(data)
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # no other protocol is spoken here: the request is answered as if it had not asked
         except httptools.HttpParserError:
@@ -74,71 +113,169 @@ class Connection(HttpToolsProtocol):
             else:
                 self._refuse(MatrixError("M_UNKNOWN", 400, "This is not a valid HTTP request"))
             return
-        if self._reading_head and self._head_timer is None:
-            self._start_head_timer()
+        if self._reading_head:
+            # The parser gathers a header of any length before it tells of it, so the bytes are counted here.
+            if self._bytes_in_head > self._limits.max_head_bytes:
+                self._refuse_head()
+            elif self._head_timer is None:
+                self._start_head_timer()
+
+    def pause_writing(self) -> None:
+        """Know that the client takes its answers too slowly."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Know that the client has taken most of what it was sent."""
+        self.write_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- the parser's side -----------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        super().on_message_begin()
         self._reading_head = True
-        self._head_bytes = 0
+        self._url = b""
+        self._headers = []
+        self._expects_continue = False
+        self._head_bytes = self._bytes_in_head = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._url += url
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._limits.max_head_bytes + len(self.url):
+        """Take a header. Those that come behind a body mean nothing here."""
+        self._count_head(len(name) + len(value) + 4)
+        if self._reading_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self._expects_continue = True
+            self._headers.append((name, value))
+
+    def _count_head(self, length: int) -> None:
+        self._head_bytes += length
+        if self._head_bytes > self._limits.max_head_bytes:
             raise ValueError("the head is too large")  # the parser stops and data_received refuses
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start to answer the request."""
+        """Start to answer the request, or put it behind those that came before it."""
         self._reading_head = False
         self._stop_head_timer()
-        url = httptools.parse_url(self.url)
+        url = httptools.parse_url(self._url)
         if url.path is None:
             raise ValueError("the target has no path")  # the parser stops and data_received refuses
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
-        previous = self.cycle
-        self.cycle = self._make_cycle()
-        if previous is None or previous.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:  # pipelined: answered when those before it are
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
-
-    def _make_cycle(self) -> ResponseCycle:
-        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        return ResponseCycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=[],
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=keeps_alive,
-            on_response=self.on_response_complete,
+        modern = self._parser.get_http_version() != "1.0"
+        self._latest = Exchange(
+            self,
+            method=self._parser.get_method().decode("ascii"),
+            raw_path=url.path,
+            query_string=url.query or b"",
+            headers=self._headers,
+            ip=self._ip,
+            scheme=self._scheme,
+            modern=modern,
+            keep_alive=modern and self._parser.should_keep_alive(),
+            expects_continue=self._expects_continue,
         )
+        if self._current is None:
+            self._start(self._latest)
+        else:
+            self.pause_reading()
+            self._waiting.append(self._latest)
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection; one whose client takes nothing of its answer any more is cut."""
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        assert self._latest is not None
+        self._latest.feed(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        assert self._latest is not None
+        self._latest.feed_end()
+
+    # -- the exchange's side ---------------------------------------------------------------------------
+
+    def _start(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self._state.exchanges.add(exchange)
+        exchange.task = self._loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._serve(exchange)
+        except Exception:
+            logger.exception("A request could not be answered")
+        finally:
+            self._state.exchanges.discard(exchange)
+            if not exchange.done:
+                self.transport.close()
+
+    def answered(self) -> None:
+        """Go on with the next request."""
+        self._current = None
+        self._idle_since = self._loop.time()
+        if self._idle_timer is None:
+            self._start_idle_timer(self._limits.keep_alive_s)
+        if self._waiting and not self.transport.is_closing():
+            self._start(self._waiting.popleft())
+        if self._read_paused and not self._waiting:
+            self.resume_reading()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what it was sent, or is gone."""
+        while self.write_paused:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    def pause_reading(self) -> None:
+        """Take no more of what the client sends for now."""
+        if not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take more of what the client sends."""
+        if self._read_paused and not self.transport.is_closing():
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    def shut_down(self) -> None:
+        """Close the connection as soon as the request that is being answered is."""
+        if self._current is None:
+            self.transport.close()
+        else:
+            self._current.keep_alive = False
+
+    # -- bounds ----------------------------------------------------------------------------------------
+
+    def _start_idle_timer(self, seconds: float) -> None:
+        self._idle_timer = self._loop.call_later(seconds, self._look_if_idle)
+
+    def _look_if_idle(self) -> None:
+        """Close an idle connection; one whose client takes nothing of its answer any more is cut.
+
+        The timer goes on while requests come: to look now and then costs less than to start it anew for each.
+        """
+        self._idle_timer = None
+        limit_s = self._limits.keep_alive_s
+        remaining_s = self._idle_since + limit_s - self._loop.time()
         unsent = self.transport.get_write_buffer_size()
-        if unsent and unsent != self._unsent:
-            self._unsent = unsent
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-        elif unsent:
+        if self._current is not None or self._reading_head:
+            return  # the end of the next answer starts the timer
+        if remaining_s > 0:
+            self._start_idle_timer(remaining_s)
+        elif not unsent:
+            self.transport.close()
+        elif unsent == self._unsent:
             self.transport.abort()
         else:
-            super().timeout_keep_alive_handler()
+            self._unsent = unsent
+            self._start_idle_timer(limit_s)
 
     def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_timed_out)
+        self._head_timer = self._loop.call_later(self._limits.head_timeout_s, self._head_timed_out)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -159,12 +296,9 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: MatrixError) -> None:
         """Answer and close without asking the application: there is no request to give it."""
         self._stop_head_timer()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an answer to an earlier request is under way; this one would mix with it
-            return
-        body = encode(error.body())
-        head = [name + b": " + value + b"\r\n" for name, value in json_headers(len(body))]
-        self.transport.write(
-            b"".join([STATUS_LINE[error.status], *head, b"connection: close\r\n\r\n", body]),
-        )
+        if self._current is None:
+            body = encode(error.body())
+            head = render_head(Response(error.status), len(body))
+            self.transport.write(head + b"connection: close\r\n\r\n" + body)
+        # Else an answer to an earlier request is under way, and this one would mix with it.
         self.transport.close()

@@ -1,84 +1,200 @@
-"""The lower end of one request: uvicorn's request-response cycle, writing head and body at once.
-
-uvicorn writes head and body apart, which costs a system call and often a TCP segment more for each answer: a
-quarter of the whole CPU time of a small one.
-"""
+"""One request on a connection and the answer to it: the body comes in here, head and body go out."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from ranvier.http.body import ClientGoneError
+from ranvier.http.rendering import Headers
 
-# Larger bodies are not copied behind their heads.
+# Larger bodies are not copied behind their heads. Smaller ones go with them in one system call.
 _JOINED_UP_TO = 64 * 1024
+# The connection stops reading while more than this waits to be taken.
+_HIGH_WATER = 64 * 1024
+_CLOSE = b"connection: close\r\n\r\n"
+_CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
-class ResponseCycle(RequestResponseCycle):
-    """Send one response. Headers come from ``rendering``, which has checked them, with lower-case names."""
+class Carrier(Protocol):
+    """What an exchange needs of its connection."""
 
-    _head: bytes | None = None
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The bytes to the client."""
 
-    # The base class's parameter is a union of typed dicts for every ASGI event; here only two kinds come.
-    async def send(self, message: Any) -> None:
-        """Take the start of a response, or a piece of its body; wait while the client reads too slowly."""
-        if message["type"] == "http.response.start":
-            if self.response_started:
-                raise RuntimeError("The response was started twice")
-            self._head = self._make_head(message["status"], message["headers"])
-            self.response_started = True
-            self.waiting_for_100_continue = False
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client takes its answers too slowly."""
+
+    def pause_reading(self) -> None:
+        """Take no more of the request for now."""
+
+    def resume_reading(self) -> None:
+        """Take more of the request."""
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what it was sent, or is gone."""
+
+    def answered(self) -> None:
+        """Go on with the next request."""
+
+
+class Exchange:
+    """Hold one request's head, give its body, and send the answer.
+
+    ``raw_path`` and ``query_string`` are as they came; ``headers`` have lower-case names. ``gone`` is true
+    once the connection is lost before the answer was complete; with ``cancel_when_gone`` that cancels
+    ``task``. ``keep_alive`` false closes the connection after the answer.
+    """
+
+    __slots__ = (
+        "_arrival",
+        "_body",
+        "_body_complete",
+        "_carrier",
+        "_chunked",
+        "_expects_continue",
+        "_modern",
+        "cancel_when_gone",
+        "done",
+        "gone",
+        "headers",
+        "ip",
+        "keep_alive",
+        "method",
+        "query_string",
+        "raw_path",
+        "scheme",
+        "task",
+    )
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        method: str,
+        raw_path: bytes,
+        query_string: bytes,
+        headers: Headers,
+        ip: str,
+        scheme: str,
+        modern: bool,
+        keep_alive: bool,
+        expects_continue: bool,
+    ) -> None:
+        self.method = method
+        self.raw_path = raw_path
+        self.query_string = query_string
+        self.headers = headers
+        self.ip = ip
+        self.scheme = scheme
+        self.keep_alive = keep_alive
+        self.task: asyncio.Task[None] | None = None
+        self.cancel_when_gone = False
+        self.gone = False
+        self.done = False
+        self._carrier = carrier
+        self._modern = modern  # HTTP/1.1, whose clients know chunks
+        self._chunked = False
+        self._expects_continue = expects_continue
+        self._body = b""
+        self._body_complete = False
+        self._arrival: asyncio.Future[None] | None = None
+
+    # -- the request's body ----------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body from the connection. After the answer it is thrown away."""
+        if self.done:
             return
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        if self.response_complete:
-            raise RuntimeError("The response was complete already")
-        more: bool = message.get("more_body", False)
-        self._write(self._frame(message.get("body", b""), more))
-        if not more:
+        self._body += data
+        if len(self._body) > _HIGH_WATER:
+            self._carrier.pause_reading()
+        self._wake()
+
+    def feed_end(self) -> None:
+        """Know that the body is complete."""
+        self._body_complete = True
+        self._wake()
+
+    def whole_body(self) -> bytes | None:
+        """Give the body if all of it is here, else None."""
+        return self._body if self._body_complete else None
+
+    async def read(self) -> tuple[bytes, bool]:
+        """Wait for a piece of the body; give it and whether more follows. Raises ``ClientGoneError``."""
+        if self._expects_continue:
+            self._expects_continue = False
+            self._carrier.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not self._body and not self._body_complete:
+            if self.gone:
+                raise ClientGoneError
+            self._carrier.resume_reading()
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        piece, self._body = self._body, b""
+        return piece, not self._body_complete
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def lose(self) -> None:
+        """Know that the client is gone."""
+        self.gone = True
+        self._wake()
+        if self.cancel_when_gone and self.task is not None:
+            self.task.cancel()
+
+    # -- the answer ------------------------------------------------------------------------------------
+
+    async def send(self, head: bytes, body: bytes) -> None:
+        """Send a whole answer; ``head`` is its status line and headers, each line with its end."""
+        if self._carrier.write_paused:
+            await self._carrier.drain()
+        if not self.gone:
+            self._write(self._end_head(head), b"" if self.method == "HEAD" else body)
             self._complete()
 
-    def _make_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        head = [STATUS_LINE[status]]
-        has_length = closes = False
-        for name, value in headers:
-            head += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                has_length = True
-            elif name == b"connection" and value.lower() == b"close":
-                closes = True
-        if closes:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            head.append(b"connection: close\r\n")
-        self.chunked_encoding = not (has_length or status in (204, 304))
-        if self.chunked_encoding:
-            head.append(b"transfer-encoding: chunked\r\n")
-        head.append(b"\r\n")
-        return b"".join(head)
+    def start(self, head: bytes, *, sized: bool) -> None:
+        """Begin an answer whose body comes piece by piece: ``send_piece``, then ``finish``.
 
-    def _frame(self, body: bytes, more: bool) -> bytes:
-        if self.scope["method"] == "HEAD":
-            return b""
-        if not self.chunked_encoding:
-            return body
-        frame = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-        return frame if more else frame + b"0\r\n\r\n"
+        ``sized`` says that the head tells the body's length.
+        """
+        self._chunked = self._modern and not sized
+        if not self._chunked and not sized:
+            self.keep_alive = False  # the end of the connection is the end of the body
+        if not self.gone:
+            self._carrier.transport.write(self._end_head(head + _CHUNKED if self._chunked else head))
 
-    def _write(self, body: bytes) -> None:
-        head, self._head = self._head, None
-        if head is None:
-            self.transport.write(body)
-        elif len(body) <= _JOINED_UP_TO:
-            self.transport.write(head + body)
+    async def send_piece(self, piece: bytes) -> None:
+        """Send a piece of the body; wait while the client reads too slowly."""
+        if self._carrier.write_paused:
+            await self._carrier.drain()
+        if piece and not self.gone:
+            self._carrier.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    def finish(self) -> None:
+        """End an answer that was begun with ``start``."""
+        if not self.gone:
+            if self._chunked:
+                self._carrier.transport.write(b"0\r\n\r\n")
+            self._complete()
+
+    def _end_head(self, head: bytes) -> bytes:
+        if self._expects_continue:
+            self.keep_alive = False  # nobody knows whether the body still comes
+        return head + (b"\r\n" if self.keep_alive else _CLOSE)
+
+    def _write(self, head: bytes, body: bytes) -> None:
+        if len(body) <= _JOINED_UP_TO:
+            self._carrier.transport.write(head + body)
         else:
-            self.transport.writelines((head, body))
+            self._carrier.transport.writelines((head, body))
 
     def _complete(self) -> None:
-        self.response_complete = True
-        self.message_event.set()
+        self.done = True
         if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+            self._carrier.transport.close()
+        self._carrier.answered()

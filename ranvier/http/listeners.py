@@ -13,11 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
 from ranvier.http.app import Edge
-from ranvier.http.connection import Connection, ConnectionLimits
+from ranvier.http.connection import Connection, ConnectionLimits, Open
 
 logger = logging.getLogger(__name__)
 
@@ -64,20 +61,8 @@ class Listener:
 
     def __init__(self, settings: ListenerSettings, app: Edge) -> None:
         self._settings = settings
-        self._state = ServerState()
-        self._config = Config(
-            app,
-            http=Connection,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=settings.limits.keep_alive_s,
-        )
+        self._app = app
+        self._state = Open()
         self._tls = _tls_context(settings.tls) if settings.tls is not None else None
         self._servers: list[asyncio.Server] = []
         self._socket_files: list[tuple[Path, int]] = []
@@ -85,7 +70,6 @@ class Listener:
 
     async def start(self) -> None:
         """Open every address and serve; ``addresses`` then says where. On ``OSError`` none stays open."""
-        self._config.load()
         try:
             for address in self._settings.addresses:
                 if isinstance(address, UnixAddress):
@@ -102,9 +86,10 @@ class Listener:
             server.close()
         self._remove_socket_files()
         for connection in list(self._state.connections):
-            connection.shutdown()
-        if self._state.tasks:
-            _, late = await asyncio.wait(list(self._state.tasks), timeout=grace_s)
+            connection.shut_down()
+        tasks = [exchange.task for exchange in self._state.exchanges if exchange.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
             for task in late:
                 task.cancel()
             if late:
@@ -124,7 +109,7 @@ class Listener:
             self._tls.load_cert_chain(self._settings.tls.certificate, self._settings.tls.private_key)
 
     def _connection(self) -> Connection:
-        return Connection(self._config, self._state, self._settings.limits)
+        return Connection(self._app.answer, self._state, self._settings.limits)
 
     async def _start_tcp(self, address: TcpAddress) -> None:
         loop = asyncio.get_running_loop()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from http import HTTPStatus
 
-from ranvier.http.response import JSON, Response, encode
+from ranvier.http.response import Response, encode
 from ranvier.http.router import MethodNotAllowedError
 from ranvier.spec.errors import MatrixError
 
@@ -21,18 +22,24 @@ CORS_HEADERS: Headers = [
 ]
 PREFLIGHT = Response(204, b"", {"Access-Control-Max-Age": "86400"})
 _BODILESS = frozenset({204, 304})
+_STATUSES = frozenset(HTTPStatus)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _NO_STORE = (b"cache-control", b"no-store")
-_JSON_HEADERS: Headers = [*CORS_HEADERS, _NO_STORE, (b"content-type", JSON.encode())]
 
 
-def json_headers(length: int) -> Headers:
-    """Give the headers of a JSON answer of a number of bytes."""
-    return [*_JSON_HEADERS, (b"content-length", b"%d" % length)]
+def status_line(status: int) -> bytes:
+    """Give the first line of an answer."""
+    phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
 
 
-def response_headers(response: Response, length: int | None) -> Headers:
-    """Give the headers of a response; ``length`` in bytes, None where it is not known before.
+def json_head(length: int) -> bytes:
+    """Give status line and headers of a 200 with JSON of a number of bytes: most answers."""
+    return b"%bcontent-length: %d\r\n" % (_JSON_HEAD, length)
+
+
+def render_head(response: Response, length: int | None) -> bytes:
+    """Give status line and headers of a response; ``length`` in bytes, None where it is not known before.
 
     Raises ``ValueError`` for a header that would break out of its line.
     """
@@ -48,11 +55,15 @@ def response_headers(response: Response, length: int | None) -> Headers:
             own[b"content-length"] = b"%d" % length
     if b"cache-control" not in own:
         headers.append(_NO_STORE)
-    return [header for header in headers if header[0] not in own] + list(own.items())
+    lines = [header for header in headers if header[0] not in own] + list(own.items())
+    return status_line(response.status) + b"".join([b"%b: %b\r\n" % line for line in lines])
 
 
-def render_error(error: MatrixError, *, close: bool = False) -> Response:
-    """Make the answer for an error; ``close`` ends the connection because its body was not read.
+_JSON_HEAD = render_head(Response(), None)
+
+
+def render_error(error: MatrixError) -> Response:
+    """Make the answer for an error.
 
     Source: client-server API, "Standard error response", "Rate limiting".
     """
@@ -61,8 +72,6 @@ def render_error(error: MatrixError, *, close: bool = False) -> Response:
         headers["Retry-After"] = str(math.ceil(error.fields["retry_after_ms"] / 1000))
     if isinstance(error, MethodNotAllowedError):
         headers["Allow"] = error.allow
-    if close:
-        headers["Connection"] = "close"
     return Response(error.status, encode(error.body()), headers)
 
 

@@ -111,7 +111,11 @@ class Request:
     @property
     def user_agent(self) -> str:
         """Give the client's name of itself, empty where it has none."""
-        return self.headers.get("user-agent", "")
+        # Asked for on every request: no reason to decode all headers.
+        for name, value in self._raw_headers:
+            if name == b"user-agent":
+                return value.decode("latin-1")
+        return ""
 
     @property
     def query(self) -> Mapping[str, list[str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-logger = logging.getLogger("ranvier.http.requests")
+LOGGER_NAME = "ranvier.http.requests"
+logger = logging.getLogger(LOGGER_NAME)
 
 # Query parameters that let their holder in, or prove something.
 _SECRETS = frozenset({b"access_token", b"token", b"client_secret", b"logintoken", b"code", b"state"})
@@ -40,37 +42,41 @@ def _redact(field: bytes) -> bytes:
     return field
 
 
-def log_request(
-    *,
-    method: str,
-    raw_path: bytes,
-    query_string: bytes,
-    endpoint: str,
-    status: int,
-    size: int,
-    duration_ms: float,
-    database_ms: float,
-    user: str,
-    ip: str,
-    request_id: str,
-) -> None:
-    """Write the line of one answered request; ``size`` in bytes. A 5xx is a warning."""
-    if status >= 500:
-        level = logging.WARNING
-    else:
-        level = logging.DEBUG if endpoint in _QUIET_ENDPOINTS else logging.INFO
-    if not logger.isEnabledFor(level):
-        return
-    logger.log(
-        level,
-        "%s %s %d %dB %.1fms db=%.1fms user=%s ip=%s id=%s",
-        method,
-        redacted_target(raw_path, query_string),
-        status,
-        size,
-        duration_ms,
-        database_ms,
-        user or "-",
-        ip or "-",
-        request_id,
-    )
+class RequestLog:
+    """Write one line for each answered request.
+
+    ``write_line`` takes a level and a line: by default the way of all log lines, which for so many is dear.
+    """
+
+    def __init__(self, write_line: Callable[[int, str], None] = logger.log) -> None:
+        self._write_line = write_line
+
+    def level(self, endpoint: str, status: int) -> int:
+        """Give the level at which an answer is logged, 0 if nobody wants it. A 5xx is a warning."""
+        if status >= 500:
+            level = logging.WARNING
+        else:
+            level = logging.DEBUG if endpoint in _QUIET_ENDPOINTS else logging.INFO
+        return level if logger.isEnabledFor(level) else 0
+
+    def write(
+        self,
+        level: int,
+        *,
+        method: str,
+        raw_path: bytes,
+        query_string: bytes,
+        status: int,
+        size: int,
+        duration_ms: float,
+        database_ms: float,
+        user: str,
+        ip: str,
+        request_id: str,
+    ) -> None:
+        """Write the line of one request; ``size`` of the answer's body in bytes."""
+        self._write_line(
+            level,
+            f"{method} {redacted_target(raw_path, query_string)} {status} {size}B {duration_ms:.1f}ms"
+            f" db={database_ms:.1f}ms user={user or '-'} ip={ip or '-'} id={request_id}",
+        )
