@@ -33,6 +33,14 @@ class SupportConfig:
 
 
 @dataclass(frozen=True)
+class TailConfig:
+    """How much of the newest history is kept in memory; what is older is read from the database."""
+
+    rows: int = 20_000
+    size_bytes: int = 48 << 20
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """The server's name and what it says of itself. ``public_baseurl`` ends with a slash."""
 
@@ -44,6 +52,7 @@ class ServerConfig:
     admin_contact: str | None
     log_level: str
     drain_timeout_ms: int
+    tail: TailConfig
     enable_metrics: bool
     max_upload_size_bytes: int
     tls_certificate_path: Path | None
@@ -63,11 +72,21 @@ def read_server(root: Section) -> ServerConfig:
         admin_contact=root.optional_text("admin_contact"),
         log_level=root.choice("log_level", LOG_LEVELS, "INFO"),
         drain_timeout_ms=root.duration_ms("drain_timeout", "30s"),
+        tail=_read_tail(root.section("tail")),
         enable_metrics=root.boolean("enable_metrics", False),
         max_upload_size_bytes=root.size_bytes("max_upload_size", "50M"),
         tls_certificate_path=root.path("tls_certificate_path"),
         tls_private_key_path=root.path("tls_private_key_path"),
     )
+
+
+def _read_tail(section: Section) -> TailConfig:
+    tail = TailConfig(
+        rows=section.integer("rows", TailConfig.rows, minimum=10),
+        size_bytes=section.size_bytes("size", "48M"),
+    )
+    section.finish()
+    return tail
 
 
 def _read_support(root: Section) -> SupportConfig:

@@ -8,6 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ranvier.config.server import TailConfig
 from ranvier.log.append import Appender
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
@@ -25,6 +26,10 @@ from ranvier.storage.events import EventStore
 from ranvier.storage.nids import Nids
 from ranvier.storage.rooms import RoomStore
 from ranvier.storage.transactions import TransactionStore
+
+DEFAULT_TAIL = TailConfig()
+WARM_ROWS = 5000
+"""How many rows a process reads at its start, so that clients that come back are answered from memory."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,17 @@ class Core:
 
 
 async def start_core(
-    database: Database, *, bus: Bus, clock: Clock, identity: Identity, tasks: asyncio.TaskGroup
+    database: Database,
+    *,
+    bus: Bus,
+    clock: Clock,
+    identity: Identity,
+    tasks: asyncio.TaskGroup,
+    tail_config: TailConfig = DEFAULT_TAIL,
 ) -> Core:
     """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``."""
-    tail = Tail()
-    follower = Follower(database=database, bus=bus, tail=tail)
+    tail = Tail(max_rows=tail_config.rows, max_bytes=tail_config.size_bytes)
+    follower = Follower(database=database, bus=bus, tail=tail, warm_rows=min(WARM_ROWS, tail_config.rows))
     appender = Appender(database=database, bus=bus, clock=clock)
     nids = Nids(database)
     room_store = RoomStore(database)

@@ -32,6 +32,18 @@ async def homeserver() -> AsyncIterator[Homeserver]:
             await process.stop()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def forgetful_homeserver() -> AsyncIterator[Homeserver]:
+    """Ranvier with so short a tail that almost every sync is answered from the database."""
+    with private_folder() as folder:
+        process = ServerProcess(folder, {"tail": {"rows": 20}})
+        try:
+            await process.start()
+            yield process
+        finally:
+            await process.stop()
+
+
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """Install the pinned JavaScript packages once; unchanged ones are kept."""
