@@ -45,6 +45,7 @@ from ranvier.http.app import Application
 from ranvier.http.authentication import RequestAuthentication
 from ranvier.http.limits import Rate, RateLimiter
 from ranvier.http.metrics import HEALTH_ROUTES, METRICS_ROUTES, Metrics
+from ranvier.http.request_log import RequestLog
 from ranvier.http.route import Route, bind
 from ranvier.processes.accounts import AccountParts, build_accounts
 from ranvier.processes.core import Core
@@ -98,7 +99,7 @@ def client_routes() -> list[Route]:
 
 
 async def build_application(
-    config: Config, core: Core, times: DatabaseTimes
+    config: Config, core: Core, times: DatabaseTimes, request_log: RequestLog
 ) -> tuple[Application, Callable[[], None]]:
     """Build the application, and what tells it that the process is about to stop."""
     limiter = RateLimiter(
@@ -175,6 +176,7 @@ async def build_application(
             limiter=limiter,
             metrics=metrics,
             database_time=times,
+            request_log=request_log,
             seen=accounts.last_seen.note,
         ),
         lambda: _drain(sync_parts.notifier.close, accounts),

@@ -16,12 +16,13 @@ from ranvier.config import Config
 from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.http.app import Application
 from ranvier.http.listeners import Listener, ListenerSettings, TcpAddress, TlsFiles, UnixAddress
+from ranvier.http.request_log import LOGGER_NAME, RequestLog
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.processes.application import build_application
 from ranvier.processes.core import start_core
 from ranvier.processes.database_time import DatabaseTimes
-from ranvier.processes.logs import set_up_logging
+from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import EmbeddedPostgres
 from ranvier.rooms.draft import Identity
 from ranvier.spec.signatures import SigningKey
@@ -33,16 +34,16 @@ logger = logging.getLogger(__name__)
 
 def run(config: Config, *, data_dir: Path) -> None:
     """Run the server until SIGTERM or SIGINT, then stop everything in order."""
-    set_up_logging(config.server.log_level)
-    uvloop.run(_main(config, data_dir))
+    output = set_up_logging(config.server.log_level)
+    uvloop.run(_main(config, data_dir, output))
 
 
-async def _main(config: Config, data_dir: Path) -> None:
+async def _main(config: Config, data_dir: Path, output: LogOutput) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    async with running_server(config, data_dir=data_dir):
+    async with output.gathering(), running_server(config, data_dir=data_dir, output=output):
         logger.info("Ready")
         await stop.wait()
         logger.info("Stopping")
@@ -63,27 +64,32 @@ async def database_dsn(config: Config, data_dir: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running_server(config: Config, *, data_dir: Path) -> AsyncIterator[list[Listener]]:
+async def running_server(
+    config: Config, *, data_dir: Path, output: LogOutput
+) -> AsyncIterator[list[Listener]]:
     """Run the server and give its listeners; on leaving, finish what is in flight and stop."""
+    request_log = RequestLog(output.line_writer(LOGGER_NAME))
     times = DatabaseTimes()
     async with database_dsn(config, data_dir) as dsn:
         size = config.database.max_connections if config.database is not None else 10
         database = Database({"dsn": dsn}, size=size, spent=times.add)
         try:
             await migrate(database, config.server.server_name)
-            async with _serving(config, database, times) as listeners:
+            async with _serving(config, database, times, request_log) as listeners:
                 yield listeners
         finally:
             await database.close()
 
 
 @asynccontextmanager
-async def _serving(config: Config, database: Database, times: DatabaseTimes) -> AsyncIterator[list[Listener]]:
+async def _serving(
+    config: Config, database: Database, times: DatabaseTimes, request_log: RequestLog
+) -> AsyncIterator[list[Listener]]:
     async with asyncio.TaskGroup() as tasks:
         core = await start_core(
             database, bus=LocalBus(), clock=SystemClock(), identity=_identity(config), tasks=tasks
         )
-        application, drain = await build_application(config, core, times)
+        application, drain = await build_application(config, core, times, request_log)
         listeners = [_listener(config, wanted, application) for wanted in config.listeners]
         for listener in listeners:
             await listener.start()
