@@ -20,7 +20,7 @@ from ranvier.sync.notifier import Notifier
 from ranvier.sync.render import Renderer, Rendering
 from ranvier.sync.sections.rooms import Asked, RoomAnswer, RoomSections
 from ranvier.sync.summary import room_summary
-from ranvier.wire.log_rows import EventRow
+from ranvier.wire.log_rows import EventRow, LogRow
 from ranvier.wire.tokens import Token
 
 _FUTURE_WAIT_S = 10.0
@@ -160,14 +160,16 @@ class SyncAssembler:
             parts.append(b'"rooms":{%b}' % b",".join(rooms))
             news = True
         elif not news and since is not None:
-            news = any(row.kind == "otk" for row in self._user_rows(context))
+            news = any(
+                row.kind == "otk" and row.device_id == context.device_id for row in self._user_rows(context)
+            )
         return b'{"next_batch":"%b"%b}' % (str(upto).encode(), b"".join(b"," + part for part in parts)), news
 
-    def _user_rows(self, context: SyncContext) -> Sequence[Any]:
+    def _user_rows(self, context: SyncContext) -> Sequence[LogRow]:
+        """Give what came since and concerns the user alone, as far as the tail knows."""
         if not context.in_tail or context.since is None:
             return ()
-        rows = self._tail.rows_of_user(context.user_id, context.since.pos)
-        return [row for row in rows if row.device_id == context.device_id]
+        return self._tail.rows_of_user(context.user_id, context.since.pos)
 
     # -- which rooms -----------------------------------------------------------------------------------
 
@@ -275,7 +277,11 @@ class SyncAssembler:
     ) -> Mapping[str, UnreadCounts]:
         if context.since is None:
             return await self._unread.initial(context, context.joined)
-        changed = [id_ for id_ in context.joined if id_ in answers or id_ in extras.get("ephemeral", ())]
+        own = {row.room_id if row.kind == "receipt" else row.kind for row in self._user_rows(context)}
+        if "push_rules" in own:
+            return await self._unread.since(context, context.joined)
+        told = extras.get("ephemeral", ())
+        changed = [id_ for id_ in context.joined if id_ in answers or id_ in told or id_ in own]
         return await self._unread.since(context, changed) if changed else {}
 
     async def _render(
