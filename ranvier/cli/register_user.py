@@ -9,6 +9,7 @@ import click
 
 from ranvier.cli.data_folder import load_config, place_options
 from ranvier.processes.postgres import PostgresError
+from ranvier.processes.start_error import StartError
 from ranvier.spec.errors import MatrixError
 
 
@@ -28,6 +29,6 @@ def register_user(
 
     try:
         make_account(config, data_dir, name, password, admin)
-    except (MatrixError, PostgresError, OSError) as error:
+    except (MatrixError, PostgresError, StartError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Made {'the administrator' if admin else 'the user'} {name}.")

@@ -14,6 +14,10 @@ from ranvier.config import Config
 from ranvier.config.generate import SIGNING_KEY_NAME, signing_key_file
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener
 from ranvier.processes.postgres import PostgresError
+from ranvier.processes.start_error import StartError
+
+_EXPECTED = (PostgresError, StartError, OSError)
+"""What the administrator can mend, and its message says how: a page of traceback would only hide it."""
 
 
 @click.command()
@@ -41,17 +45,16 @@ def up(data_dir: Path, configs: Sequence[Path], server_name: str | None, port: i
     if port is not None:
         config = with_port(config, port)
     config = with_signing_key(config, data_dir)
-    click.echo(greeting(config, data_dir, configs))
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.server import run  # noqa: PLC0415
 
     try:
-        run(config, data_dir=data_dir)
-    except (PostgresError, OSError) as error:
+        run(config, data_dir=data_dir, ready=lambda: click.echo(greeting(config, data_dir, configs)))
+    except _EXPECTED as error:
         raise click.ClickException(str(error)) from error
     except ExceptionGroup as group:
         # A task group wraps what the administrator can mend, such as a port that is in use.
-        expected, others = group.split((PostgresError, OSError))
+        expected, others = group.split(_EXPECTED)
         if expected is None or others is not None:
             raise
         raise click.ClickException("; ".join(_messages(expected))) from group

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ from urllib.parse import quote
 from ranvier.processes.postgres_programs import Programs, ProgramsError, choose_programs
 from ranvier.processes.postmaster import PostmasterStatus, is_postmaster
 from ranvier.processes.unprivileged import PrivilegeError, RunAs, choose_run_as
+
+logger = logging.getLogger(__name__)
 
 USER = DATABASE = "ranvier"
 PORT = 5432  # part of the socket's name only
@@ -150,9 +153,13 @@ class EmbeddedPostgres:
 
     def _restart(self) -> None:
         with self._changing:
-            if not self._stopping:
+            if not self._stopping and self._process is not None:
+                logger.error(
+                    "The embedded PostgreSQL ended (status %s); starting it again", self._process.returncode
+                )
                 programs = _programs_for(self._cluster)
                 self._run(programs, self._run_as(programs))
+                logger.info("The embedded PostgreSQL runs again")
 
     def _stop(self) -> None:
         with self._changing:

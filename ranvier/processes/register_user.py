@@ -10,10 +10,10 @@ from pathlib import Path
 from ranvier.config import Config
 from ranvier.log.clock import SystemClock
 from ranvier.processes.postgres import EmbeddedPostgres, running_dsn
+from ranvier.processes.prepare_database import prepare_database
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.accounts import AccountStore, NameTaken, NewAccount
 from ranvier.storage.database import Database
-from ranvier.storage.migrations import migrate
 from ranvier.users.passwords import Passwords, check_new_password
 from ranvier.users.registration import wished_localpart
 
@@ -21,7 +21,8 @@ from ranvier.users.registration import wished_localpart
 def register_user(config: Config, data_dir: Path, name: str, password: str, admin: bool) -> None:
     """Make an account; the embedded PostgreSQL is started for it if it does not run.
 
-    Raises ``MatrixError`` for a name or password that can not be used, ``PostgresError`` and ``OSError``.
+    Raises ``MatrixError`` for a name or password that can not be used; ``PostgresError``, ``StartError``
+    and ``OSError`` for a database that can not.
     """
     asyncio.run(_register(config, data_dir, name, password, admin))
 
@@ -43,7 +44,7 @@ async def _register(config: Config, data_dir: Path, name: str, password: str, ad
     async with _dsn(config, data_dir) as dsn:
         database = Database({"dsn": dsn}, size=1)
         try:
-            await migrate(database, server_name)
+            await prepare_database(database, config)
             await AccountStore(database).create(new)
         except NameTaken:
             raise MatrixError("M_USER_IN_USE", 400, f"There is a user {new.user_id} already") from None
@@ -62,8 +63,7 @@ async def _dsn(config: Config, data_dir: Path) -> AsyncIterator[str]:
         yield running
         return
     postgres = EmbeddedPostgres(data_dir)
-    dsn = await postgres.start()
     try:
-        yield dsn
+        yield await postgres.start()
     finally:
         await postgres.stop()

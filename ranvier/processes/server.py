@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,41 +24,65 @@ from ranvier.processes.core import start_core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import EmbeddedPostgres
+from ranvier.processes.prepare_database import prepare_database
 from ranvier.rooms.draft import Identity
 from ranvier.spec.signatures import SigningKey
 from ranvier.storage.database import Database
-from ranvier.storage.migrations import migrate
 
 logger = logging.getLogger(__name__)
 
+_FAILED_GRACE_S = 1.0
 
-def run(config: Config, *, data_dir: Path) -> None:
-    """Run the server until SIGTERM or SIGINT, then stop everything in order."""
+Supervise = Callable[[], Coroutine[None, None, None]]
+
+
+def run(config: Config, *, data_dir: Path, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the server until SIGTERM or SIGINT, then stop everything in order.
+
+    ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a
+    group; a part that fails later ends the server in the same way.
+    """
     output = set_up_logging(config.server.log_level)
-    uvloop.run(_main(config, data_dir, output))
+    uvloop.run(_main(config, data_dir, ready, output))
 
 
-async def _main(config: Config, data_dir: Path, output: LogOutput) -> None:
+async def _main(config: Config, data_dir: Path, ready: Callable[[], None], output: LogOutput) -> None:
     stop = asyncio.Event()
+    starting = True
+    main = asyncio.current_task()
+    assert main is not None
+
+    def on_signal() -> None:
+        # A start may wait long (for a database, for its recovery) and has nothing to finish.
+        if starting and not stop.is_set():
+            main.cancel()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
-    async with output.gathering(), running_server(config, data_dir=data_dir, output=output):
-        logger.info("Ready")
-        await stop.wait()
-        logger.info("Stopping")
+        loop.add_signal_handler(signum, on_signal)
+    try:
+        async with output.gathering(), running_server(config, data_dir=data_dir, output=output):
+            starting = False
+            ready()
+            logger.info("Ready")
+            await stop.wait()
+            logger.info("Stopping")
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        logger.info("Stopped before it was ready")
 
 
 @asynccontextmanager
-async def database_dsn(config: Config, data_dir: Path) -> AsyncIterator[str]:
-    """Give the DSN of the configured PostgreSQL, or run the embedded one meanwhile."""
+async def database_dsn(config: Config, data_dir: Path) -> AsyncIterator[tuple[str, Supervise | None]]:
+    """Give the DSN of the configured PostgreSQL; or run the embedded one, and give what keeps it running."""
     if config.database is not None:
-        yield config.database.dsn()
+        yield config.database.dsn(), None
         return
     postgres = EmbeddedPostgres(data_dir)
-    dsn = await postgres.start()
     try:
-        yield dsn
+        yield await postgres.start(), postgres.supervise
     finally:
         await postgres.stop()
 
@@ -70,12 +94,12 @@ async def running_server(
     """Run the server and give its listeners; on leaving, finish what is in flight and stop."""
     request_log = RequestLog(output.line_writer(LOGGER_NAME))
     times = DatabaseTimes()
-    async with database_dsn(config, data_dir) as dsn:
+    async with database_dsn(config, data_dir) as (dsn, supervise):
         size = config.database.max_connections if config.database is not None else 10
         database = Database({"dsn": dsn}, size=size, spent=times.add)
         try:
-            await migrate(database, config.server.server_name)
-            async with _serving(config, database, times, request_log) as listeners:
+            await prepare_database(database, config)
+            async with _serving(config, database, times, request_log, supervise) as listeners:
                 yield listeners
         finally:
             await database.close()
@@ -83,11 +107,20 @@ async def running_server(
 
 @asynccontextmanager
 async def _serving(
-    config: Config, database: Database, times: DatabaseTimes, request_log: RequestLog
+    config: Config,
+    database: Database,
+    times: DatabaseTimes,
+    request_log: RequestLog,
+    supervise: Supervise | None,
 ) -> AsyncIterator[list[Listener]]:
     async with asyncio.TaskGroup() as tasks:
         core = await start_core(
-            database, bus=LocalBus(), clock=SystemClock(), identity=_identity(config), tasks=tasks
+            database,
+            bus=LocalBus(),
+            clock=SystemClock(),
+            identity=_identity(config),
+            tasks=tasks,
+            tail_config=config.server.tail,
         )
         application, drain = await build_application(config, core, times, request_log)
         listeners = [_listener(config, wanted, application) for wanted in config.listeners]
@@ -96,11 +129,17 @@ async def _serving(
         # What was made until now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        if supervise is not None:
+            core.run_always(supervise())
+        grace_s = config.server.drain_timeout_ms / 1000
         try:
             yield listeners
+        except asyncio.CancelledError:
+            # A part failed, and all others were stopped with it: who waits for them would wait in vain.
+            grace_s = min(grace_s, _FAILED_GRACE_S)
+            raise
         finally:
             drain()
-            grace_s = config.server.drain_timeout_ms / 1000
             await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
             core.stop()
 

@@ -19,7 +19,12 @@ Connection = asyncpg.Connection
 Record = asyncpg.Record
 
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError)
-_STARTING = (asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+_STARTING = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,  # its disk is full, or it has too many connections
+)
 
 
 class DatabaseUnavailable(MatrixError):
@@ -45,6 +50,7 @@ class Database:
         self._slots = asyncio.Semaphore(size)
         self._spent = spent
         self._closed = False
+        self._reachable = True
 
     async def close(self) -> None:
         """Close every idle connection and lend no more."""
@@ -57,7 +63,7 @@ class Database:
         """Lend one connection. Raises DatabaseUnavailable when it can not be had, or is lost in use."""
         async with self._slots:
             started = time.perf_counter()
-            connection = self._idle.pop() if self._idle else await self._open()
+            connection = self._take_idle() or await self._open()
             try:
                 yield connection
             except (*_LOST, *_STARTING) as error:
@@ -113,6 +119,13 @@ class Database:
             async with self.connection() as connection:
                 return await getattr(connection, method)(sql, *args)
 
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():  # PostgreSQL said goodbye while nobody used it
+                return connection
+        return None
+
     def _drop_idle(self) -> None:
         # When one connection died PostgreSQL has mostly restarted: the others are dead as well.
         while self._idle:
@@ -123,7 +136,13 @@ class Database:
             connection: Connection = await asyncpg.connect(
                 **self._connect, timeout=10, command_timeout=120, statement_cache_size=400
             )
-        except (*_LOST, *_STARTING, TimeoutError, asyncpg.TooManyConnectionsError) as error:
-            logger.warning("PostgreSQL can not be reached: %s", error)
+        except (*_LOST, *_STARTING) as error:
+            if self._reachable:
+                # Once, and not for each request that meets it.
+                logger.error("PostgreSQL can not be reached: %s", error or type(error).__name__)
+            self._reachable = False
             raise DatabaseUnavailable from error
+        if not self._reachable:
+            logger.info("PostgreSQL can be reached again")
+        self._reachable = True
         return connection

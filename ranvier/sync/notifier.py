@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
@@ -11,8 +12,11 @@ from ranvier.log.tail import Tail
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
+from ranvier.spec.errors import MatrixError
 from ranvier.users.receipts import READ_PRIVATE
 from ranvier.wire.log_rows import EventRow, LogRow, Row
+
+logger = logging.getLogger(__name__)
 
 ROOM_KINDS = frozenset({"receipt"})
 """Kinds of rows that everybody in ``room_id`` is told of (private receipts are for their user alone)."""
@@ -141,7 +145,13 @@ class Notifier:
         """Wake those who share a room with somebody, which may have to be read; for ever."""
         while True:
             user_id = await self._shared.get()
-            for room_id in await self._memberships.joined(user_id):
+            try:
+                rooms = await self._memberships.joined(user_id)
+            except MatrixError as error:
+                # Who waits hears of it with whatever wakes them next.
+                logger.warning("Can not find out who shares a room with %s: %s", user_id, error)
+                continue
+            for room_id in rooms:
                 self.wake_room(room_id)
 
     def _on_rows(self, rows: Sequence[Row]) -> None:
