@@ -11,6 +11,7 @@ from pyroaring import BitMap64
 
 from ranvier.rooms.room import Room, StateView, auth_chain_of
 from ranvier.spec import canonical_json
+from ranvier.spec.errors import invalid_param
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.event_auth import CREATE_KEY, POWER_LEVELS_KEY, auth_event_keys, check_auth
 from ranvier.spec.event_format import build_pdu, check_event_size
@@ -173,8 +174,11 @@ class Draft:
         A state event that says what its own sender said there already is not made again: the one in force is
         given. ``redacts`` is the target of a redaction, where it is known. ``unsigned`` is kept with the
         event and not signed (an invitation's stripped state). Raises AuthError (403) where the room's rules
-        refuse it, ``M_TOO_LARGE``, ``M_BAD_JSON``.
+        refuse it, ``M_TOO_LARGE``, ``M_BAD_JSON``, and ``M_INVALID_PARAM`` for NUL in the type or the key.
         """
+        # PostgreSQL's text holds no NUL, and these two are columns.
+        if "\0" in type or (state_key is not None and "\0" in state_key):
+            raise invalid_param("An event's type and state key hold no NUL")
         version = self.room.version
         canonical_json.check(content, strict=version.strict_canonical_json)
         replaced = self.state.row((type, state_key)) if state_key is not None else None

@@ -175,14 +175,17 @@ class EventRow:
 
     @property
     def relation(self) -> tuple[str, str] | None:
-        """``(event_id, rel_type)`` of ``m.relates_to`` as it was sent, if it has both, of sane size."""
+        """``(event_id, rel_type)`` of ``m.relates_to`` as it was sent, if it has both, sane and without NUL."""
         relation = self.event.content.get("m.relates_to")
         if not isinstance(relation, dict):
             return None
         target, rel_type = relation.get("event_id"), relation.get("rel_type")
         if not isinstance(target, str) or not isinstance(rel_type, str):
             return None
-        return (target, rel_type) if len(target) <= 255 and len(rel_type) <= 255 else None
+        # PostgreSQL's text holds no NUL; such an event is related to nothing.
+        if len(target) > 255 or len(rel_type) > 255 or "\0" in target or "\0" in rel_type:
+            return None
+        return target, rel_type
 
     @property
     def client(self) -> bytes:
