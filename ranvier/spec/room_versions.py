@@ -22,12 +22,14 @@ class RoomVersion:
     event_id_urlsafe: bool  # v4+: URL-safe base64 of the reference hash (v3: standard base64)
     strict_canonical_json: bool  # v6+: integers within +-(2^53 - 1), no floats
     enforce_key_validity: bool  # v5+: a signing key must be valid at the event's time
-    room_id_is_create_hash: bool  # v12: '!' + hash of the create event; create has no room_id, is no auth event
+    room_id_is_create_hash: (
+        bool  # v12: '!' + hash of the create event; create has no room_id, is no auth event
+    )
     # -- redaction ---------------------------------------------------------------------
     redaction_keeps_aliases: bool  # v1-5: m.room.aliases keeps `aliases`
     redaction_keeps_allow: bool  # v8+: m.room.join_rules keeps `allow`
     redaction_keeps_authorising_user: bool  # v9+: m.room.member keeps `join_authorised_via_users_server`
-    redaction_cleaned_up: bool  # v11+: create kept whole, `invite`, third_party_invite.signed, `redacts` kept …
+    redaction_cleaned_up: bool  # v11+: create kept whole, `invite`, `redacts` …
     redacts_in_content: bool  # v11+: m.room.redaction names its target in `content.redacts`
     redaction_needs_same_domain: bool  # v1, v2: auth rule 11 compares the domains of the event ids
     # -- authorisation -----------------------------------------------------------------
