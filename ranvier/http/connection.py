@@ -163,15 +163,13 @@ class Connection(asyncio.Protocol):
         """Start to answer the request, or put it behind those that came before it."""
         self._reading_head = False
         self._stop_head_timer()
-        url = httptools.parse_url(self._url)
-        if url.path is None:
-            raise ValueError("the target has no path")  # the parser stops and data_received refuses
+        raw_path, query_string = _split(self._url)
         modern = self._parser.get_http_version() != "1.0"
         self._latest = Exchange(
             self,
             method=self._parser.get_method().decode("ascii"),
-            raw_path=url.path,
-            query_string=url.query or b"",
+            raw_path=raw_path,
+            query_string=query_string,
             headers=self._headers,
             ip=self._ip,
             scheme=self._scheme,
@@ -302,3 +300,14 @@ class Connection(asyncio.Protocol):
             self.transport.write(head + b"connection: close\r\n\r\n" + body)
         # Else an answer to an earlier request is under way, and this one would mix with it.
         self.transport.close()
+
+
+def _split(url: bytes) -> tuple[bytes, bytes]:
+    """Give path and query of a request's target. Raises ``ValueError`` if it has no path."""
+    if url.startswith(b"/") and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(url)
+    if parsed.path is None:
+        raise ValueError("the target has no path")  # the parser stops and data_received refuses
+    return parsed.path, parsed.query or b""
