@@ -55,6 +55,11 @@ class Appender:
         self._queue: list[_Pending] = []
         self._wake = asyncio.Event()
 
+    @property
+    def queued(self) -> int:
+        """Give the number of writes that wait for the next commit."""
+        return len(self._queue)
+
     async def append_room(self, write: RoomWrite) -> int:
         """Write to one room and give the log position of its last event.
 

@@ -35,9 +35,15 @@ class Follower:
         self._heartbeat_s = heartbeat_s
         self._warm_rows = warm_rows
         self._early: dict[int, Batch] = {}
+        self._head = 0
         self._gap = asyncio.Event()
         self._quiet = True
         bus.listen(batches=self._on_batch)
+
+    @property
+    def behind(self) -> int:
+        """Give the number of rows that are known to be committed and are not in the tail yet."""
+        return max(0, self._head - self._tail.pos)
 
     async def start(self) -> None:
         """Fill the tail with the newest rows, so that clients that come back are answered from memory."""
@@ -67,13 +73,14 @@ class Follower:
             self._apply_early()
             return
         if self._quiet:
-            head = await storage.head(self._database)
+            head = self._head = await storage.head(self._database)
             if head > self._tail.pos:
                 await self._read_upto(head)
         self._quiet = True
 
     def _on_batch(self, batch: Batch) -> None:
         self._quiet = False
+        self._head = max(self._head, batch.last)
         self._take(batch)
         if self._early:
             self._apply_early()

@@ -45,6 +45,11 @@ class Tail:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def size_bytes(self) -> int:
+        """Give the size of the rows that are held."""
+        return self._bytes
+
     def listen(self, listener: Listener) -> None:
         """Have ``listener`` called with each piece of rows that is applied."""
         self._listeners.append(listener)

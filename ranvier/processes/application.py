@@ -52,6 +52,7 @@ from ranvier.processes.core import Core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.encryption import build_encryption
 from ranvier.processes.ephemeral import build_ephemeral
+from ranvier.processes.gauges import ProcessGauges
 from ranvier.processes.room_parts import build_rooms
 from ranvier.processes.sync_parts import build_sync
 from ranvier.processes.user_data import build_user_data
@@ -136,6 +137,7 @@ async def build_application(
     )
     await ephemeral.presence.start()
     metrics = Metrics()
+    metrics.registry.register(ProcessGauges(core, sync_parts.notifier))
     parts: dict[str, Any] = {
         **_named(core),
         **_named(users),

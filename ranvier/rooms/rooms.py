@@ -29,6 +29,16 @@ class Rooms:
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
         tail.listen(self._apply)
 
+    @property
+    def rooms_held(self) -> int:
+        """Give the number of rooms in memory."""
+        return len(self._rooms)
+
+    @property
+    def state_held(self) -> int:
+        """Give the number of state events held over all rooms."""
+        return self._held
+
     async def find(self, room_id: str) -> Room | None:
         """Give a room, or None if this server does not know it."""
         room = self._rooms.get(room_id)

@@ -50,7 +50,19 @@ class Database:
         self._slots = asyncio.Semaphore(size)
         self._spent = spent
         self._closed = False
-        self._reachable = True
+        self._used = 0
+        self.reachable = True
+        """False since a connection could not be had, until one can again."""
+
+    @property
+    def used(self) -> int:
+        """Give the number of connections that are lent."""
+        return self._used
+
+    @property
+    def idle(self) -> int:
+        """Give the number of connections that are open and not lent."""
+        return len(self._idle)
 
     async def close(self) -> None:
         """Close every idle connection and lend no more."""
@@ -64,6 +76,7 @@ class Database:
         async with self._slots:
             started = time.perf_counter()
             connection = self._take_idle() or await self._open()
+            self._used += 1
             try:
                 yield connection
             except (*_LOST, *_STARTING) as error:
@@ -72,6 +85,7 @@ class Database:
                 connection.terminate()
                 raise DatabaseUnavailable from error
             finally:
+                self._used -= 1
                 if connection.is_closed():
                     pass
                 elif self._closed or connection.is_in_transaction():
@@ -137,12 +151,12 @@ class Database:
                 **self._connect, timeout=10, command_timeout=120, statement_cache_size=400
             )
         except (*_LOST, *_STARTING) as error:
-            if self._reachable:
+            if self.reachable:
                 # Once, and not for each request that meets it.
                 logger.error("PostgreSQL can not be reached: %s", error or type(error).__name__)
-            self._reachable = False
+            self.reachable = False
             raise DatabaseUnavailable from error
-        if not self._reachable:
+        if not self.reachable:
             logger.info("PostgreSQL can be reached again")
-        self._reachable = True
+        self.reachable = True
         return connection

@@ -112,6 +112,11 @@ class Notifier:
             del self._waiting[waiter.user_id]
 
     @property
+    def waiting(self) -> int:
+        """Give the number of those who wait."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
     def closed(self) -> bool:
         """Whether waiting is over: the process drains."""
         return self._closed
