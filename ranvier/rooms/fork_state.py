@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
@@ -13,6 +13,7 @@ from pyroaring import BitMap64
 
 from ranvier.rooms.draft import steps_before_full_copy
 from ranvier.spec.event import Event, StateKey
+from ranvier.spec.event_auth import POWER_LEVELS_KEY
 from ranvier.spec.room_versions import RoomVersion
 from ranvier.spec.state_res import Resolution
 from ranvier.storage.event_graph import EventGraphStore, bitmaps
@@ -26,8 +27,11 @@ R = TypeVar("R")
 
 _MAX_SNAPSHOTS: Final = 128
 _MAX_CHAINS: Final = 20_000
+_MAX_KEYS: Final = 200_000
+_MAX_EVENTS: Final = 5_000
 _MAX_RESOLVED: Final = 64
-_LARGE: Final = 1000  # a state of so many events is worked on beside the event loop
+_LARGE: Final = 5000  # states of so many events are compared beside the event loop
+_MANY: Final = 64  # so many conflicts are resolved there
 _PAGE: Final = 500
 
 
@@ -116,6 +120,9 @@ class ForkStates:
         self._pool = pool
         self._snapshots: OrderedDict[int, tuple[BitMap64, int]] = OrderedDict()
         self._chains: dict[int, BitMap64] = {}
+        self._keys: dict[int, StateKey] = {}
+        self._events_held: dict[int, Event] = {}
+        self._nids_held: dict[str, int] = {}
         self._resolved: OrderedDict[frozenset[bytes], State] = OrderedDict()
 
     # -- states --------------------------------------------------------------------------------------
@@ -186,7 +193,7 @@ class ForkStates:
         """Say what becomes of each key that is not the same in two states (None: it goes away)."""
         before, after = await self.nids_of(old), await self.nids_of(new)
         gone = await self.keys_of(before - after, current, fresh)
-        changes: dict[StateKey, EventRow | None] = dict.fromkeys(gone.values())
+        changes: dict[StateKey, EventRow | None] = dict.fromkeys(gone[nid] for nid in before - after)
         rows = await self.rows(after - before, fresh)
         changes.update((row.key, row) for row in rows.values())
         return changes
@@ -231,28 +238,29 @@ class ForkStates:
         union = BitMap64().union(*sets)
         keys = await self.keys_of(union, current, fresh)
         large = len(union) >= _LARGE
+        many = large or len(union) - len(BitMap64.intersection(*sets)) >= _MANY
         resolution: Resolution = await self._run(large, _compare, version, sets, keys)
         chains: dict[int, BitMap64] = {}
         while missing := await self._run(large, resolution.missing_chains, chains):
             chains.update(await self._load_chains(missing, fresh, large))
-        events, rejected = await self._load_events(resolution, chains, fresh, large)
-        state: dict[StateKey, int] = await self._run(large, _compute, resolution, events, chains, rejected)
+        events, rejected = await self._load_events(resolution, chains, fresh, many)
+        state: dict[StateKey, int] = await self._run(many, _compute, resolution, events, chains, rejected)
         return _nearest(states, BitMap64(state.values()))
 
     async def keys_of(
         self, nids: Iterable[int], current: Mapping[StateKey, EventRow], fresh: Mapping[int, EventRow]
     ) -> dict[int, StateKey]:
-        """Give the state keys of state events."""
+        """Give a table with the state keys of (at least) these state events. Do not change it."""
         wanted = BitMap64(nids)
-        if not wanted:
-            return {}
-        keys = {row.event_nid: key for key, row in current.items() if row.event_nid in wanted}
-        keys.update(
-            (nid, row.key) for nid, row in fresh.items() if nid in wanted and row.state_key is not None
-        )
-        missing = wanted - BitMap64(keys)
+        keys = self._keys
+        missing = [nid for nid in wanted if nid not in keys]
+        if missing and len(keys) > _MAX_KEYS:
+            # A new one: what was given before stays whole.
+            keys = self._keys = {}
         if missing:
-            keys.update(await self._graph.keys_of(missing))
+            keys.update((row.event_nid, key) for key, row in current.items())
+            keys.update((nid, row.key) for nid, row in fresh.items() if row.event.is_state)
+            keys.update(await self._graph.keys_of(nid for nid in wanted if nid not in keys))
         return keys
 
     async def _load_chains(
@@ -275,18 +283,38 @@ class ForkStates:
         chains: Mapping[int, BitMap64],
         fresh: Mapping[int, EventRow],
         large: bool,
-    ) -> tuple[dict[int, EventRow], set[int]]:
+    ) -> tuple[dict[int, Event], set[int]]:
         needed = await self._run(large, resolution.needed_events, chains)
-        rows = await self.rows(needed.nids, fresh)
-        auth = await self._run(large, _needed_auth, resolution, rows)
-        rows |= await self.rows(auth.nids, fresh)
-        by_id = {row.event_id: row for row in fresh.values() if row.event_id in auth.event_ids}
-        by_id |= await self._events.by_ids(auth.event_ids - by_id.keys())
-        rows |= {row.event_nid: row for row in by_id.values()}
-        candidates = await self.keys_of(needed.power_levels_among, {}, fresh)
-        levels = BitMap64(nid for nid, key in candidates.items() if key == ("m.room.power_levels", ""))
-        rows |= await self.rows((levels & needed.power_levels_among) - BitMap64(rows), fresh)
-        return rows, await self._graph.rejected(rows)
+        events = await self._load(needed.nids, fresh)
+        auth = await self._run(large, resolution.needed_auth_events, events)
+        events |= await self._load(auth.nids, fresh)
+        events |= await self._load(await self._nids_of_ids(auth.event_ids, fresh), fresh)
+        candidates = needed.power_levels_among - BitMap64(events)
+        keys = await self.keys_of(candidates, {}, fresh)
+        levels = [nid for nid in candidates if keys.get(nid) == POWER_LEVELS_KEY]
+        events |= await self._load(levels, fresh)
+        return events, await self._graph.rejected(events)
+
+    async def _nids_of_ids(self, event_ids: Collection[str], fresh: Mapping[int, EventRow]) -> list[int]:
+        known = {row.event_id: nid for nid, row in fresh.items()} if fresh else {}
+        held = self._nids_held
+        wanted = [event_id for event_id in event_ids if event_id not in held and event_id not in known]
+        if wanted:
+            held.update(await self._events.nids_of(wanted))
+        nids = [known.get(event_id, held.get(event_id)) for event_id in event_ids]
+        return [nid for nid in nids if nid is not None]
+
+    async def _load(self, nids: Iterable[int], fresh: Mapping[int, EventRow]) -> dict[int, Event]:
+        """Load events for the rules, which see them as they were signed."""
+        wanted = list(nids)
+        if len(self._events_held) > _MAX_EVENTS:
+            self._events_held.clear()
+            self._nids_held.clear()
+        found = {nid: self._events_held[nid] for nid in wanted if nid in self._events_held}
+        rows = await self.rows([nid for nid in wanted if nid not in found], fresh)
+        loaded = {nid: row.event for nid, row in rows.items()}
+        self._events_held.update(loaded)
+        return found | loaded
 
     async def rows(self, nids: Iterable[int], fresh: Mapping[int, EventRow]) -> dict[int, EventRow]:
         """Load events by their integers, in pages."""
@@ -331,21 +359,13 @@ def _compare(version: RoomVersion, sets: Sequence[BitMap64], keys: Mapping[int, 
     return Resolution(version, [{keys[nid]: nid for nid in state} for state in sets])
 
 
-def _needed_auth(resolution: Resolution, rows: Mapping[int, EventRow]) -> Any:
-    return resolution.needed_auth_events(_events(rows))
-
-
 def _compute(
     resolution: Resolution,
-    rows: Mapping[int, EventRow],
+    events: Mapping[int, Event],
     chains: Mapping[int, BitMap64],
     rejected: set[int],
 ) -> dict[StateKey, int]:
-    return resolution.resolve(_events(rows), chains, rejected=rejected)
-
-
-def _events(rows: Mapping[int, EventRow]) -> dict[int, Event]:
-    return {nid: row.event for nid, row in rows.items()}
+    return resolution.resolve(events, chains, rejected=rejected)
 
 
 def _nearest(states: Sequence[State], nids: BitMap64) -> State:
