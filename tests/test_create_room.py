@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -188,3 +189,23 @@ async def test_rules_of_the_server_hold(database: str) -> None:
             assert (await app.post("/createRoom", "alice", options)).error == (403, "M_FORBIDDEN")
         assert (await app.post("/createRoom", "suspended")).error == (403, "M_USER_SUSPENDED")
         assert (await app.post("/createRoom", "guest1")).error == (403, "M_GUEST_ACCESS_FORBIDDEN")
+
+
+async def test_one_user_makes_rooms_alike_at_once(database: str) -> None:
+    """A client that makes many rooms at once would see some fail, or get one room twice.
+
+    The id of a room of version 12 is the hash of its create event, which has nothing of its own but its time.
+    """
+    async with running_rooms_app(database) as one, running_rooms_app(database) as other:
+        made = await asyncio.gather(*(app.create() for app in (one, other) for _ in range(12)))
+        assert len(set(made)) == 24
+
+
+async def test_nul_in_a_state_event_is_refused(database: str) -> None:
+    """The server would fail on a text that its database does not hold, or make half a room."""
+    async with running_rooms_app(database) as app:
+        for wrong in ({"type": "a\0b", "content": {}}, {"type": "a", "state_key": "\0", "content": {}}):
+            answer = await app.post("/createRoom", "alice", {"initial_state": [wrong]})
+            assert answer.error == (400, "M_INVALID_PARAM")
+        related = {"rel_type": "m.thread", "event_id": "$\0"}
+        await app.create(initial_state=[{"type": "a", "content": {"m.relates_to": related}}])

@@ -17,6 +17,7 @@ from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import MatrixError, not_found
 from ranvier.spec.room_versions import RoomVersion
 from ranvier.storage.database import DatabaseUnavailable
+from ranvier.storage.log import AlreadyStored
 from ranvier.storage.nids import Nids
 from ranvier.storage.transactions import TransactionStore
 
@@ -98,6 +99,7 @@ class RoomWriter:
         self._clock = clock
         self._tasks = tasks
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
+        self._created_ms = 0
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
         """Do an action on a room, commit it and give its result, once readers here see it.
@@ -135,15 +137,22 @@ class RoomWriter:
     async def create(self, version: RoomVersion, room_id: str, action: Action[T]) -> T:
         """Make a room: the action's first event is its create event.
 
-        ``room_id`` is empty for a room version whose id is the create event's hash.
+        ``room_id`` is empty for a room version whose id is the create event's hash: two rooms that one user
+        makes alike in the same millisecond would be one, so each gets a millisecond of its own.
         """
-        await self._nids.reserve()
-        room = Room(room_nid=self._nids.take(), room_id=room_id, version=version)
-        draft = self._draft(room)
-        result = action(draft)
-        pos = await self._appender.append_room(draft.write())
-        await self._tail.wait_for(pos)
-        return result
+        for _ in range(_MAX_ATTEMPTS):
+            await self._nids.reserve()
+            room = Room(room_nid=self._nids.take(), room_id=room_id, version=version)
+            self._created_ms = max(self._created_ms + 1, self._clock.now_ms())
+            draft = Draft(room, identity=self._identity, nids=self._nids, now_ms=self._created_ms)
+            result = action(draft)
+            try:
+                pos = await self._appender.append_room(draft.write())
+            except AlreadyStored:
+                continue  # another process made a room alike in this millisecond
+            await self._tail.wait_for(pos)
+            return result
+        raise DatabaseUnavailable
 
     def _draft(self, room: Room, base: Base | None = None) -> Draft:
         return Draft(room, identity=self._identity, nids=self._nids, now_ms=self._clock.now_ms(), base=base)
