@@ -44,6 +44,7 @@ from ranvier.config import Config
 from ranvier.http.app import Application
 from ranvier.http.authentication import RequestAuthentication
 from ranvier.http.limits import Rate, RateLimiter
+from ranvier.http.loop_lag import LoopLag
 from ranvier.http.metrics import HEALTH_ROUTES, METRICS_ROUTES, Metrics
 from ranvier.http.request_log import RequestLog
 from ranvier.http.route import Route, bind
@@ -138,6 +139,8 @@ async def build_application(
     await ephemeral.presence.start()
     metrics = Metrics()
     metrics.registry.register(ProcessGauges(core, sync_parts.notifier))
+    loop_lag = LoopLag()
+    metrics.registry.register(loop_lag)
     parts: dict[str, Any] = {
         **_named(core),
         **_named(users),
@@ -163,6 +166,7 @@ async def build_application(
         ephemeral.presence.run,
         ephemeral.typing_users.run,
         guests.run,
+        loop_lag.run,
     ):
         core.run_always(work())
     return (
