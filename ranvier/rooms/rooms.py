@@ -14,6 +14,9 @@ from ranvier.storage.rooms import RoomStore
 from ranvier.wire.log_rows import EventRow, Row
 
 
+_SLICE = 1000
+
+
 class Rooms:
     """Load rooms on first use, follow the log for them, and let go of those used longest ago.
 
@@ -45,6 +48,8 @@ class Rooms:
         if room is not None:
             self._rooms.move_to_end(room_id)
             return room
+        if "\0" in room_id:
+            return None  # PostgreSQL's text does not hold it
         # Many may ask at once for a room that is not held: one reads it.
         task = self._loading.get(room_id)
         if task is None:
@@ -75,7 +80,10 @@ class Rooms:
             loaded = await self._store.load(room_id)
             if loaded is None:
                 return None
-            room = Room.from_storage(loaded, ROOM_VERSIONS[loaded.stored.version])
+            room = Room.without_state(loaded, ROOM_VERSIONS[loaded.stored.version])
+            for first in range(0, len(loaded.state), _SLICE):
+                room.add_state(loaded.state[first : first + _SLICE])
+                await asyncio.sleep(0)
             # What was read is at least as new as the tail was then, however old the room's newest event is.
             if self._tail.start > max(room.head, followed):
                 continue  # the log went on by more than the tail holds
@@ -106,6 +114,15 @@ class Rooms:
             if room.stale:
                 self.drop(row.room_id)
             elif row.redacts is not None:
-                for state_row in room.state.values():
-                    if state_row.event_id == row.redacts:
-                        state_row.set_redacted(row)
+                self._redact(room, row, row.redacts)
+
+    def _redact(self, room: Room, because: EventRow, event_id: str) -> None:
+        target = self._tail.event(event_id)
+        if target is not None:  # it says whether it is state, and which: no need to look through all of it
+            in_force = room.state.get(target.key) if target.state_key is not None else None
+            candidates = () if in_force is None else (in_force,)
+        else:
+            candidates = tuple(room.state.values())
+        for state_row in candidates:
+            if state_row.event_id == event_id:
+                state_row.set_redacted(because)

@@ -85,7 +85,7 @@ class Sending:
         Raises 403 ``M_FORBIDDEN``, 400 ``M_DUPLICATE_ANNOTATION``, ``M_UNKNOWN`` (a thread under an event
         that has a relation), 413 ``M_TOO_LARGE``, 429 ``M_LIMIT_EXCEEDED``.
         """
-        _check_texts(type, txn_id)
+        _check_texts(room_id, type, txn_id)
         if type == REDACTION:
             target_id = _target_of(content)
             return await self.redact(
@@ -110,7 +110,7 @@ class Sending:
         origin_server_ts: int | None = None,
     ) -> str:
         """Redact an event and give the redaction's id; see ``Redactor.redact`` for what it raises."""
-        _check_texts(event_id, txn_id)
+        _check_texts(room_id, event_id, txn_id)
         txn = _txn(sender, f"{scope} {room_id} {event_id if scope == 'redact' else REDACTION}", txn_id)
 
         async def send() -> str:
@@ -218,9 +218,7 @@ class Sending:
 def _check_texts(*texts: str) -> None:
     for text in texts:
         if "\x00" in text or len(text) > MAX_TXN_ID:
-            raise invalid_param(
-                f"Types, keys and transaction ids are at most {MAX_TXN_ID} characters, none of them NUL"
-            )
+            raise invalid_param(f"Types, keys and ids are at most {MAX_TXN_ID} characters, none of them NUL")
 
 
 def _txn(sender: Sender, scope: str, txn_id: str) -> Txn:
