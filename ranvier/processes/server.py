@@ -32,8 +32,8 @@ from ranvier.storage.database import Database
 logger = logging.getLogger(__name__)
 
 _FAILED_GRACE_S = 1.0
-# Waking a room's listeners makes thousands of objects, and most are gone a moment later without the collector.
-# It would look at them many times over with Python's own threshold (700); 10,000 take it about a millisecond.
+# Waking a room's listeners makes thousands of objects, and most are gone a moment later without the garbage
+# collector. With Python's own threshold (700) it would look at them many times over; with this it takes a ms.
 _GC_THRESHOLD = 10_000
 
 Supervise = Callable[[], Coroutine[None, None, None]]
