@@ -91,8 +91,6 @@ class Event:
     @property
     def redacts(self) -> str | None:
         """Id of the event that a redaction names, wherever this room version keeps it."""
-        if self.version.redacts_in_content:
-            target = self.content.get("redacts")
-        else:
-            target = self.pdu.get("redacts")
+        holder = self.content if self.version.redacts_in_content else self.pdu
+        target = holder.get("redacts")
         return target if isinstance(target, str) else None
