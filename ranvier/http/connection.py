@@ -18,6 +18,9 @@ from ranvier.spec.errors import MatrixError
 
 logger = logging.getLogger(__name__)
 
+# Requests that may wait for the answers of those before them. One read may hold many times as many.
+_MAX_PIPELINED = 256
+
 Serve = Callable[[Exchange], Awaitable[None]]
 
 
@@ -179,9 +182,11 @@ class Connection(asyncio.Protocol):
         )
         if self._current is None:
             self._start(self._latest)
-        else:
+        elif len(self._waiting) < _MAX_PIPELINED:
             self.pause_reading()
             self._waiting.append(self._latest)
+        else:
+            raise ValueError("too many requests at once")  # the parser stops and data_received refuses
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""

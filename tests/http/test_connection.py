@@ -80,3 +80,13 @@ async def test_a_target_with_a_host() -> None:
         answer = await ask.get(f"http://a{V3}/query?limit=5#part")
         assert answer.json["limit"] == 5
         assert (await ask.get(f"{V3}/query?limit=6#part")).json["limit"] == 6
+
+
+async def test_requests_that_wait_for_others_are_bounded() -> None:
+    """One packet could make the server hold thousands of requests."""
+    async with serving() as edge, client(edge) as ask:
+        ask.writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+        answers = await asyncio.wait_for(ask.reader.read(), 10)
+        assert answers.count(b"HTTP/1.1 ") <= 258
+        async with client(edge) as other:
+            assert (await other.get("/health")).status == 200
