@@ -51,7 +51,7 @@ def up(data_dir: Path, configs: Sequence[Path], server_name: str | None, port: i
     try:
         run(config, data_dir=data_dir, ready=lambda: click.echo(greeting(config, data_dir, configs)))
     except _EXPECTED as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(message_of(error)) from error
     except ExceptionGroup as group:
         # A task group wraps what the administrator can mend, such as a port that is in use.
         expected, others = group.split(_EXPECTED)
@@ -102,7 +102,14 @@ def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:
 def _messages(error: BaseException) -> list[str]:
     if isinstance(error, BaseExceptionGroup):
         return [message for inner in error.exceptions for message in _messages(inner)]
-    return [str(error)]
+    return [message_of(error)]
+
+
+def message_of(error: BaseException) -> str:
+    """Give what an error says, without the number that Python puts before the system's."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
 
 
 def _url(config: Config, listener: Listener) -> str:

@@ -57,6 +57,9 @@ class GuestEviction:
                     await self._evict(room_id)
                 except MatrixError as error:
                     logger.warning("Guests could not leave %s: %s", room_id, error)
+                except Exception:
+                    # One room that cannot be worked with must not end the server.
+                    logger.exception("Letting guests leave %s failed", room_id)
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:

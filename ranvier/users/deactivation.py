@@ -77,6 +77,10 @@ class Deactivation:
             except MatrixError as error:
                 logger.warning("%s could not leave all rooms: %s", user_id, error.message)
                 continue
+            except Exception:
+                # One user or room that cannot be worked with must not end the server; it is tried again.
+                logger.exception("Letting %s leave all rooms failed", user_id)
+                continue
             await self._accounts.change(user_id, departing=False)
             done += 1
         return done == _AT_ONCE

@@ -112,6 +112,11 @@ class ServerProcess:
         self._process = None
         return status
 
+    async def wait(self) -> int:
+        """Wait until it ends by itself, and give its exit status."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 60)
+
     def kill(self) -> None:
         """Kill it on the spot (SIGKILL); ``start`` or ``restart`` brings it back."""
         if self._process is not None:
