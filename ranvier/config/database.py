@@ -91,11 +91,11 @@ def _read_tls(args: Section) -> tuple[tuple[str, str], ...]:
 class RedisConfig:
     """A Redis that the administrator runs: a UNIX socket (``path``) or a host and port."""
 
-    host: str
-    port: int
-    path: Path | None
-    dbid: int
-    username: str | None
+    host: str = "localhost"
+    port: int = 6379
+    path: Path | None = None
+    dbid: int = 0
+    username: str | None = None
     password: str | None = field(default=None, repr=False)
     use_tls: bool = False
     certificate_file: Path | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -28,6 +28,9 @@ class Ephemeral(msgspec.Struct, array_like=True, frozen=True):
     epoch: str
 
 
+RESET: Final = "reset"
+"""The kind of what is told, with count 0, when an epoch begins: all that was said before is void."""
+
 BatchListener = Callable[[Batch], None]
 EphemeralListener = Callable[[Ephemeral], None]
 
@@ -35,11 +38,18 @@ EphemeralListener = Callable[[Ephemeral], None]
 class Bus(Protocol):
     """Carry messages from every process to every process, the sender included."""
 
-    async def publish(self, batch: Batch) -> None:
-        """Tell everybody of a committed batch."""
+    @property
+    def connected(self) -> bool:
+        """Whether messages are coming in; while they are not, followers ask the database more often."""
 
-    async def publish_ephemeral(self, kind: str, key: str, body: bytes) -> Ephemeral:
-        """Give the next count to something ephemeral and tell everybody."""
+    async def publish(self, batch: Batch) -> None:
+        """Tell everybody of a committed batch; never fails, and never waits for somebody."""
+
+    async def publish_ephemeral(self, kind: str, key: str, body: bytes) -> Ephemeral | None:
+        """Give the next count to something ephemeral and tell everybody.
+
+        The listeners of this process were called when it returns. None if it could not be told.
+        """
 
     def ephemeral_now(self) -> tuple[int, str]:
         """Give the newest ``(count, epoch)`` that this process knows of."""
@@ -58,6 +68,7 @@ class LocalBus:
         self._ephemeral_listeners: list[EphemeralListener] = []
         self._count = 0
         self._epoch = secrets.token_hex(4)
+        self.connected = True
 
     async def publish(self, batch: Batch) -> None:
         """Tell everybody of a committed batch."""

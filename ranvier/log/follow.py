@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 _GAP_PATIENCE_S = 0.005  # writers publish out of order: what is missing mostly comes at once
 _PIECE = 1000
 _MAX_EARLY = 1000
+_POLL_S = 0.2
+"""How often the head of the log is read while the bus brings nothing."""
 
 
 class Follower:
@@ -24,13 +26,14 @@ class Follower:
 
     The bus is only a hint: a message that does not continue where the tail stands is kept for some
     milliseconds, then the gap is read from the database. A heartbeat reads the head of the log, so that
-    a lost last message is noticed after ``heartbeat_s`` seconds.
+    a lost last message is noticed after ``heartbeat_s`` seconds; without a bus, it is read more often.
     """
 
     def __init__(
         self, *, database: Database, bus: Bus, tail: Tail, heartbeat_s: float = 1.0, warm_rows: int = 5000
     ) -> None:
         self._database = database
+        self._bus = bus
         self._tail = tail
         self._heartbeat_s = heartbeat_s
         self._warm_rows = warm_rows
@@ -51,11 +54,16 @@ class Follower:
         self._tail.reset(max(0, head - self._warm_rows))
         await self._read_upto(head)
 
+    def hurry(self) -> None:
+        """Look at the log now: there is more in it than the bus has brought."""
+        self._quiet = True
+        self._gap.set()
+
     async def run(self) -> None:
         """Fill gaps and beat, for ever."""
         while True:
             try:
-                async with asyncio.timeout(self._heartbeat_s):
+                async with asyncio.timeout(self._interval_s):
                     await self._gap.wait()
                 await asyncio.sleep(_GAP_PATIENCE_S)
             except TimeoutError:
@@ -66,6 +74,10 @@ class Follower:
             except (MatrixError, TimeoutError) as error:
                 logger.warning("Can not read the log: %s", error)
                 await asyncio.sleep(self._heartbeat_s)
+
+    @property
+    def _interval_s(self) -> float:
+        return self._heartbeat_s if self._bus.connected else min(_POLL_S, self._heartbeat_s)
 
     async def _catch_up(self) -> None:
         if self._early:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -18,10 +17,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from ranvier.processes.embedded import POLL_INTERVAL_S, FolderInUse, take_lock, try_lock, wait_until
 from ranvier.processes.postgres_programs import Programs, ProgramsError, choose_programs
 from ranvier.processes.postmaster import PostmasterStatus, is_postmaster
 from ranvier.processes.unprivileged import PrivilegeError, RunAs, choose_run_as
@@ -72,8 +72,6 @@ PRIVATE_SETTINGS: Mapping[str, str] = {"listen_addresses": "", "unix_socket_perm
 START_TIMEOUT_S = 120.0  # recovery after a crash replays up to max_wal_size
 STOP_TIMEOUT_S = 60.0
 ORPHAN_TIMEOUT_S = 3.0
-LOCK_TIMEOUT_S = 0.2
-POLL_INTERVAL_S = 0.01
 SUPERVISE_INTERVAL_S = 0.5
 IMMEDIATE, FAST = signal.SIGQUIT, signal.SIGINT
 
@@ -185,17 +183,11 @@ class EmbeddedPostgres:
         if self._lock is not None:
             raise PostgresError("the embedded PostgreSQL is already started")
         try:
-            # Root's own folders stay open to be walked through, for the user that PostgreSQL runs as.
-            self._home.parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-            self._home.mkdir(mode=0o700, exist_ok=True)
-            lock = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = take_lock(self._home)
+        except FolderInUse as error:
+            raise PostgresError(str(error)) from error
         except OSError as error:
             raise PostgresError(f"cannot use the data folder {self._home.parent}: {error}") from error
-        # Tried for a moment, because ``running_dsn`` in another process takes the lock to look at it.
-        if not _wait_until(lambda: _try_lock(lock), LOCK_TIMEOUT_S):
-            os.close(lock)
-            raise PostgresError(f"the data folder {self._home.parent} is in use by another running Ranvier")
-        self._lock = lock
 
     def _stop_orphan(self) -> None:
         """Stop the PostgreSQL of a Ranvier that was killed; the lock says that no other Ranvier runs it.
@@ -210,7 +202,7 @@ class EmbeddedPostgres:
             for request in (FAST, IMMEDIATE, signal.SIGKILL):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(status.pid, request)
-                if _wait_until(lambda: not is_postmaster(status.pid, self._cluster), ORPHAN_TIMEOUT_S):
+                if wait_until(lambda: not is_postmaster(status.pid, self._cluster), ORPHAN_TIMEOUT_S):
                     break
         # PostgreSQL would believe a stale file if its number had gone to another program of the same user.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -266,7 +258,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             self._spawn(run_as.command(argv))
-            if _wait_until(self._ready_or_dead, deadline - time.monotonic()) and self._alive():
+            if wait_until(self._ready_or_dead, deadline - time.monotonic()) and self._alive():
                 return
             if self._alive():
                 raise PostgresError(f"PostgreSQL was not ready within {START_TIMEOUT_S:.0f} s")
@@ -328,7 +320,7 @@ def running_dsn(data_dir: Path) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        if _try_lock(lock):
+        if try_lock(lock):
             return None
         status = PostmasterStatus.read(home / "cluster")
         if status is None or status.socket_folder is None or not status.ready:
@@ -343,23 +335,6 @@ _TEMPORARY_PREFIX = "ranvier-pg-"
 
 def _is_temporary(folder: Path) -> bool:
     return folder.parent == Path("/tmp") and folder.name.startswith(_TEMPORARY_PREFIX)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_INTERVAL_S)
-    return True
 
 
 def _programs_for(cluster: Path) -> Programs:

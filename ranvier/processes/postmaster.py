@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from ranvier.processes.embedded import works_in
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,4 @@ class PostmasterStatus:
 
 def is_postmaster(pid: int, cluster: Path) -> bool:
     """Tell whether the process is alive and is this cluster's: PostgreSQL works inside its data folder."""
-    try:
-        os.kill(pid, 0)
-        if not Path("/proc/self/cwd").exists():
-            return True  # no /proc: the number has to do
-        return Path(os.readlink(f"/proc/{pid}/cwd")) == cluster
-    except (ProcessLookupError, PermissionError, FileNotFoundError):  # the last for one that is dying
-        return False
+    return works_in(pid, cluster)

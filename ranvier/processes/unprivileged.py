@@ -1,4 +1,4 @@
-"""Run a program as an unprivileged user, since PostgreSQL refuses to run as root."""
+"""Run a program as an unprivileged user: PostgreSQL refuses to run as root, and Redis has no need to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PREFERRED_USERS = ("ranvier", "postgres", "nobody")
-"""Who runs PostgreSQL when Ranvier is started by root: the first that exists."""
+"""Who runs them when Ranvier is started by root: the first that exists."""
 
 CAPABILITIES = ("dac_read_search", "dac_override")
 """What lets the user through folders that are closed to it, the weaker one first."""
@@ -48,7 +48,7 @@ class RunAs:
                 os.chown(Path(folder, name), self.uid, self.gid, follow_symlinks=False)
 
 
-def choose_run_as(owner_uid: int | None, paths: Sequence[Path]) -> RunAs:
+def choose_run_as(owner_uid: int | None, paths: Sequence[Path], program: str = "PostgreSQL") -> RunAs:
     """Choose the user, and the way to become it, so that it reaches every one of ``paths``.
 
     ``owner_uid`` is whom the existing files belong to. Whoever is not root runs programs as themselves.
@@ -56,11 +56,11 @@ def choose_run_as(owner_uid: int | None, paths: Sequence[Path]) -> RunAs:
     """
     if os.geteuid() != 0:
         return RunAs(os.geteuid(), os.getegid())
-    user = _unprivileged_user(owner_uid)
+    user = _unprivileged_user(owner_uid, program)
     tool = shutil.which("setpriv")
     if tool is None:
         raise PrivilegeError(
-            "PostgreSQL does not run as root, and the program setpriv (util-linux), which runs it as another "
+            f"{program} does not run as root, and the program setpriv (util-linux), which runs it as another "
             "user, was not found; install util-linux or start Ranvier as an ordinary user"
         )
     for flags in ((), *(_capability_flags(name) for name in CAPABILITIES)):
@@ -68,19 +68,19 @@ def choose_run_as(owner_uid: int | None, paths: Sequence[Path]) -> RunAs:
         if all(_reaches(run_as, path) for path in paths):
             return run_as
     raise PrivilegeError(
-        f"PostgreSQL does not run as root, and the user {user.pw_name} cannot reach "
+        f"{program} does not run as root, and the user {user.pw_name} cannot reach "
         f"{' and '.join(map(str, paths))}; put them where every user may enter, "
         "or start Ranvier as an ordinary user"
     )
 
 
-def _unprivileged_user(owner_uid: int | None) -> pwd.struct_passwd:
+def _unprivileged_user(owner_uid: int | None, program: str) -> pwd.struct_passwd:
     if owner_uid:
         try:
             return pwd.getpwuid(owner_uid)
         except KeyError as error:
             raise PrivilegeError(
-                f"the PostgreSQL data belong to user number {owner_uid}, which does not exist on this machine"
+                f"the data of {program} belong to user number {owner_uid}, which does not exist here"
             ) from error
     for name in PREFERRED_USERS:
         try:

@@ -27,6 +27,9 @@ _MAX_RETURNING: Final = 20_000
 _GRACE_S: Final = 60.0
 """How much longer than ``sync_online_timeout`` a client may take whose long poll is not seen to end."""
 
+_AGAIN_S: Final = 3.0
+"""After which time it is tried again to tell what could not be told."""
+
 # Stands in for the devices of those who were connected when the process stopped.
 _BEFORE_RESTART: Final = "\0"
 
@@ -89,15 +92,22 @@ class Presence:
 
     async def start(self) -> None:
         """Take over those who were connected when this process stopped: they mostly come back."""
-        if not self.enabled:
-            return
-        for row in await self._store.of_process(self._process, limit=_MAX_RETURNING):
+        if self.enabled:
+            await self.take_over(self._process)
+
+    async def take_over(self, process: str) -> None:
+        """Watch over those who were connected to a process that is gone: they come back, or are offline."""
+        for row in await self._store.of_process(process, limit=_MAX_RETURNING):
+            if row.user_id in self._connected:
+                continue
             user = _Connected(row.status_msg, row.last_active_ts)
             device = user.devices[_BEFORE_RESTART] = _Device()
             device.until_s = self._clock.monotonic() + self._timeout_s + _GRACE_S
             self._connected[row.user_id] = user
             self._states.seed(row.user_id, self._state_of(user))
-            self._deadlines.set(row.user_id, device.until_s)
+            # Of one who was another's the others are told that they are this process's now.
+            user.told_anew = process != self._process
+            self._deadlines.set(row.user_id, self._clock.monotonic() if user.told_anew else device.until_s)
 
     # -- what users do -----------------------------------------------------------------------------
 
@@ -247,7 +257,10 @@ class Presence:
                 return
             user.told_anew = False
             self._note(user_id, state, before or _UNKNOWN)
-            await self._states.publish(user_id, state)
+            if not await self._states.publish(user_id, state):
+                # Even one who is gone is kept until it can be told.
+                self._connected.setdefault(user_id, user).told_anew = True
+                self._deadlines.set(user_id, self._clock.monotonic() + _AGAIN_S)
 
     def _schedule(self, user_id: str) -> None:
         """Look at the user again when the state may change by itself."""

@@ -93,13 +93,11 @@ class PresenceStates:
             self._set(user_id, 0, state)
             self._states.move_to_end(user_id, last=False)
 
-    async def publish(self, user_id: str, state: PresenceState) -> None:
-        """Tell every process."""
-        self._on_message(await self._bus.publish_ephemeral(PRESENCE, user_id, _encode(state)))
+    async def publish(self, user_id: str, state: PresenceState) -> bool:
+        """Tell every process; False if that could not be done."""
+        return await self._bus.publish_ephemeral(PRESENCE, user_id, _encode(state)) is not None
 
     def _on_message(self, message: Ephemeral) -> None:
-        if message.kind != PRESENCE:
-            return
         if message.epoch != self._epoch:
             self._epoch = message.epoch
             self._states.clear()
@@ -107,6 +105,8 @@ class PresenceStates:
             self._floor = 0
             for reset in self._on_reset:
                 reset()
+        if message.kind != PRESENCE:
+            return
         known = self._states.get(message.key)
         if known is not None and known[0] >= message.count:
             return

@@ -26,6 +26,8 @@ MAX_TYPING: Final = 50
 
 # Longer than any user may type without a message: then the process that should have said so is gone.
 _ABANDONED_S: Final = MAX_TIMEOUT_MS / 1000 + 10
+_AGAIN_S: Final = 5.0
+"""After which time it is said that nobody types, if it could not be told who stopped."""
 
 
 class Typists(NamedTuple):
@@ -119,18 +121,19 @@ class TypingUsers:
             users = known.user_ids if known is not None else ()
             wanted = tuple(change(users))[:MAX_TYPING]
             if wanted != users:
-                self._on_message(
-                    await self._bus.publish_ephemeral(TYPING, room_id, orjson.dumps(list(wanted)))
-                )
+                told = await self._bus.publish_ephemeral(TYPING, room_id, orjson.dumps(list(wanted)))
+                # It can not be told now: who begins to type says so again in a few seconds by themselves.
+                if told is None and len(wanted) < len(users):
+                    self._deadlines.set((room_id, ""), self._clock.monotonic() + _AGAIN_S)
 
     def _on_message(self, message: Ephemeral) -> None:
-        if message.kind != TYPING:
-            return
         if message.epoch != self._epoch:
             # What was said before is void; whoever goes on typing says so again.
             self._epoch = message.epoch
             self._rooms.clear()
             self._floor = 0
+        if message.kind != TYPING:
+            return
         known = self._rooms.get(message.key)
         if known is not None and known.at >= message.count:
             return

@@ -1,0 +1,175 @@
+"""One connection to Redis: pipelined commands, or a subscription.
+
+Thin on purpose: every process hears of every commit, so what a message costs here is paid once for each
+event and process. Source: Redis serialization protocol (RESP2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+
+from ranvier.config.database import RedisConfig
+
+CONNECT_TIMEOUT_S = 2.0
+
+Word = str | bytes | int
+MessageListener = Callable[[bytes, bytes], None]
+"""Called with the channel and the message."""
+
+
+class RedisUnavailable(Exception):
+    """Say that Redis can not be reached, does not answer in time, or refuses what is asked."""
+
+
+class RedisConnection(asyncio.Protocol):
+    """Send commands without waiting for the answers of those before; hear what was subscribed to."""
+
+    def __init__(self, on_message: MessageListener | None = None) -> None:
+        self._on_message = on_message
+        self._reader = hiredis.Reader(replyError=RedisUnavailable)
+        # Who waits for each answer, in order; None for an answer that nobody wants.
+        self._waiting: deque[asyncio.Future[Any] | None] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._lost = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(cls, config: RedisConfig, on_message: MessageListener | None = None) -> RedisConnection:
+        """Connect and log in. Raises RedisUnavailable."""
+        connection = cls(on_message)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connection._connect(config)
+                if config.password is not None:
+                    login = [config.username, config.password] if config.username else [config.password]
+                    await connection.send("AUTH", *login)
+                if config.dbid:
+                    await connection.send("SELECT", config.dbid)
+                await connection.send("PING")
+        except (OSError, TimeoutError, RedisUnavailable) as error:
+            connection.close()
+            reason = "no answer" if isinstance(error, TimeoutError) else str(error)
+            raise RedisUnavailable(f"{address(config)}: {reason}") from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _connect(self, config: RedisConfig) -> None:
+        loop = asyncio.get_running_loop()
+        if config.path is not None:
+            await loop.create_unix_connection(lambda: self, str(config.path))
+            return
+        context = _tls(config) if config.use_tls else None
+        await loop.create_connection(lambda: self, config.host, config.port, ssl=context)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands can be sent."""
+        return self._transport is not None and not self._lost.done()
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for Redis to take them."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send(self, *words: Word) -> asyncio.Future[Any]:
+        """Send a command; the future gets its answer, or RedisUnavailable."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not self.is_open:
+            future.set_exception(RedisUnavailable("the connection is closed"))
+        else:
+            self._write(words, future)
+        return future
+
+    def tell(self, *words: Word) -> None:
+        """Send a command whose answer nobody wants; nothing happens on a closed connection."""
+        if self.is_open:
+            self._write(words, None)
+
+    async def command(self, *words: Word, timeout_s: float = 1.0) -> Any:
+        """Send a command and wait for its answer. Raises RedisUnavailable; closes if no answer came."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.send(*words)
+        except TimeoutError:
+            self.close()
+            raise RedisUnavailable(f"no answer within {timeout_s:g} s") from None
+
+    async def wait_lost(self) -> None:
+        """Wait until the connection is closed, by whomever."""
+        await asyncio.shield(self._lost)
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(RedisUnavailable("the connection was closed"))
+
+    def _write(self, words: tuple[Word, ...], future: asyncio.Future[Any] | None) -> None:
+        assert self._transport is not None
+        self._waiting.append(future)
+        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
+
+    def _end(self, error: RedisUnavailable) -> None:
+        if not self._lost.done():
+            self._lost.set_result(None)
+        while self._waiting:
+            future = self._waiting.popleft()
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody may be left to look at it
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits."""
+        self._end(RedisUnavailable(str(exc) if exc else "Redis closed the connection"))
+
+    def data_received(self, data: bytes) -> None:
+        """Take answers and messages apart."""
+        reader, on_message = self._reader, self._on_message
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                if on_message is not None and type(reply) is list and reply[0] == b"message":
+                    on_message(reply[1], reply[2])
+                else:
+                    self._answer(reply)
+        except hiredis.ProtocolError as error:
+            self._end(RedisUnavailable(f"this is not Redis: {error}"))
+            self.close()
+
+    def _answer(self, reply: Any) -> None:
+        future = self._waiting.popleft() if self._waiting else None
+        if future is None or future.done():
+            return
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+
+def address(config: RedisConfig) -> str:
+    """Name where Redis is, for the log."""
+    return f"unix:{config.path}" if config.path is not None else f"{config.host}:{config.port}"
+
+
+def _tls(config: RedisConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(
+        cafile=str(config.ca_file) if config.ca_file else None,
+        capath=str(config.ca_path) if config.ca_path else None,
+    )
+    if config.certificate_file is not None:
+        key = str(config.private_key_file) if config.private_key_file else None
+        context.load_cert_chain(str(config.certificate_file), key)
+    return context
