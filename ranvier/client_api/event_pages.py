@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -22,7 +21,6 @@ from ranvier.wire.tokens import Token, parse_token
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 1000
 _EVERYTHING: Final = RoomEventFilter()
-_AT_ONCE: Final = 1000
 
 
 def limit_of(request: Request, *, minimum: int = 0, maximum: int = MAX_LIMIT) -> int:
@@ -60,13 +58,7 @@ def token(pos: int) -> bytes:
 
 async def event_array(rendering: Rendering, rows: Sequence[EventRow]) -> bytes:
     """Write a JSON array of events; a long one in pieces, so that other requests get their turn."""
-    if len(rows) <= _AT_ONCE:
-        return rendering.events(rows)
-    pieces = []
-    for first in range(0, len(rows), _AT_ONCE):
-        pieces.append(rendering.events(rows[first : first + _AT_ONCE])[1:-1])
-        await asyncio.sleep(0)
-    return b"[%b]" % b",".join(pieces)
+    return b"[%b]" % await rendering.event_list(rows)
 
 
 def members_of(state: State, rows: Iterable[EventRow]) -> list[EventRow]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ranvier.client_api.event_pages import filter_of, json_text, limit_of, members_of, position_of, token
+from ranvier.client_api.event_pages import (
+    event_array,
+    filter_of,
+    json_text,
+    limit_of,
+    members_of,
+    position_of,
+    token,
+)
 from ranvier.http.request import Request
 from ranvier.http.route import Auth, Route, versions
 from ranvier.rooms.access import RoomAccess, View
@@ -50,13 +58,13 @@ async def messages(
     if first:
         start = rows[0].pos - 1 if rows else 0
     end = page.end if limit else start
-    parts = [b'"start":' + token(start), b'"chunk":' + rendering.events(rows)]
+    parts = [b'"start":' + token(start), b'"chunk":' + await event_array(rendering, rows)]
     if end is not None:
         parts.append(b'"end":' + token(end))
     if filter.lazy_load_members and rows:
         members = members_of(await access.state(view), rows)
         shown = await renderer.prepare(members, user_id=view.user_id)
-        parts.append(b'"state":' + shown.events(members))
+        parts.append(b'"state":' + await event_array(shown, members))
     return b"{%b}" % b",".join(parts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,6 +21,7 @@ from ranvier.log.clock import SystemClock
 from ranvier.processes.application import build_application
 from ranvier.processes.core import start_core
 from ranvier.processes.database_time import DatabaseTimes
+from ranvier.processes.garbage import collect_garbage
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import EmbeddedPostgres
 from ranvier.processes.prepare_database import prepare_database
@@ -32,9 +32,6 @@ from ranvier.storage.database import Database
 logger = logging.getLogger(__name__)
 
 _FAILED_GRACE_S = 1.0
-# Waking a room's listeners makes thousands of objects, and most are gone a moment later without the garbage
-# collector. With Python's own threshold (700) it would look at them many times over; with this it takes a ms.
-_GC_THRESHOLD = 10_000
 
 Supervise = Callable[[], Coroutine[None, None, None]]
 
@@ -129,10 +126,7 @@ async def _serving(
         listeners = [_listener(config, wanted, application) for wanted in config.listeners]
         for listener in listeners:
             await listener.start()
-        # What was made until now stays: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_GC_THRESHOLD)
+        core.run_always(collect_garbage())
         if supervise is not None:
             core.run_always(supervise())
         grace_s = config.server.drain_timeout_ms / 1000

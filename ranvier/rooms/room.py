@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 
 from pyroaring import BitMap64
@@ -14,6 +15,7 @@ from ranvier.storage.rooms import LoadedRoom
 from ranvier.wire.log_rows import EventRow
 
 MEMBER = "m.room.member"
+FIRST_MEMBERS = 6
 
 
 class Room:
@@ -24,6 +26,8 @@ class Room:
     """
 
     __slots__ = (
+        "_first_members",
+        "_other_state",
         "_power_levels",
         "extremities",
         "head",
@@ -51,18 +55,30 @@ class Room:
         self.invited: set[str] = set()
         self.stale = False
         self._power_levels: PowerLevels | None = None
+        self._first_members: list[EventRow] | None = None
+        self._other_state: dict[StateKey, EventRow] = {}
 
     @classmethod
     def from_storage(cls, loaded: LoadedRoom, version: RoomVersion) -> Room:
         """Make a room of what was read from the database."""
+        room = cls.without_state(loaded, version)
+        room.add_state(loaded.state)
+        return room
+
+    @classmethod
+    def without_state(cls, loaded: LoadedRoom, version: RoomVersion) -> Room:
+        """Make a room of what was read from the database, whose state is still to be added."""
         room = cls(room_nid=loaded.stored.room_nid, room_id=loaded.stored.room_id, version=version)
         room.head = loaded.stored.head
         room.snapshot_nid = loaded.stored.snapshot_nid
         room.snapshot_steps = loaded.snapshot_steps
         room.extremities = loaded.extremities
-        for row in loaded.state:
-            room._set_state(row)
         return room
+
+    def add_state(self, rows: Iterable[EventRow]) -> None:
+        """Add a part of the current state, in the making of a room."""
+        for row in rows:
+            self._set_state(row)
 
     def apply(self, row: EventRow) -> None:
         """Move on by the next event of the room's log.
@@ -91,10 +107,15 @@ class Room:
         self.state[key] = row
         if row.type == MEMBER:
             self._set_member(key[1], row.membership)
-        elif key in (POWER_LEVELS_KEY, CREATE_KEY):
+            return
+        self._other_state[key] = row
+        if key in (POWER_LEVELS_KEY, CREATE_KEY):
             self._power_levels = None
 
     def _set_member(self, user_id: str, membership: str | None) -> None:
+        first = self._first_members
+        if first is not None and (len(first) < FIRST_MEMBERS or user_id in {row.state_key for row in first}):
+            self._first_members = None
         self.joined.discard(user_id)
         self.invited.discard(user_id)
         if membership == "join":
@@ -139,6 +160,25 @@ class Room:
         """``m.room.join_rules``, "invite" where it is missing."""
         value = self.content("m.room.join_rules").get("join_rule")
         return value if isinstance(value, str) else "invite"
+
+    def state_with(self, members: Iterable[str]) -> dict[StateKey, EventRow]:
+        """Give the state but for members, and the member events of some users."""
+        state = dict(self._other_state)
+        for user_id in members:
+            if (row := self.state.get((MEMBER, user_id))) is not None:
+                state[row.key] = row
+        return state
+
+    @property
+    def first_members(self) -> list[EventRow]:
+        """The member events of the ``FIRST_MEMBERS`` who have been joined or invited the longest.
+
+        Kept: who comes is the last, so that it changes only when one of the first ones does.
+        """
+        if self._first_members is None:
+            present = (self.state[MEMBER, user_id] for user_id in self.joined | self.invited)
+            self._first_members = heapq.nsmallest(FIRST_MEMBERS, present, key=lambda row: row.pos)
+        return self._first_members
 
     @property
     def members(self) -> Iterator[EventRow]:

@@ -13,7 +13,6 @@ from ranvier.spec.room_versions import ROOM_VERSIONS
 from ranvier.storage.rooms import RoomStore
 from ranvier.wire.log_rows import EventRow, Row
 
-
 _SLICE = 1000
 
 
@@ -120,9 +119,9 @@ class Rooms:
         target = self._tail.event(event_id)
         if target is not None:  # it says whether it is state, and which: no need to look through all of it
             in_force = room.state.get(target.key) if target.state_key is not None else None
-            candidates = () if in_force is None else (in_force,)
+            candidates = [] if in_force is None else [in_force]
         else:
-            candidates = tuple(room.state.values())
+            candidates = list(room.state.values())
         for state_row in candidates:
             if state_row.event_id == event_id:
                 state_row.set_redacted(because)

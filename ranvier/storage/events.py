@@ -53,7 +53,10 @@ ON CONFLICT DO NOTHING
 
 
 def event_row(record: Record) -> EventRow:
-    """Make an EventRow of a record with ``EVENT_COLUMNS``; ``event_rows`` fills in redactions."""
+    """Make an EventRow of a record with ``EVENT_COLUMNS`` (and perhaps ``membership``).
+
+    ``event_rows`` fills in redactions.
+    """
     return EventRow(
         event_nid=record["event_nid"],
         room_nid=record["room_nid"],
@@ -72,6 +75,7 @@ def event_row(record: Record) -> EventRow:
         auth_chain=record["auth_chain"],
         txn_device=record["txn_device"],
         txn_id=record["txn_id"],
+        membership=record.get("membership"),
     )
 
 

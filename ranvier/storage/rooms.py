@@ -18,7 +18,7 @@ SELECT room_nid, room_id, version, head, snapshot_nid, extremities FROM rooms WH
 """
 _PAGE = 500
 _STATE_PAGE = f"""
-SELECT {EVENT_COLUMNS}
+SELECT {EVENT_COLUMNS}, s.membership
 FROM current_state s JOIN events e USING (event_nid) JOIN rooms r ON r.room_nid = e.room_nid
 WHERE s.room_nid = $1 AND (s.type, s.state_key) > ($2, $3) ORDER BY s.type, s.state_key LIMIT {_PAGE}
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ from ranvier.wire.tokens import Token
 
 _FUTURE_WAIT_S = 10.0
 
+
+_Pieces = list[bytes]
+"""What an answer is joined of, once."""
 
 class UserSets(Protocol):
     """Give a set of ids for a user (ignored users, forgotten rooms)."""
@@ -157,13 +160,13 @@ class SyncAssembler:
                 news = news or not _always_told(key)
         rooms = await self._make_rooms(request, context, changes)
         if rooms:
-            parts.append(b'"rooms":{%b}' % b",".join(rooms))
+            parts.append(rooms)
             news = True
         elif not news and since is not None:
             news = any(
                 row.kind == "otk" and row.device_id == context.device_id for row in self._user_rows(context)
             )
-        return b'{"next_batch":"%b"%b}' % (str(upto).encode(), b"".join(b"," + part for part in parts)), news
+        return b"".join([b'{"next_batch":"%b"' % str(upto).encode(), *_preceded(parts), b"}"]), news
 
     def _user_rows(self, context: SyncContext) -> Sequence[LogRow]:
         """Give what came since and concerns the user alone, as far as the tail knows."""
@@ -217,7 +220,7 @@ class SyncAssembler:
 
     # -- rooms -----------------------------------------------------------------------------------------
 
-    async def _make_rooms(self, request: SyncRequest, context: SyncContext, changes: _Changes) -> list[bytes]:
+    async def _make_rooms(self, request: SyncRequest, context: SyncContext, changes: _Changes) -> bytes:
         asked = Asked(
             user_id=request.user_id,
             device_id=request.device_id,
@@ -242,19 +245,19 @@ class SyncAssembler:
         told = [id_ for id_ in context.joined if id_ in answers or id_ in unread or _has(extras, id_)]
         rendering = await self._render(request, [*answers.values(), *left], context, asked.ignored)
         groups = [
-            (
-                b"join",
-                [self._joined(request, id_, answers.get(id_), rendering, extras, unread) for id_ in told],
-            ),
-            (b"leave", [_room(a.room_id, _timeline_parts(request, a, rendering)) for a in left]),
+            (b"join", joined),
+            (b"leave", [_room(a.room_id, await _timeline_parts(request, a, rendering)) for a in left]),
             (b"invite", await self._stripped(changes.invited, b"invite_state", "invite_room_state")),
             (b"knock", await self._stripped(changes.knocked, b"knock_state", "knock_room_state")),
         ]
-        return [b'"%b":{%b}' % (name, b",".join(rooms)) for name, rooms in groups if rooms]
+        return _rooms(groups)
 
     async def _extras(self, context: SyncContext) -> dict[str, dict[str, list[bytes]]]:
         """Give, per list of events within a room, what its sections have for each room."""
         fresh = [room_id for room_id in context.joined if room_id in context.newly_joined]
+        joined = [
+            await self._joined(request, id_, answers.get(id_), rendering, extras, unread) for id_ in told
+        ]
         extras: dict[str, dict[str, list[bytes]]] = {}
         for name, sections in self._room_sections.items():
             rooms = extras[name] = {}
@@ -307,7 +310,7 @@ class SyncAssembler:
             with_room_id=False,
         )
 
-    def _joined(
+    async def _joined(
         self,
         request: SyncRequest,
         room_id: str,
@@ -315,10 +318,10 @@ class SyncAssembler:
         rendering: Rendering,
         extras: Mapping[str, Mapping[str, list[bytes]]],
         unread: Mapping[str, UnreadCounts],
-    ) -> bytes:
+    ) -> _Pieces:
         parts: list[bytes] = []
         if answer is not None:
-            parts = _timeline_parts(request, answer, rendering)
+            parts = await _timeline_parts(request, answer, rendering)
             room = self._rooms.held(room_id) if answer.summary_changed else None
             if room is not None:
                 parts.append(b'"summary":' + room_summary(room, request.user_id))
@@ -331,7 +334,7 @@ class SyncAssembler:
 
     async def _stripped(
         self, memberships: Sequence[Membership], key: bytes, unsigned_key: str
-    ) -> list[bytes]:
+    ) -> list[_Pieces]:
         """Give rooms that the user is not in yet, by the few state events that came with the invite."""
         if not memberships:
             return []
@@ -365,20 +368,41 @@ def _strip(event: Mapping[str, Any]) -> dict[str, Any]:
     return {key: event[key] for key in ("type", "state_key", "sender", "content") if key in event}
 
 
-def _room(room_id: str, parts: Sequence[bytes]) -> bytes:
-    return b"%b:{%b}" % (orjson.dumps(room_id), b",".join(parts))
+def _room(room_id: str, parts: Sequence[bytes]) -> _Pieces:
+    return [orjson.dumps(room_id), b":{", *_separated(parts), b"}"]
 
 
-def _timeline_parts(request: SyncRequest, answer: RoomAnswer, rendering: Rendering) -> list[bytes]:
+def _rooms(groups: Iterable[tuple[bytes, Sequence[_Pieces]]]) -> bytes:
+    """Join the groups of rooms, once: with the members of large rooms they are megabytes."""
+    pieces: list[bytes] = []
+    for name, rooms in groups:
+        for number, room in enumerate(rooms):
+            pieces.append(b"," if number else (b'},"%b":{' if pieces else b'"rooms":{"%b":{') % name)
+            pieces.extend(room)
+    if pieces:
+        pieces.append(b"}}")
+    return b"".join(pieces)
+
+
+def _preceded(parts: Iterable[bytes]) -> Iterator[bytes]:
+    for part in parts:
+        yield b","
+        yield part
+
+
+def _separated(parts: Iterable[bytes]) -> Iterator[bytes]:
+    for number, part in enumerate(parts):
+        if number:
+            yield b","
+        yield part
+
+
+async def _timeline_parts(request: SyncRequest, answer: RoomAnswer, rendering: Rendering) -> list[bytes]:
     window = answer.window
     timeline = b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}' % (
-        b",".join([rendering.event(row) for row in window.rows]),
+        await rendering.event_list(window.rows),
         b"true" if window.limited else b"false",
         str(Token(window.rows[0].pos - 1 if window.rows else window.start)).encode(),
     )
     key = b"state_after" if request.state_after else b"state"
-    state = b'"%b":{"events":[%b]}' % (
-        key,
-        b",".join([rendering.event(row) for row in answer.state]),
-    )
-    return [timeline, state]
+    return [timeline, b'"%b":{"events":[%b]}' % (key, await rendering.event_list(answer.state))]

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Final
 
 from ranvier.log.bus import Bus, Ephemeral
 from ranvier.log.tail import Tail
+from ranvier.log.turns import Turns
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
@@ -17,6 +19,8 @@ from ranvier.users.receipts import READ_PRIVATE
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 logger = logging.getLogger(__name__)
+
+_WOKEN_AT_ONCE: Final = 8
 
 ROOM_KINDS = frozenset({"receipt"})
 """Kinds of rows that everybody in ``room_id`` is told of (private receipts are for their user alone)."""
@@ -56,9 +60,9 @@ class Waiter:
 
     def wake(self) -> None:
         """End the wait."""
+        if not self._woken and self._future is not None:
+            self._notifier.resolve(self._future)
         self._woken = True
-        if self._future is not None:
-            _resolve(self._future)
 
     def __enter__(self) -> Waiter:
         self._notifier.add(self)
@@ -88,6 +92,7 @@ class Notifier:
         self._memberships = memberships
         self._waiting: dict[str, set[Waiter]] = {}
         self._shared: asyncio.Queue[str] = asyncio.Queue()
+        self._turns = Turns(_WOKEN_AT_ONCE)
         self._closed = False
         self.shared_pos = tail.pos
         """Position of the newest row that may concern users who are named neither by user nor by room."""
@@ -115,6 +120,14 @@ class Notifier:
     def waiting(self) -> int:
         """Give the number of those who wait."""
         return sum(map(len, self._waiting.values()))
+
+    def resolve(self, future: asyncio.Future[None]) -> None:
+        """Let a waiter go on, in its turn.
+
+        All that are let go on at once make their answers before the event loop does anything else, so that a
+        message in a large room would keep everybody else waiting.
+        """
+        self._turns.give(future)
 
     @property
     def closed(self) -> bool:

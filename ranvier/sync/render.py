@@ -17,6 +17,7 @@ import orjson
 
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
+from ranvier.log.turns import Turns
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.relations import Bundle, Relations
 from ranvier.rooms.room import MEMBER
@@ -27,6 +28,7 @@ from ranvier.wire.log_rows import EventRow, Row
 
 MAX_PREVIOUS: Final = 2000
 """How many replaced state events are looked up for one page; beyond it prev_content is left out."""
+_AT_ONCE: Final = 500
 _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
     name: b',"membership":"%b"' % name.encode() for name in ("join", "invite", "knock", "leave", "ban")
 }
@@ -105,6 +107,7 @@ class Rendering:
         "_previous",
         "_rooms",
         "_sights",
+        "_turns",
         "_user_id",
         "_with_room_id",
     )
@@ -121,7 +124,9 @@ class Rendering:
         bundles: Mapping[str, Bundle],
         filter: Filter,
         with_room_id: bool,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._user_id = user_id
         self._device_id = device_id
         self._now_ms = now_ms
@@ -143,6 +148,16 @@ class Rendering:
     def events(self, rows: Iterable[EventRow]) -> bytes:
         """Give a JSON array of events."""
         return b"[%b]" % b",".join([self.event(row) for row in rows])
+
+    async def event_list(self, rows: Sequence[EventRow]) -> bytes:
+        """Give events with commas between; many in slices, so that others get their turn."""
+        if len(rows) <= _AT_ONCE:
+            return b",".join([self.event(row) for row in rows])
+        slices = []
+        for first in range(0, len(rows), _AT_ONCE):
+            await self._turns.take()
+            slices.append(b",".join([self.event(row) for row in rows[first : first + _AT_ONCE]]))
+        return b",".join(slices)
 
     def _room(self, room_id: str) -> bytes:
         if not self._with_room_id:
@@ -247,6 +262,7 @@ class Renderer:
         self,
         rows: Sequence[EventRow],
         *,
+        self._turns = Turns(1)
         user_id: str,
         device_id: str | None = None,
         from_tail: bool = False,
@@ -284,6 +300,7 @@ class Renderer:
     async def _sights(self, rows: Sequence[EventRow], user_id: str, from_tail: bool) -> dict[str, Sight]:
         rooms = {row.room_id: row.room_nid for row in rows}
         if not from_tail:
+            turns=self._turns,
             return await self._visibility.sights(rooms, user_id)
         known = ((room_id, self._visibility.known(room_id, user_id)) for room_id in rooms)
         return {room_id: sight for room_id, sight in known if sight is not None}

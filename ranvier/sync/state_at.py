@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ranvier.log.tail import Tail
-from ranvier.rooms.room import Room
+from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.event import StateKey
 from ranvier.storage.events import EventStore
@@ -26,10 +26,13 @@ class StateAt:
         self._events = events
         self._store = store
 
-    async def of(self, positions: Mapping[str, int]) -> dict[str, State]:
+    async def of(
+        self, positions: Mapping[str, int], members: Mapping[str, Collection[str]] | None = None
+    ) -> dict[str, State]:
         """Give the state after the event at each position; ``positions`` is per room id.
 
-        The answer may be a room's live state: do not change it, and use it before awaiting again.
+        With ``members`` (per room id) only these users' member events are in it, which costs nothing for all
+        the others. The answer may be a room's live state: do not change it, and use it before awaiting again.
         """
         rooms = [await self._rooms.get(room_id) for room_id in positions]
         read = await self._read_undos(
@@ -45,7 +48,15 @@ class StateAt:
             missing = {nid for undo in undos.values() for nid in undo.values() if nid is not None}
             missing -= replaced.keys()
             if not missing:
-                return {r.room_id: _undone(r.state, undos[r.room_id], replaced) for r in rooms}
+                return {
+                    r.room_id: _undone(
+                        r.state if members is None else r.state_with(members[r.room_id]),
+                        undos[r.room_id],
+                        replaced,
+                        None if members is None else members[r.room_id],
+                    )
+                    for r in rooms
+                }
             replaced.update(await self._events.by_nids(missing))
 
     def _undo(self, room: Room, pos: int) -> Undo | None:
@@ -69,9 +80,14 @@ class StateAt:
         return {room_id: read.get(room_nid, {}) for room_nid, room_id in room_ids.items()}
 
 
-def _undone(state: State, undo: Undo, replaced: Mapping[int, EventRow]) -> State:
+def _undone(
+    state: State, undo: Undo, replaced: Mapping[int, EventRow], members: Collection[str] | None
+) -> State:
     if not undo:
         return state
-    older = {key: row for key, row in state.items() if key not in undo}
-    older.update({key: replaced[nid] for key, nid in undo.items() if nid is not None})
+    older = dict(state)  # in one go, however many members there are
+    for key, nid in undo.items():
+        older.pop(key, None)
+        if nid is not None and (members is None or key[0] != MEMBER or key[1] in members):
+            older[key] = replaced[nid]
     return older

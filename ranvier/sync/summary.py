@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from ranvier.rooms.room import Room
+from ranvier.rooms.room import FIRST_MEMBERS, Room
 
-_HEROES = 5
+_HEROES = FIRST_MEMBERS - 1
 
 
 def room_summary(room: Room, user_id: str) -> bytes:
@@ -31,10 +31,8 @@ def room_summary(room: Room, user_id: str) -> bytes:
 
 
 def _heroes(room: Room, user_id: str) -> list[str]:
-    present = (
-        row for row in room.members if row.membership in ("join", "invite") and row.state_key != user_id
-    )
-    heroes = heapq.nsmallest(_HEROES, present, key=lambda row: row.pos)
+    # One more than are named, for the one who asks.
+    heroes = [row for row in room.first_members if row.state_key != user_id][:_HEROES]
     if not heroes:
         gone = (
             row for row in room.members if row.membership in ("leave", "ban") and row.state_key != user_id

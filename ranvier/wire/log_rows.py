@@ -52,6 +52,7 @@ class EventRow:
     __slots__ = (
         "_client",
         "_event",
+        "_membership",
         "auth_chain",
         "depth",
         "event_id",
@@ -100,6 +101,7 @@ class EventRow:
         room_snapshot: tuple[int, int] | None = None,
         redacted_because: EventRow | None = None,
         event: Event | None = None,
+        membership: str | None = None,
     ) -> None:
         self.event_nid = event_nid
         self.room_nid = room_nid
@@ -123,6 +125,7 @@ class EventRow:
         self.room_snapshot = room_snapshot
         self.redacted_because = redacted_because
         self._event = event
+        self._membership = membership
         self._client: bytes | None = None
 
     def __repr__(self) -> str:
@@ -160,6 +163,17 @@ class EventRow:
         return content
 
     @property
+    def read_once(self) -> dict[str, Any]:
+        """The visible PDU for who looks at thousands of rows, and at each but once.
+
+        It is not kept: parsed, the members of a large room take ten times the memory.
+        """
+        if self._event is not None:
+            return self.visible_pdu
+        pdu: dict[str, Any] = orjson.loads(self.pdu)
+        return redact(pdu, self.version) if self.redacted_because is not None else pdu
+
+    @property
     def key(self) -> StateKey:
         """``(type, state_key)`` of a state event."""
         assert self.state_key is not None
@@ -168,10 +182,10 @@ class EventRow:
     @property
     def membership(self) -> str | None:
         """``content.membership`` of an m.room.member event."""
-        if self.type != "m.room.member":
-            return None
-        value = self.event.content.get("membership")
-        return value if isinstance(value, str) else None
+        if self._membership is None and self.type == "m.room.member":
+            value = self.event.content.get("membership")
+            self._membership = value if isinstance(value, str) else None
+        return self._membership
 
     @property
     def relation(self) -> tuple[str, str] | None:
@@ -211,7 +225,7 @@ class EventRow:
 
 
 def _render_client(row: EventRow) -> bytes:
-    pdu = row.visible_pdu
+    pdu = row.read_once
     shown: dict[str, Any] = {
         "content": pdu["content"],
         "event_id": row.event_id,

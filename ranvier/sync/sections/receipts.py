@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from ranvier.log.tail import Tail
+from ranvier.log.turns import Turns
 from ranvier.storage.receipts import ReceiptRow, ReceiptStore
 from ranvier.sync.context import RoomParts, SyncContext
 from ranvier.users.receipts import READ_PRIVATE, RECEIPT
 from ranvier.wire.log_rows import LogRow
 
 _EMPTY: RoomParts = {}
+_MANY: Final = 200
 
 
 class ReceiptsSection:
@@ -28,6 +30,7 @@ class ReceiptsSection:
         self._store = store
         self._tail = tail
         self._ignored = ignored
+        self._turns = Turns(1)
 
     async def initial(self, context: SyncContext, room_ids: Sequence[str]) -> RoomParts:
         """Give the receipts in force."""
@@ -66,7 +69,12 @@ class ReceiptsSection:
                 ignored = await self._ignored(context.user_id)
             if row.user_id not in ignored:
                 rooms.setdefault(row.room_id, []).append(row)
-        return {room_id: receipt_events(rows) for room_id, rows in rooms.items()}
+        parts = {}
+        for room_id, of_room in rooms.items():
+            if len(of_room) > _MANY:
+                await self._turns.take()
+            parts[room_id] = receipt_events(of_room)
+        return parts
 
 
 def receipt_events(rows: Sequence[ReceiptRow]) -> list[bytes]:

@@ -170,16 +170,18 @@ class RoomSections:
             for room_id, window in windows.items():
                 if window.rows:
                     positions[room_id] = window.rows[0].pos - 1
-        return await self._state_at.of(positions)
+        if not asked.filter.room.state.lazy_load_members:
+            return await self._state_at.of(positions)
+        shown = {room_id: _senders(window) | {asked.user_id} for room_id, window in windows.items()}
+        return await self._state_at.of(positions, shown)
 
     def _whole_state(self, asked: Asked, room_id: str, state: State, window: Window) -> list[EventRow]:
         filter_ = asked.filter.room.state
         if not filter_.lazy_load_members:
             return _filtered(asked.filter, list(state.values()))
-        wanted = _senders(window) | {asked.user_id}
         if not filter_.include_redundant_members:
             self._members_sent.reset(asked, room_id)
-        rows = [row for (type_, key), row in state.items() if type_ != MEMBER or key in wanted]
+        rows = list(state.values())
         self._members_sent.add(asked, [row for row in rows if row.type == MEMBER])
         return _filtered(asked.filter, rows)
 

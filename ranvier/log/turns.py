@@ -1,0 +1,41 @@
+"""Turns of the event loop: work that comes in many pieces goes on a few pieces at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Turns:
+    """Let ``at_once`` pieces of work go on in each turn of the event loop, in the order in which they asked.
+
+    Everything that is ready runs before the loop does anything else: when many users ask at once for what
+    takes a few milliseconds, or a message wakes a thousand of them, everybody else would wait for all of
+    it, however small the pieces are.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.give(future)
+        await future
+
+    def give(self, future: asyncio.Future[None]) -> None:
+        """Resolve a future when it is its turn."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+        self._waiting.append(future)
+
+    def _next(self) -> None:
+        given = 0
+        while self._waiting and given < self._at_once:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                given += 1
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
