@@ -123,13 +123,15 @@ class _Inbox:
     """What this process knows of the messages that wait for one device.
 
     ``acked`` is the newest token position that the device sent, ``oldest`` the position of a message before
-    which none waits (0: none waits at all), ``held`` the last position that messages are held for.
+    which none waits (0: none waits at all), ``held`` the last position that messages are held for. Until
+    ``is_read`` the database may know of more.
     """
 
-    __slots__ = ("acked", "held", "oldest")
+    __slots__ = ("acked", "held", "is_read", "oldest")
 
     def __init__(self) -> None:
         self.acked = self.oldest = self.held = 0
+        self.is_read = False
 
     def note(self, pos: int) -> None:
         self.oldest = min(self.oldest or pos, pos)
@@ -173,6 +175,8 @@ class ToDeviceInboxes:
         ``since`` is 0 for a device that has no token. ``in_tail`` says that the tail holds all after it.
         """
         inbox = self._inboxes.get(device)
+        if inbox is not None and not since and inbox.is_read and not inbox.oldest:
+            return []  # a client that begins anew, and nothing waits for it
         if inbox is None or not in_tail or since < inbox.acked or inbox.held > since:
             messages = await self._read(device, since)
         else:
@@ -207,6 +211,7 @@ class ToDeviceInboxes:
         inbox.held = max(inbox.held, pending.held)
         if pending.messages:
             inbox.note(pending.messages[0].pos)
+        inbox.is_read = True
         return pending.messages
 
     async def _cut(self, device: Device, messages: Sequence[Message]) -> list[bytes]:
