@@ -184,10 +184,12 @@ class Draft:
         replaced = self.state.row((type, state_key)) if state_key is not None else None
         if replaced is not None and replaced.sender == sender and replaced.event.content == content:
             return replaced
+        # A second create event is like any other: refused by the rules.
+        creating = type == "m.room.create" and not self._extremities
         auth_rows = self._auth_rows(type, sender, state_key, content)
         target_id = redacts.event_id if redacts is not None else redacts_id
         pdu = self._build(sender, type, content, state_key, auth_rows, target_id, origin_server_ts)
-        if type != "m.room.create":
+        if not creating:
             check_auth(Event(pdu, "", version), self.state, self.power_levels)
         event_id = finish_event(pdu, version, self._identity.server_name, self._identity.signing_key)
         if unsigned is not None:
@@ -195,7 +197,7 @@ class Draft:
         raw = orjson.dumps(pdu)
         check_event_size(raw)
         event = Event(pdu, event_id, version, raw=raw)
-        if type == "m.room.create":
+        if creating:
             check_auth(event, self.state)
             self._room_id = event.room_id
         row = self._row(event, replaced, auth_rows, txn)
@@ -233,7 +235,7 @@ class Draft:
             event_id = new_event_id(self._identity.server_name, f"{self._nids.take():x}{self.now_ms:x}")
         return build_pdu(
             version,
-            room_id=None if version.room_id_is_create_hash and type == "m.room.create" else self.room_id,
+            room_id=self._room_id,  # none yet where it is the hash of the create event
             sender=sender,
             type=type,
             content=content,
