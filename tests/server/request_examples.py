@@ -230,6 +230,66 @@ _PARAMETERS: dict[str, dict[str, str]] = {
     "set_locked": {"user_id": "$stranger"},
 }
 
+_RELATION = {"rel_type": "m.annotation", "event_id": "$event_id", "key": "+"}
+SPECIAL: dict[str, Json] = {
+    "m.room.create": {"room_version": "11", "creator": "$user_id", "additional_creators": ["$target"]},
+    "m.room.join_rules": {
+        "join_rule": "restricted",
+        "allow": [{"type": "m.room_membership", "room_id": "$room_id"}],
+    },
+    "m.room.history_visibility": {"history_visibility": "joined"},
+    "m.room.guest_access": {"guest_access": "can_join"},
+    "m.room.name": {"name": "n"},
+    "m.room.topic": {"topic": "t", "m.topic": {"m.text": [{"body": "t", "mimetype": "text/plain"}]}},
+    "m.room.avatar": {"url": "mxc://x/y", "info": {"w": 1}},
+    "m.room.canonical_alias": {"alias": "$alias", "alt_aliases": ["$alias"]},
+    "m.room.aliases": {"aliases": ["$alias"]},
+    "m.room.pinned_events": {"pinned": ["$event_id"]},
+    "m.room.encryption": {"algorithm": "m.megolm.v1.aes-sha2", "rotation_period_ms": 1},
+    "m.room.server_acl": {"allow": ["*"], "deny": ["x"], "allow_ip_literals": False},
+    "m.room.third_party_invite": {
+        "display_name": "d",
+        "key_validity_url": "u",
+        "public_key": "k",
+        "public_keys": [{"public_key": "k", "key_validity_url": "u"}],
+    },
+    "m.space.child": {"via": ["x"], "order": "a", "suggested": True},
+    "m.space.parent": {"via": ["x"], "canonical": True},
+    "m.reaction": {"m.relates_to": _RELATION},
+    "m.room.message": {**_MESSAGE, "m.new_content": {"body": "n"}},
+    "m.room.encrypted": {
+        "algorithm": "a",
+        "m.relates_to": {"rel_type": "m.replace", "event_id": "$event_id"},
+    },
+    "m.room.redaction": {"redacts": "$event_id", "reason": "r"},
+    "m.room.member": {
+        "membership": "invite",
+        "displayname": "d",
+        "avatar_url": "mxc://x/y",
+        "is_direct": True,
+        "reason": "r",
+        "join_authorised_via_users_server": "$user_id",
+        "third_party_invite": {
+            "display_name": "d",
+            "signed": {"mxid": "$target", "token": "t", "signatures": {"x": {"ed25519:0": "s"}}},
+        },
+    },
+    "m.room.tombstone": {"body": "b", "replacement_room": "$room_id"},
+    "m.room.power_levels": {
+        "users": {"$user_id": 100, "$target": 1},
+        "users_default": 0,
+        "events": {"x": 1},
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 0,
+        "notifications": {"room": 50},
+    },
+}
+"""Events that mean something to the server, those last after which nothing may be allowed any more."""
+
 _numbers = itertools.count(1)
 
 

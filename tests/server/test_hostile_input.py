@@ -22,10 +22,10 @@ from ranvier.processes.application import client_routes
 from tests.clients.sync_compare import Mode, differences
 from tests.clients.sync_model import World
 from tests.postgres import private_folder
-from tests.server.hostile_values import BODIES, PIECES, hostile_bodies
+from tests.server.hostile_values import BODIES, PIECES, VALUES, hostile_bodies, nodes, replaced
 from tests.server.http_client import HttpClient, Refused
 from tests.server.process import ServerProcess
-from tests.server.request_examples import Scene, prepare
+from tests.server.request_examples import SPECIAL, Scene, prepare
 from tests.spec_openapi import operations, serving
 
 SEED = 7
@@ -260,7 +260,7 @@ async def test_hostile_bodies(stage: Stage) -> None:
         scene = await stage.scene()
         headers = _headers(route, scene)
         good = scene.body(route)
-        bodies = [*BODIES, *(hostile_bodies(good, chance, values_per_node=7) if good is not None else ())]
+        bodies = [*BODIES, *(hostile_bodies(good, chance, values_per_node=5) if good is not None else ())]
         for body in bodies:
             url = _url(route, {**scene.parameters(route), "txn_id": str(id(body))}, scene.query(route))
             status, answer = await stage.ask(route.method, url, body, headers)
@@ -371,6 +371,38 @@ async def test_who_asks_is_checked_everywhere(stage: Stage) -> None:
         if route.auth in (Auth.USER, Auth.ADMIN):
             assert await answer(f"Bearer {guest}") == (403, "M_GUEST_ACCESS_FORBIDDEN"), route.name
     _check(stage)
+
+
+async def test_strange_events_in_every_room_version(stage: Stage) -> None:
+    """An event that is special to the server would break a room, or somebody's sync, by what is in it."""
+    chance = random.Random(SEED)
+    witness = World()
+    witness.apply(await stage.target.sync())
+
+    async def attack(version: str) -> None:
+        scene = await stage.scene()
+        room_id = await scene.user.create_room(room_version=version)
+        await stage.target.join(room_id)
+        scene.values["room_id"], scene.values["event_id"] = room_id, await scene.user.send(room_id, "hello")
+        headers = {"Authorization": f"Bearer {scene.user.token}"}
+        for number, (type_, content) in enumerate(SPECIAL.items()):
+            good = scene.filled(content)
+            bodies = [json.dumps(good).encode(), b"{}"]
+            bodies += [replaced(good, path, chance.choice(VALUES)) for path in nodes(good) for _ in range(3)]
+            path = f"/_matrix/client/v3/rooms/{quote(room_id)}"
+            for at, body in enumerate(bodies):
+                await stage.ask("PUT", f"{path}/send/{type_}/{number}-{at}", body, headers)
+                for key in ("", quote(stage.target.user_id), "x"):
+                    await stage.ask("PUT", f"{path}/state/{type_}/{key}", body, headers)
+        for rest in ("state", "members", "messages?dir=b&limit=1000", "joined_members", "initialSync"):
+            await stage.ask("GET", f"{path}/{rest}", None, headers)
+        for rest in (f"room_summary/{quote(room_id)}", f"rooms/{quote(room_id)}/hierarchy"):
+            await stage.ask("GET", f"/_matrix/client/v1/{rest}", None, headers)
+
+    await _in_parallel(attack(version) for version in ("1", "3", "6", "8", "10", "11", "12"))
+    await stage.ask("GET", "/_matrix/client/v3/publicRooms")
+    _check(stage)
+    await _check_witness(stage, witness)
 
 
 async def test_refused_rooms_leave_nothing_behind(stage: Stage) -> None:
