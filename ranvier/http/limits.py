@@ -5,13 +5,15 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ranvier.http.request import Request
 from ranvier.spec.errors import MatrixError
 
 MAX_BUCKETS = 100_000
+
+Counted = Callable[[str, str, float, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,14 @@ def limit_exceeded(retry_after_ms: int) -> MatrixError:
 class RateLimiter:
     """Count what each key did. A limit without a configured rate limits nothing.
 
-    The counts live in this process: a client that is spread over several workers has each worker's burst.
+    The counts live in this process. Where there are several, ``counted`` is called with each count (limit,
+    key, cost, burst) and ``count_elsewhere`` takes those of the others; see ``cluster.rate_limits``.
     """
 
-    def __init__(self, rates: Mapping[str, Rate], *, max_buckets: int = MAX_BUCKETS) -> None:
+    def __init__(
+        self, rates: Mapping[str, Rate], *, max_buckets: int = MAX_BUCKETS, counted: Counted | None = None
+    ) -> None:
+        self._counted = counted
         self._rates = dict(rates)
         self._max_buckets = max_buckets
         # When each bucket will be empty, by limit and key, the least recently used first. That is all that a
@@ -67,6 +73,18 @@ class RateLimiter:
             raise limit_exceeded(retry_after_ms=min(math.ceil(missing_s * 1000), 2**53 - 1))
         if count:
             self._keep((name, key), empty_at + cost / per_second, now)
+            if self._counted is not None:
+                self._counted(name, key, cost, rate.burst_count)
+
+    def count_elsewhere(self, name: str, key: str, cost: float, now: float) -> None:
+        """Count what another process let pass, so that all of them together allow one burst."""
+        rate = self._rates.get(name)
+        if rate is None:
+            return
+        per_second = max(rate.per_second, 1e-9)
+        empty_at = max(self._empty_at.get((name, key), now), now) + cost / per_second
+        # What several let pass at once beyond the burst has to be waited for, within reason.
+        self._keep((name, key), min(empty_at, now + 2 * rate.burst_count / per_second), now)
 
     def _keep(self, bucket: tuple[str, str], empty_at: float, now: float) -> None:
         self._empty_at[bucket] = empty_at

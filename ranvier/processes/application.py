@@ -40,6 +40,7 @@ from ranvier.client_api import (
     to_device,
     typing,
 )
+from ranvier.cluster.rate_limits import SharedCounts
 from ranvier.config import Config
 from ranvier.http.app import Application
 from ranvier.http.authentication import RequestAuthentication
@@ -101,12 +102,25 @@ def client_routes() -> list[Route]:
 
 
 async def build_application(
-    config: Config, core: Core, times: DatabaseTimes, request_log: RequestLog
+    config: Config,
+    core: Core,
+    times: DatabaseTimes,
+    request_log: RequestLog,
+    *,
+    shared_counts: SharedCounts | None = None,
 ) -> tuple[Application, Callable[[], None]]:
-    """Build the application, and what tells it that the process is about to stop."""
+    """Build the application, and what tells it that the process is about to stop.
+
+    ``shared_counts`` is there where several processes keep the same rate limits.
+    """
     limiter = RateLimiter(
-        {name: Rate(rate.per_second, rate.burst_count) for name, rate in config.rate_limits.items()}
+        {name: Rate(rate.per_second, rate.burst_count) for name, rate in config.rate_limits.items()},
+        counted=shared_counts.count if shared_counts is not None else None,
     )
+    if shared_counts is not None:
+        shared_counts.listen(
+            lambda name, key, cost: limiter.count_elsewhere(name, key, cost, core.clock.monotonic())
+        )
 
     def limit(name: str, key: str) -> None:
         limiter.check(name, key, core.clock.monotonic())
