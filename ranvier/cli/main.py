@@ -8,6 +8,7 @@ import ranvier
 from ranvier.cli.config_commands import check_config, generate_config
 from ranvier.cli.register_user import register_user
 from ranvier.cli.up import up
+from ranvier.cli.worker import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,5 +17,5 @@ def main() -> None:
     """Run a Matrix homeserver."""
 
 
-for command in (up, register_user, generate_config, check_config):
+for command in (up, worker, register_user, generate_config, check_config):
     main.add_command(command)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,6 @@ from ranvier.config.listeners import DEFAULT_LISTENER, Listener
 from ranvier.processes.postgres import PostgresError
 from ranvier.processes.start_error import StartError
 
-_EXPECTED = (PostgresError, StartError, OSError)
-"""What the administrator can mend, and its message says how: a page of traceback would only hide it."""
-
 
 @click.command()
 @place_options
@@ -28,7 +26,15 @@ _EXPECTED = (PostgresError, StartError, OSError)
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Answer on this port instead of the configured one."
 )
-def up(data_dir: Path, configs: Sequence[Path], server_name: str | None, port: int | None) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Run N processes that share the work, with a Redis of their own if none is configured.",
+)
+def up(
+    data_dir: Path, configs: Sequence[Path], server_name: str | None, port: int | None, workers: int | None
+) -> None:
     """Start the server and run it until Ctrl-C or SIGTERM.
 
     The first time, with neither a configuration nor a data folder, it makes both.
@@ -48,13 +54,34 @@ def up(data_dir: Path, configs: Sequence[Path], server_name: str | None, port: i
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.server import run  # noqa: PLC0415
 
+    def ready() -> None:
+        click.echo(greeting(config, data_dir, configs))
+
+    with stops_with_a_sentence():
+        if workers is None:
+            run(config, data_dir=data_dir, ready=ready)
+        else:
+            from ranvier.processes.supervisor import run_workers  # noqa: PLC0415
+
+            arguments = ["--data", str(data_dir)]
+            for path in configs:
+                arguments += ["--config-path", str(path)]
+            run_workers(config, workers, data_dir=data_dir, arguments=arguments, ready=ready)
+
+
+@contextmanager
+def stops_with_a_sentence() -> Iterator[None]:
+    """Turn what the administrator can mend into a message without a traceback."""
+    from ranvier.processes.redis import RedisError  # noqa: PLC0415 (as in ``up``)
+
+    expected_kinds = (PostgresError, RedisError, StartError, OSError)
     try:
-        run(config, data_dir=data_dir, ready=lambda: click.echo(greeting(config, data_dir, configs)))
-    except _EXPECTED as error:
+        yield
+    except expected_kinds as error:
         raise click.ClickException(message_of(error)) from error
     except ExceptionGroup as group:
         # A task group wraps what the administrator can mend, such as a port that is in use.
-        expected, others = group.split(_EXPECTED)
+        expected, others = group.split(expected_kinds)
         if expected is None or others is not None:
             raise
         raise click.ClickException("; ".join(_messages(expected))) from group

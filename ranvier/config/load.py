@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ranvier.config.accounts import (
     PasswordConfig,
@@ -19,7 +21,7 @@ from ranvier.config.listeners import DEFAULT_LISTENER, Listener, read_listeners
 from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED
 from ranvier.config.problems import Problem, Problems
 from ranvier.config.rate_limits import RateLimit, read_rate_limits
-from ranvier.config.reader import Section
+from ranvier.config.reader import Section, WrongValueError, text, texts
 from ranvier.config.rooms import (
     PresenceConfig,
     ProfileConfig,
@@ -30,14 +32,23 @@ from ranvier.config.rooms import (
 )
 from ranvier.config.server import KeysConfig, ServerConfig, read_keys, read_server
 from ranvier.config.yaml_files import read_files
+from ranvier.wire.members import ROLES
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_WORKER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What concerns this process alone. ``listeners`` replace the server's where there are any."""
+    """What concerns this process alone. ``listeners`` replace the server's where there are any.
+
+    ``roles`` are what it is sent, and ``replication_secret`` is what workers prove to each other to know.
+    """
 
     name: str
     listeners: tuple[Listener, ...]
+    roles: tuple[str, ...] = ROLES
+    replication_secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,14 @@ def _read(root: Section) -> Config:
         profiles=read_profiles(root),
         presence=read_presence(root),
         worker=WorkerConfig(
-            name=root.text("worker_name", "main"), listeners=read_listeners(root, "worker_listeners")
+            name=root.take("worker_name", _worker_name, "main"),
+            listeners=read_listeners(root, "worker_listeners"),
+            roles=root.take("worker_roles", _roles, ROLES),
+            replication_secret=root.secret("worker_replication_secret"),
         ),
     )
     _check_tls(root, config)
+    _check_replication(root, config)
     return config
 
 
@@ -111,3 +126,27 @@ def _check_tls(root: Section, config: Config) -> None:
                 root.error(key, "expected a path, because a listener has tls: true")
             elif not path.is_file():
                 root.error(key, f"there is no file {path}")
+
+
+def _check_replication(root: Section, config: Config) -> None:
+    for key, listeners in (("listeners", config.listeners), ("worker_listeners", config.worker.listeners)):
+        for listener in listeners:
+            public = [address for address in listener.bind_addresses if address not in _LOOPBACK]
+            if "replication" in listener.resources and public and not config.worker.replication_secret:
+                root.error(
+                    key,
+                    f"replication on {public[0]} port {listener.port} is open to the network: set "
+                    "worker_replication_secret or worker_replication_secret_path, or use a UNIX socket",
+                )
+
+
+def _worker_name(value: Any) -> str:
+    if _WORKER_NAME.fullmatch(name := text(value)):
+        return name
+    raise WrongValueError("a name of letters, digits, '.', '-' and '_', at most 64 of them")
+
+
+def _roles(value: Any) -> tuple[str, ...]:
+    if not set(texts(value)) <= set(ROLES):
+        raise WrongValueError("roles among " + ", ".join(ROLES))
+    return texts(value)

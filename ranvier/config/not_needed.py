@@ -31,8 +31,6 @@ UNNEEDED: Mapping[str, str] = {
     "worker_replication_port": _ANY_WORKER,
     "worker_replication_http_port": _ANY_WORKER,
     "worker_replication_http_tls": _ANY_WORKER,
-    "worker_replication_secret": "workers talk over UNIX sockets that only the server's user can open",
-    "worker_replication_secret_path": "workers talk over UNIX sockets that only the server's user can open",
     "worker_log_config": "log_level sets it",
     "worker_daemonize": _SYSTEMD,
     "worker_pid_file": _SYSTEMD,

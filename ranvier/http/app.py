@@ -7,9 +7,9 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ranvier.http.authentication import RequestAuthentication
 from ranvier.http.body import (
@@ -47,11 +47,25 @@ class Timeouts:
     chunk_s: float = 60.0
 
 
+class Neighbours(Protocol):
+    """The other workers of a server that has several; see ``http.forwarding``."""
+
+    def catch_up(self) -> Awaitable[None] | None:
+        """Give what is to be awaited before anything is read for a request."""
+
+    def target(self, request: Request) -> str | None:
+        """Give the worker that is to answer; None for this one."""
+
+    async def ask(self, name: str, request: Request) -> Response | None:
+        """Have another worker answer; None if it is to be done here after all."""
+
+
 class Application:
     """Hold what all listeners of a process share, and count the requests in flight.
 
     ``resources`` maps a resource's name (``client``, ``health``) to its endpoints; each listener serves some.
-    ``seen`` is told of each request's holder, address and user agent.
+    ``seen`` is told of each request's holder, address and user agent. ``neighbours`` is set once there are
+    any.
     """
 
     def __init__(
@@ -75,7 +89,9 @@ class Application:
         self.timeouts = timeouts or Timeouts()
         self.seen = seen
         self.request_log = request_log or RequestLog()
+        self.neighbours: Neighbours | None = None
         self.in_flight = 0
+        self.answered = 0
         self._resources = resources
         self._ids = itertools.count(1)
         self._idle = asyncio.Event()
@@ -99,6 +115,7 @@ class Application:
     def end(self) -> None:
         """Count a request out."""
         self.in_flight -= 1
+        self.answered += 1
         if not self.in_flight:
             self._idle.set()
 
@@ -229,6 +246,9 @@ class _Call:
 
     async def _run_handler(self, bound: BoundRoute, request: Request, *, has_body: bool) -> Any:
         application, route, exchange = self.application, bound.route, self.exchange
+        neighbours = application.neighbours
+        if neighbours is not None and (behind := neighbours.catch_up()) is not None:
+            await behind
         requester = await application.authentication.identify(
             route.auth, exchange.headers, request.query_string
         )
@@ -248,6 +268,10 @@ class _Call:
             if exchange.gone:
                 raise ClientGoneError
             exchange.cancel_when_gone = True
+        if neighbours is not None and (name := neighbours.target(request)) is not None:
+            answer = await neighbours.ask(name, request)
+            if answer is not None:
+                return answer
         return await bound.run(request)
 
     def _read_forwarded(self) -> str:

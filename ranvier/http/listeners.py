@@ -98,6 +98,10 @@ class Listener:
             connection.transport.close()
         self._servers.clear()
 
+    async def adopt(self, sock: socket.socket) -> None:
+        """Serve a connection that another process accepted. Raises ``OSError``, ``ssl.SSLError``."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, sock, ssl=self._tls)
+
     @property
     def connections(self) -> int:
         """Give the number of open connections."""
@@ -117,7 +121,7 @@ class Listener:
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, _, _, _, where in dict.fromkeys(found):
-            sock = _tcp_socket(family, where, reuse_port=self._settings.reuse_port)
+            sock = tcp_socket(family, where, reuse_port=self._settings.reuse_port)
             server = await loop.create_server(
                 self._connection, sock=sock, ssl=self._tls, backlog=self._settings.backlog
             )
@@ -147,7 +151,7 @@ class Listener:
         self._socket_files.clear()
 
 
-def _tcp_socket(family: int, where: Any, *, reuse_port: bool) -> socket.socket:
+def tcp_socket(family: int, where: Any, *, reuse_port: bool) -> socket.socket:
     # With protocol 0 instead of IPPROTO_TCP the event loop takes the connections for something else than TCP,
     # and they get no TCP_NODELAY: 40 ms on every small answer.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

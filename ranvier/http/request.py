@@ -109,6 +109,11 @@ class Request:
         return self._headers
 
     @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Give the headers as they came, with lower-case names."""
+        return self._raw_headers
+
+    @property
     def user_agent(self) -> str:
         """Give the client's name of itself, empty where it has none."""
         # Asked for on every request: no reason to decode all headers.

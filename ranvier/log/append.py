@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
@@ -45,13 +45,23 @@ class Appender:
 
     While a commit is under way the next batch gathers, so the number of commits follows the speed of
     the disk and not the number of writes. ``run`` must be running in a task of the process.
+    ``committed`` is called with the position of each commit before anybody is told of it.
     """
 
-    def __init__(self, *, database: Database, bus: Bus, clock: Clock, max_batch: int = 500) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        max_batch: int = 500,
+        committed: Callable[[int], None] | None = None,
+    ) -> None:
         self._database = database
         self._bus = bus
         self._clock = clock
         self._max_batch = max_batch
+        self._committed = committed
         self._queue: list[_Pending] = []
         self._wake = asyncio.Event()
 
@@ -148,6 +158,8 @@ class Appender:
                 row.pos = pos
             committed.extend(pending.rows)
         if committed:
+            if self._committed is not None:
+                self._committed(pos)
             await self._bus.publish(Batch(appended.before, pos, committed))
         for pending in batch:
             if pending.room is None:

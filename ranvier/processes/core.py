@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +75,15 @@ async def start_core(
     identity: Identity,
     tasks: asyncio.TaskGroup,
     tail_config: TailConfig = DEFAULT_TAIL,
+    committed: Callable[[int], None] | None = None,
 ) -> Core:
-    """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``."""
+    """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``.
+
+    ``committed`` is called with the position of each commit of this process before anybody is told of it.
+    """
     tail = Tail(max_rows=tail_config.rows, max_bytes=tail_config.size_bytes)
     follower = Follower(database=database, bus=bus, tail=tail, warm_rows=min(WARM_ROWS, tail_config.rows))
-    appender = Appender(database=database, bus=bus, clock=clock)
+    appender = Appender(database=database, bus=bus, clock=clock, committed=committed)
     nids = Nids(database)
     room_store = RoomStore(database)
     transactions = TransactionStore(database)

@@ -24,12 +24,14 @@ _MOST_KEPT = 64 * 1024
 class LogOutput(TextIOBase):
     """Write log lines to a stream; those that can wait are written together, before any that cannot.
 
-    They wait only while an event loop runs (``gathering``). Lines may come from any thread, those that wait
+    They wait only while an event loop runs (``gathering``). ``process`` is named in each line.
+    Lines may come from any thread, those that wait
     from the event loop's alone.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, process: str = "") -> None:
         self._stream = stream
+        self._process = f"[{process}] " if process else ""
         self._lock = threading.RLock()
         self._kept: list[str] = []
         self._kept_size = 0
@@ -69,7 +71,7 @@ class LogOutput(TextIOBase):
         """Make what writes lines in the name of a logger; below WARNING they may wait."""
 
         def write_line(level: int, line: str) -> None:
-            self._keep(f"{self._now()} {logging.getLevelName(level):<7} {name}: {line}\n")
+            self._keep(f"{self._now()} {logging.getLevelName(level):<7} {self._process}{name}: {line}\n")
             if level >= logging.WARNING or self._loop is None or self._kept_size > _MOST_KEPT:
                 self.flush()
             elif self._timer is None:
@@ -95,11 +97,12 @@ class LogOutput(TextIOBase):
         return f"{self._date},{int((now - second) * 1000):03d}"
 
 
-def set_up_logging(level: str) -> LogOutput:
-    """Write log lines of ``level`` and above to standard error, one line each."""
-    output = LogOutput(sys.stderr)
+def set_up_logging(level: str, process: str = "") -> LogOutput:
+    """Write log lines of ``level`` and above to standard error, one line each, with the name of a process."""
+    output = LogOutput(sys.stderr, process)
+    named = f"[{process}] ".replace("%", "%%") if process else ""
     handler = logging.StreamHandler(output)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {named}%(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # asyncio speaks up only when something is wrong.
     logging.getLogger("asyncio").setLevel(max(logging.getLevelName(level), logging.WARNING))

@@ -118,12 +118,12 @@ async def _serving(
             database,
             bus=LocalBus(),
             clock=SystemClock(),
-            identity=_identity(config),
+            identity=identity_of(config),
             tasks=tasks,
             tail_config=config.server.tail,
         )
         application, drain = await build_application(config, core, times, request_log)
-        listeners = [_listener(config, wanted, application) for wanted in config.listeners]
+        listeners = [http_listener(config, wanted, application) for wanted in config.listeners]
         for listener in listeners:
             await listener.start()
         core.run_always(collect_garbage())
@@ -142,19 +142,16 @@ async def _serving(
             core.stop()
 
 
-def _identity(config: Config) -> Identity:
+def identity_of(config: Config) -> Identity:
+    """Give the name and the key that the server signs with."""
     path = config.keys.signing_key_path
     assert path is not None, "the command line makes a signing key where none is configured"
     line = path.read_text(encoding="ascii").strip().splitlines()[0]
     return Identity(config.server.server_name, SigningKey.parse(line))
 
 
-def _listener(config: Config, wanted: ListenerConfig, application: Application) -> Listener:
-    addresses: tuple[TcpAddress | UnixAddress, ...]
-    if wanted.path is not None:
-        addresses = (UnixAddress(wanted.path, wanted.mode),)
-    else:
-        addresses = tuple(TcpAddress(host, wanted.port) for host in wanted.bind_addresses)
+def http_listener(config: Config, wanted: ListenerConfig, application: Application) -> Listener:
+    """Make what answers at one listener of the configuration."""
     tls = None
     if wanted.tls:
         certificate, private_key = config.server.tls_certificate_path, config.server.tls_private_key_path
@@ -163,9 +160,16 @@ def _listener(config: Config, wanted: ListenerConfig, application: Application) 
         tls = TlsFiles(certificate, private_key)
     served = resources_of(wanted)
     return Listener(
-        ListenerSettings(addresses=addresses, tls=tls),
+        ListenerSettings(addresses=addresses_of(wanted), tls=tls),
         application.endpoint(served, x_forwarded=wanted.x_forwarded),
     )
+
+
+def addresses_of(wanted: ListenerConfig) -> tuple[TcpAddress | UnixAddress, ...]:
+    """Give where a listener of the configuration is."""
+    if wanted.path is not None:
+        return (UnixAddress(wanted.path, wanted.mode),)
+    return tuple(TcpAddress(host, wanted.port) for host in wanted.bind_addresses)
 
 
 def resources_of(wanted: ListenerConfig) -> list[str]:

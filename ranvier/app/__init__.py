@@ -1,0 +1,1 @@
+"""Programs by the names that classic unit files call."""

@@ -1,0 +1,94 @@
+"""Nobody sees less than what was answered before, whichever worker they ask.
+
+A request is answered once this worker has followed the log as far as any commit that was told of when the
+request came: by the workers of this machine in shared memory, by those of other machines in the head of the
+log itself, which many requests ask for together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ranvier.cluster.head_board import HeadBoard
+from ranvier.cluster.members import Members
+from ranvier.log.tail import Tail
+from ranvier.spec.errors import MatrixError
+from ranvier.storage import log as storage
+from ranvier.storage.database import Database
+
+_PATIENCE_S: Final = 0.02  # what the bus brings is here by then; after that the log itself is asked
+_LIMIT_S: Final = 1.0
+
+
+class Currency:
+    """Bring this worker as far as the cluster was when a request came."""
+
+    def __init__(
+        self,
+        *,
+        board: HeadBoard,
+        members: Members,
+        tail: Tail,
+        database: Database,
+        hurry: Callable[[], None],
+    ) -> None:
+        self._board = board
+        self._members = members
+        self._tail = tail
+        self._database = database
+        self._hurry = hurry
+        self._elsewhere = False
+        self._asking: asyncio.Task[int] | None = None
+        self._next: asyncio.Task[int] | None = None
+        self.waited = 0
+        members.listen(self._on_change)
+
+    def catch_up(self) -> Awaitable[None] | None:
+        """Give what is to be awaited before a request is answered; mostly nothing."""
+        if self._elsewhere:
+            return self._catch_up_with_all()
+        newest = self._board.newest()
+        return self._reach(newest) if newest > self._tail.pos else None
+
+    async def _catch_up_with_all(self) -> None:
+        newest = self._board.newest()
+        with contextlib.suppress(MatrixError):  # without a database there are no new commits, either
+            newest = max(newest, await self._head())
+        if newest > self._tail.pos:
+            await self._reach(newest)
+
+    async def _reach(self, pos: int) -> None:
+        self.waited += 1
+        if not await self._tail.wait_for(pos, _PATIENCE_S):
+            self._hurry()
+            # Longer than this only without a database, and then what is known is better than nothing.
+            await self._tail.wait_for(pos, _LIMIT_S)
+
+    async def _head(self) -> int:
+        """Give a head of the log that was read after this was called."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._read_head())
+            return await asyncio.shield(self._asking)
+        # What is under way may have been read before; the next is for all who come meanwhile.
+        if self._next is None:
+            self._next = asyncio.create_task(self._read_after(self._asking))
+        return await asyncio.shield(self._next)
+
+    async def _read_after(self, before: asyncio.Task[int]) -> int:
+        await asyncio.wait([before])
+        self._asking, self._next = self._next, None
+        return await self._read_head()
+
+    async def _read_head(self) -> int:
+        try:
+            return await storage.head(self._database)
+        finally:
+            if self._asking is asyncio.current_task():
+                self._asking = None
+
+    def _on_change(self) -> None:
+        heads = self._members.own.heads
+        self._elsewhere = any(member.heads != heads for member in self._members.others())

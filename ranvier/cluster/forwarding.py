@@ -1,0 +1,91 @@
+"""Pass a request on to the worker that has its room, or say that it is better done here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from ranvier.cluster.link import LinkLostError, NotAcceptedError
+from ranvier.cluster.links import Links
+from ranvier.cluster.placement import Placement
+from ranvier.log.tail import Tail
+from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
+
+logger = logging.getLogger(__name__)
+
+ACCEPT_WITHIN_S: Final = 0.25
+ANSWER_WITHIN_S: Final = 120.0
+_CATCH_UP_S: Final = 2.0
+
+Perform = Callable[[ForwardedRequest], Awaitable[ForwardedAnswer]]
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(ForwardedRequest)
+_answer_decoder = msgspec.msgpack.Decoder(ForwardedAnswer)
+
+
+class Forwarding:
+    """Ask the worker that a room (or another key) is placed on.
+
+    Whoever has a room writes it without being overtaken; that is all that forwarding is for, so whatever
+    stands in its way makes the work be done here.
+    """
+
+    def __init__(self, *, placement: Placement, links: Links, tail: Tail, own_name: str) -> None:
+        self._placement = placement
+        self._links = links
+        self._tail = tail
+        self._own_name = own_name
+        self.forwarded = 0
+        self.fallen_back = 0
+
+    def target(self, kind: str, key: str) -> str | None:
+        """Give the name of the other worker that has a key; None if this one has it, or no link to it."""
+        name = self._placement.place(kind, key).name
+        if name == self._own_name:
+            return None
+        if self._links.find(name) is None:
+            self.fallen_back += 1
+            return None
+        return name
+
+    async def ask(self, name: str, request: ForwardedRequest) -> ForwardedAnswer | None:
+        """Have another worker answer a request; None if it did not begin, so that it is to be done here.
+
+        The tail of this worker has followed the log as far as the other's when it answered. Raises
+        LinkLostError when the other went away and nobody knows how far it came.
+        """
+        link = self._links.find(name)
+        if link is None:
+            return None
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                body = await link.call(_encoder.encode(request), accept_within_s=ACCEPT_WITHIN_S)
+        except NotAcceptedError:
+            self.fallen_back += 1
+            return None
+        except TimeoutError:
+            raise LinkLostError from None
+        self.forwarded += 1
+        answer = _answer_decoder.decode(body)
+        await self._tail.wait_for(answer.pos, _CATCH_UP_S)
+        return answer
+
+
+class ForwardedHere:
+    """Answer what other workers pass on."""
+
+    def __init__(self, *, perform: Perform, tail: Tail) -> None:
+        self._perform = perform
+        self._tail = tail
+        self.answered = 0
+
+    async def answer(self, body: bytes) -> bytes:
+        """Do what a call asks. Raises whatever the request does not turn into an answer."""
+        answer = await self._perform(_request_decoder.decode(body))
+        self.answered += 1
+        return _encoder.encode(msgspec.structs.replace(answer, pos=self._tail.pos))

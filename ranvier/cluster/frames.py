@@ -1,0 +1,68 @@
+"""Frames of the connection between two workers: a length, what it is, whose, and its bytes."""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+MAX_FRAME: Final = 64 << 20
+NONCE_BYTES: Final = 32
+_HEAD: Final = struct.Struct(">IBQd")
+
+CHALLENGE: Final = 1  # server to client: a nonce
+HELLO: Final = 2  # client to server: proof of the secret, and its announcement
+WELCOME: Final = 3  # server to client: come in
+CALL: Final = 4  # client to server: do this, if you begin before the deadline
+ACCEPTED: Final = 5  # server to client: begun, and not done yet
+ANSWER: Final = 6  # server to client
+REFUSED: Final = 7  # server to client: not begun, and will not be
+NEWS: Final = 8  # client to server: its announcement changed
+
+
+class Frame(NamedTuple):
+    """One message. ``deadline`` is a time of the day in seconds."""
+
+    kind: int
+    id: int
+    deadline: float
+    body: bytes
+
+
+class FrameError(Exception):
+    """Say that the other side does not speak this protocol."""
+
+
+def encode(kind: int, id: int = 0, body: bytes = b"", deadline: float = 0.0) -> bytes:
+    """Make a frame."""
+    return _HEAD.pack(len(body), kind, id, deadline) + body
+
+
+class FrameReader:
+    """Cut a stream of bytes into frames."""
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self._kept = bytearray()
+        self.max_frame = max_frame
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Give the frames that are complete with this piece. Raises FrameError for one that is too large."""
+        kept = self._kept
+        kept += data
+        while len(kept) >= _HEAD.size:
+            length, kind, id, deadline = _HEAD.unpack_from(kept)
+            if length > self.max_frame:
+                raise FrameError(f"a frame of {length} bytes")
+            end = _HEAD.size + length
+            if len(kept) < end:
+                return
+            body = bytes(kept[_HEAD.size : end])
+            del kept[:end]
+            yield Frame(kind, id, deadline, body)
+
+
+def proof(secret: str, nonce: bytes) -> bytes:
+    """Prove that one knows the secret, without telling it."""
+    return hmac.digest(secret.encode(), b"ranvier worker" + nonce, sha256)

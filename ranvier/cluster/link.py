@@ -1,0 +1,333 @@
+"""The wire between workers: many calls at once over one connection, to a UNIX socket or a TCP address.
+
+A call is begun by the other side before its deadline or not at all, so a caller that heard nothing until then
+may do the work itself. The clocks of two machines may differ: then calls are refused, which is slow and not
+wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from ranvier.cluster import frames
+from ranvier.cluster.frames import Frame, FrameError, FrameReader
+from ranvier.spec.errors import MatrixError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 1.0
+# A call that takes longer than this is confirmed before it is answered; most are not worth a message more.
+_CONFIRM_AFTER_S: Final = 0.02
+_MARGIN_S: Final = 0.05
+_MAX_STRANGER_FRAME: Final = 64 * 1024
+
+Answerer = Callable[[bytes], Awaitable[bytes]]
+Greeter = Callable[[bytes], None]
+
+
+class NotAcceptedError(Exception):
+    """Say that the other worker did not begin a call, and never will."""
+
+
+class LinkLostError(Exception):
+    """Say that the other worker went away with a call that it may have carried out."""
+
+
+class _Call:
+    __slots__ = ("accepted", "answer", "timer")
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.accepted = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Link(asyncio.Protocol):
+    """Call one other worker. Made by ``connect``; ``lost`` is called when the connection ends."""
+
+    def __init__(self, secret: str, announcement: bytes, lost: Callable[[], None]) -> None:
+        self._secret = secret
+        self._announcement = announcement
+        self._lost = lost
+        self._reader = FrameReader()
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._welcome: asyncio.Future[None] = self._loop.create_future()
+        self._calls: dict[int, _Call] = {}
+        self._last_id = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether calls can be made."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def welcomed(self) -> None:
+        """Wait until the other side has let us in. Raises ConnectionError."""
+        await self._welcome
+
+    async def call(self, body: bytes, *, accept_within_s: float) -> bytes:
+        """Have the other worker do something and give its answer.
+
+        Raises NotAcceptedError when it did not begin, LinkLostError when it went away after that.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise NotAcceptedError
+        self._last_id += 1
+        id, call = self._last_id, _Call()
+        self._calls[id] = call
+        deadline = time.time() + accept_within_s
+        call.timer = self._loop.call_later(accept_within_s + _MARGIN_S, self._not_accepted, id)
+        transport.write(frames.encode(frames.CALL, id, body, deadline))
+        try:
+            return await call.answer
+        finally:
+            call.timer.cancel()
+            self._calls.pop(id, None)
+
+    def tell(self, announcement: bytes) -> None:
+        """Send our changed announcement."""
+        if self.is_open and self._transport is not None:
+            self._transport.write(frames.encode(frames.NEWS, body=announcement))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- the event loop's side -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection; the other side speaks first."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take answers."""
+        try:
+            for frame in self._reader.feed(data):
+                self._take(frame)
+        except FrameError as error:
+            logger.error("Another worker does not speak our language: %s", error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail all that waits."""
+        if not self._welcome.done():
+            self._welcome.set_exception(
+                ConnectionError("another worker refused us (is the secret the same?)")
+            )
+            self._welcome.exception()
+        for call in list(self._calls.values()):
+            # Sent and never answered: a killed worker may have done it before it died.
+            _fail(call, LinkLostError())
+        self._lost()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == frames.CHALLENGE:
+            body = frames.proof(self._secret, frame.body) + self._announcement
+            assert self._transport is not None
+            self._transport.write(frames.encode(frames.HELLO, body=body))
+        elif frame.kind == frames.WELCOME:
+            if not self._welcome.done():
+                self._welcome.set_result(None)
+        else:
+            self._take_answer(frame)
+
+    def _take_answer(self, frame: Frame) -> None:
+        call = self._calls.get(frame.id)
+        if call is None or call.answer.done():
+            return
+        if frame.kind == frames.ANSWER:
+            call.answer.set_result(frame.body)
+        elif frame.kind == frames.ACCEPTED:
+            call.accepted = True
+        elif frame.kind == frames.REFUSED:
+            _fail(call, NotAcceptedError())
+
+    def _not_accepted(self, id: int) -> None:
+        call = self._calls.get(id)
+        if call is not None and not call.accepted:
+            _fail(call, NotAcceptedError())
+
+
+def _fail(call: _Call, error: Exception) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(error)
+        call.answer.exception()  # its caller may be gone
+
+
+async def connect(address: str, *, secret: str, announcement: bytes, lost: Callable[[], None]) -> Link:
+    """Connect to another worker. Raises ``OSError``, ``TimeoutError``."""
+    loop = asyncio.get_running_loop()
+
+    def make() -> Link:
+        return Link(secret, announcement, lost)
+
+    scheme, _, place = address.partition(":")
+    link: Link
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        if scheme == "unix":
+            _, link = await loop.create_unix_connection(make, place)
+        else:
+            host, _, port = place.rpartition(":")
+            _, link = await loop.create_connection(make, host.strip("[]"), int(port))
+        try:
+            await link.welcomed()
+        except BaseException:
+            link.close()
+            raise
+    return link
+
+
+class LinkServer:
+    """Answer calls of other workers.
+
+    ``answer`` does what a call asks; ``greet`` is told the announcements of those who connect. Before one has
+    proven the secret, nothing that it sends is looked at.
+    """
+
+    def __init__(self, *, secret: str, answer: Answerer, greet: Greeter, tasks: asyncio.TaskGroup) -> None:
+        self._secret = secret
+        self.answer = answer
+        self.greet = greet
+        self._tasks = tasks
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[_Served] = set()
+        self.running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def listen(self, sock: Any) -> None:
+        """Serve on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(lambda: _Served(self), sock=sock))
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls; finish those that were begun."""
+        for connection in self._connections:
+            connection.closing = True
+        for server in self._servers:
+            server.close()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d requests of other workers are broken off", self.running)
+        for connection in list(self._connections):
+            connection.close()
+
+    def begin(self) -> None:
+        """Count a call in."""
+        self.running += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """Count a call out."""
+        self.running -= 1
+        if not self.running:
+            self._idle.set()
+
+    def start(self, work: Awaitable[None]) -> None:
+        """Do something in a task of the process."""
+        self._tasks.create_task(_run(work))
+
+    def knows_secret(self, nonce: bytes, given: bytes) -> bool:
+        """Tell whether a proof is right."""
+        return hmac.compare_digest(frames.proof(self._secret, nonce), given)
+
+    def joined(self, connection: _Served) -> None:
+        """Keep a connection."""
+        self._connections.add(connection)
+
+    def left(self, connection: _Served) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+
+
+async def _run(work: Awaitable[None]) -> None:
+    await work
+
+
+class _Served(asyncio.Protocol):
+    """One worker that calls us."""
+
+    def __init__(self, server: LinkServer) -> None:
+        self._server = server
+        self._reader = FrameReader(_MAX_STRANGER_FRAME)
+        self._loop = asyncio.get_running_loop()
+        self._nonce = os.urandom(frames.NONCE_BYTES)
+        self._known = False
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        self.closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.joined(self)
+        self._timer = self._loop.call_later(CONNECT_TIMEOUT_S * 5, self._no_hello)
+        self._transport.write(frames.encode(frames.CHALLENGE, body=self._nonce))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.left(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self._take(frame)
+        except FrameError as error:
+            logger.error("A worker was refused: %s", error)
+            self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _no_hello(self) -> None:
+        if not self._known:
+            self.close()
+
+    def _take(self, frame: Frame) -> None:
+        if not self._known:
+            self._take_hello(frame)
+        elif frame.kind == frames.CALL:
+            if self.closing or time.time() > frame.deadline:
+                self._transport.write(frames.encode(frames.REFUSED, frame.id))
+            else:
+                self._server.start(self._answer(frame))
+        elif frame.kind == frames.NEWS:
+            self._server.greet(frame.body)
+
+    def _take_hello(self, frame: Frame) -> None:
+        length = len(frames.proof("", b""))
+        if frame.kind != frames.HELLO or not self._server.knows_secret(self._nonce, frame.body[:length]):
+            raise FrameError("it does not know the secret (worker_replication_secret)")
+        self._known = True
+        self._reader.max_frame = frames.MAX_FRAME
+        self._server.greet(frame.body[length:])
+        self._transport.write(frames.encode(frames.WELCOME))
+
+    async def _answer(self, frame: Frame) -> None:
+        self._server.begin()
+        confirm = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm, frame.id)
+        try:
+            body = await self._server.answer(frame.body)
+            self._transport.write(frames.encode(frames.ANSWER, frame.id, body))
+        except (Exception, asyncio.CancelledError) as error:
+            # The caller cannot know how far it came: the end of the connection tells it just that.
+            if not isinstance(error, MatrixError | asyncio.CancelledError):
+                logger.exception("A call of another worker failed")
+            self.close()
+        finally:
+            confirm.cancel()
+            self._server.end()
+
+    def _confirm(self, id: int) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(frames.encode(frames.ACCEPTED, id))

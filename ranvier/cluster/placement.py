@@ -1,0 +1,73 @@
+"""Which worker is best asked for a room, a user, a destination: rendezvous hashing over those alive.
+
+No list, no number of shards: each (key, worker) has a weight, and the heaviest worker has the key. When a
+worker comes or goes only its own keys move. Workers may disagree for a moment; that costs time, not
+correctness.
+
+Source: D. Thaler, C. Ravishankar, "Using name-based mappings to increase hit rates" (1998).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Final
+
+from ranvier.cluster.members import Members
+from ranvier.wire.members import Member
+
+ROOM: Final = "room"
+USER: Final = "user"
+DESTINATION: Final = "destination"
+PUSHER: Final = "pusher"
+APPSERVICE: Final = "appservice"
+
+_ROLES: Final = {
+    ROOM: "client",
+    USER: "sync",
+    DESTINATION: "federation_sender",
+    PUSHER: "push",
+    APPSERVICE: "appservice",
+}
+_MAX_KEPT: Final = 50_000
+
+
+def ranked(kind: str, key: str, names: Iterable[str]) -> list[str]:
+    """Give worker names, the one that has the key first, then those that stand in for it."""
+    return sorted(names, key=lambda name: _weight(kind, key, name), reverse=True)
+
+
+def _weight(kind: str, key: str, name: str) -> bytes:
+    return blake2b(f"{kind}\0{key}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+class Placement:
+    """Say who has what, as this worker sees the cluster now."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._generation = -1
+        self._known: dict[tuple[str, str], Member] = {}
+
+    def place(self, kind: str, key: str) -> Member:
+        """Give the worker that has a key: of those with the role, or of all if none has it."""
+        if self._generation != self._members.generation:
+            self._generation = self._members.generation
+            self._known.clear()
+        known = self._known.get((kind, key))
+        if known is None:
+            if len(self._known) >= _MAX_KEPT:
+                self._known.clear()
+            known = self._known[kind, key] = self._choose(kind, key)
+        return known
+
+    def is_here(self, kind: str, key: str) -> bool:
+        """Tell whether this worker has a key."""
+        return self.place(kind, key).name == self._members.own.name
+
+    def _choose(self, kind: str, key: str) -> Member:
+        alive: Sequence[Member] = self._members.alive()
+        by_name = {member.name: member for member in alive if member.takes(_ROLES[kind])}
+        if not by_name:
+            by_name = {member.name: member for member in alive} or {self._members.own.name: self._members.own}
+        return by_name[ranked(kind, key, by_name)[0]]

@@ -1,0 +1,134 @@
+"""Requests that another worker is better asked for: out to it, and in from it.
+
+The worker that the client talks to finds out who asks, counts its limits and reads the body; the other one
+runs the handler and renders the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Final
+
+import msgspec
+
+from ranvier.cluster.currency import Currency
+from ranvier.cluster.forwarding import Forwarding
+from ranvier.cluster.link import LinkLostError
+from ranvier.cluster.placement import ROOM
+from ranvier.http.app import Application
+from ranvier.http.rendering import render_error, render_unexpected
+from ranvier.http.request import Request
+from ranvier.http.response import Response, encode
+from ranvier.http.route import PLACED_BY_USER
+from ranvier.http.router import Router
+from ranvier.spec.errors import MatrixError
+from ranvier.users.requester import Requester
+from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
+
+logger = logging.getLogger(__name__)
+
+# What a handler may look at; everything else was dealt with, and the access token goes nowhere.
+_HEADERS: Final = frozenset({b"user-agent", b"content-type", b"x-forwarded-for"})
+_encoder = msgspec.msgpack.Encoder()
+_requester_decoder = msgspec.msgpack.Decoder(Requester)
+
+
+class Neighbours:
+    """What the application knows of other workers: nothing older than theirs, and whom to ask."""
+
+    def __init__(self, *, currency: Currency, forwarding: Forwarding) -> None:
+        self._currency = currency
+        self._forwarding = forwarding
+
+    def catch_up(self) -> Awaitable[None] | None:
+        """Give what is to be awaited before anything is read for a request; mostly nothing."""
+        return self._currency.catch_up()
+
+    def target(self, request: Request) -> str | None:
+        """Give the worker that is to answer; None for this one.
+
+        Writes go to the worker of the room (or what else the route is placed by), where they queue and share
+        commits. What is read, and what belongs to one user, is answered where it arrives.
+        """
+        route = request.route
+        if (
+            request.method == "GET"
+            or route.placed_by is None
+            or route.placed_by == PLACED_BY_USER
+            or route.stream
+        ):
+            return None
+        return self._forwarding.target(ROOM, request.params[route.placed_by])
+
+    async def ask(self, name: str, request: Request) -> Response | None:
+        """Have another worker answer; None if it is to be done here after all. Raises 503."""
+        requester = request.requester_or_none
+        forwarded = ForwardedRequest(
+            method=request.method,
+            path=request.path,
+            query_string=request.query_string,
+            headers=[header for header in request.raw_headers if header[0] in _HEADERS],
+            body=request.body,
+            ip=request.ip,
+            scheme=request.scheme,
+            request_id=request.id,
+            requester=b"" if requester is None else _encoder.encode(requester),
+        )
+        try:
+            answer = await self._forwarding.ask(name, forwarded)
+        except LinkLostError:
+            if request.method == "PUT":
+                return None  # may be done twice: it has a transaction id, or sets what is set already
+            raise MatrixError(
+                "M_UNKNOWN", 503, "The worker that did this is gone; look before you try again"
+            ) from None
+        if answer is None:
+            return None
+        return Response(answer.status, answer.body, answer.headers, answer.content_type)
+
+
+class ForwardedRequests:
+    """Answer requests that other workers pass on, by the routes of this one."""
+
+    def __init__(self, *, application: Application, router: Router, currency: Currency) -> None:
+        self._application = application
+        self._router = router
+        self._currency = currency
+
+    async def perform(self, forwarded: ForwardedRequest) -> ForwardedAnswer:
+        """Answer one request; an error is an answer, too."""
+        self._application.begin()
+        try:
+            response = await self._respond(forwarded)
+        finally:
+            self._application.end()
+        return ForwardedAnswer(
+            response.status, response.content_type, dict(response.headers), encode(response.body), 0
+        )
+
+    async def _respond(self, forwarded: ForwardedRequest) -> Response:
+        try:
+            if (behind := self._currency.catch_up()) is not None:
+                await behind
+            bound, params = self._router.find(forwarded.method, forwarded.path)
+            request = Request(
+                forwarded.method,
+                forwarded.path,
+                bound.route,
+                params=params,
+                query_string=forwarded.query_string,
+                headers=forwarded.headers,
+                ip=forwarded.ip,
+                scheme=forwarded.scheme,
+                body=forwarded.body,
+                requester=_requester_decoder.decode(forwarded.requester) if forwarded.requester else None,
+                request_id=forwarded.request_id,
+            )
+            result = await bound.run(request)
+        except MatrixError as error:
+            return render_error(error)
+        except Exception:
+            logger.exception("Request %s, passed on by another worker, failed", forwarded.request_id)
+            return render_unexpected(forwarded.request_id)
+        return result if isinstance(result, Response) else Response(200, encode(result))

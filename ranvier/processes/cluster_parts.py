@@ -1,0 +1,192 @@
+"""What makes a process one of several: built on the core, around the application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import ranvier
+from ranvier.cluster.currency import Currency
+from ranvier.cluster.forwarding import ForwardedHere, Forwarding
+from ranvier.cluster.head_board import HeadBoard
+from ranvier.cluster.link import LinkServer
+from ranvier.cluster.links import Links
+from ranvier.cluster.members import Members, NameTakenError, RegistryLostError
+from ranvier.cluster.placement import Placement
+from ranvier.cluster.registry import RedisRegistry
+from ranvier.config import Config
+from ranvier.config.database import RedisConfig
+from ranvier.config.listeners import Listener as ListenerConfig
+from ranvier.http.app import Application
+from ranvier.http.forwarding import ForwardedRequests, Neighbours
+from ranvier.http.listeners import UnixAddress, tcp_socket, unix_socket
+from ranvier.processes.core import Core
+from ranvier.processes.start_error import StartError
+from ranvier.wire.members import Member
+
+logger = logging.getLogger(__name__)
+
+_HTTP_RESOURCES: Final = ("client", "health", "metrics")
+_REPLICATION: Final = frozenset({"replication", "health"})
+
+
+@dataclass(frozen=True)
+class ClusterParts:
+    """The objects that know of other workers. ``start`` and ``stop`` are to be awaited in order."""
+
+    members: Members
+    placement: Placement
+    links: Links
+    currency: Currency
+    forwarding: Forwarding
+    server: LinkServer
+    registry: RedisRegistry
+
+    async def start(self, core: Core) -> None:
+        """Announce this worker and greet the others. Raises StartError."""
+        try:
+            await self.members.start()
+        except NameTakenError as error:
+            raise StartError(str(error)) from error
+        except RegistryLostError as error:
+            # Redis only makes it fast: without it each worker does all by itself.
+            logger.warning("This worker cannot be announced: %s", error)
+        await self.links.start()
+        core.run_always(self.members.run())
+        core.run_always(self.links.run())
+
+    async def drain(self) -> None:
+        """Have nothing placed here any more."""
+        await self.members.drain()
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish what other workers asked for, and leave."""
+        await self.server.stop(grace_s)
+        await self.members.leave()
+        self.links.close()
+        self.registry.close()
+
+
+def key_prefix(config: Config) -> str:
+    """Give what stands before every key and channel of this server in Redis."""
+    return f"ranvier:{config.server.server_name}:"
+
+
+def is_for_workers(listener: ListenerConfig) -> bool:
+    """Tell whether a listener is there for other workers alone."""
+    return "replication" in listener.resources and listener.resources <= _REPLICATION
+
+
+@asynccontextmanager
+async def cluster_parts(
+    config: Config,
+    core: Core,
+    application: Application,
+    *,
+    redis: RedisConfig,
+    folder: Path,
+    board: HeadBoard,
+) -> AsyncIterator[ClusterParts]:
+    """Build the parts and listen for other workers, where they are not told of yet."""
+    secret = config.worker.replication_secret or ""
+    sockets = _sockets(config, folder)
+    registry = RedisRegistry(redis, prefix=key_prefix(config))
+    own = _own(config, _address(sockets[0]), board.identity, core.clock.now_ms())
+
+    def figures() -> dict[str, int | bool]:
+        return {
+            "pos": core.tail.pos,
+            "requests": application.answered,
+            "connections": core.database.used,
+            "bus_connected": core.bus.connected,
+        }
+
+    members = Members(own, registry, figures)
+    placement = Placement(members)
+    links = Links(members=members, secret=secret)
+    currency = Currency(
+        board=board, members=members, tail=core.tail, database=core.database, hurry=core.follower.hurry
+    )
+    forwarding = Forwarding(placement=placement, links=links, tail=core.tail, own_name=own.name)
+    requests = ForwardedRequests(
+        application=application, router=application.endpoint(_HTTP_RESOURCES).router, currency=currency
+    )
+    here = ForwardedHere(perform=requests.perform, tail=core.tail)
+    server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, tasks=core.tasks)
+    application.neighbours = Neighbours(currency=currency, forwarding=forwarding)
+    try:
+        for sock in sockets:
+            await server.listen(sock)
+        yield ClusterParts(members, placement, links, currency, forwarding, server, registry)
+    finally:
+        registry.close()
+        for sock in sockets:
+            _remove(sock)
+
+
+def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
+    return Member(
+        name=config.worker.name,
+        instance=secrets.token_hex(8),
+        pid=os.getpid(),
+        host=platform.node(),
+        address=address,
+        heads=heads,
+        roles=config.worker.roles,
+        version=ranvier.__version__,
+        started_ts=now_ms,
+    )
+
+
+def _sockets(config: Config, folder: Path) -> list[socket.socket]:
+    """Bind where other workers come in: where the configuration says, else in the folder of this machine."""
+    found: list[socket.socket] = []
+    for listener in config.worker.listeners or config.listeners:
+        if not is_for_workers(listener):
+            continue
+        if listener.path is not None:
+            found.append(_listening(unix_socket(UnixAddress(listener.path, listener.mode))))
+        else:
+            for host in listener.bind_addresses:
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                found.append(_listening(tcp_socket(family, (host, listener.port), reuse_port=False)))
+    if not found:
+        path = folder / f"{config.worker.name}.sock"
+        found.append(_listening(unix_socket(UnixAddress(path, 0o600))))
+    return found
+
+
+def _listening(sock: socket.socket) -> socket.socket:
+    sock.listen(128)
+    return sock
+
+
+def _address(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = name[0] if name[0] not in ("0.0.0.0", "::") else platform.node()
+    return f"tcp:[{host}]:{name[1]}" if ":" in host else f"tcp:{host}:{name[1]}"
+
+
+def _remove(sock: socket.socket) -> None:
+    if sock.fileno() >= 0:
+        sock.close()
+
+
+async def wait_drained(application: Application, grace_s: float) -> None:
+    """Wait until no request is in flight, at most ``grace_s`` seconds."""
+    try:
+        async with asyncio.timeout(grace_s):
+            await application.wait_idle()
+    except TimeoutError:
+        logger.warning("%d requests were not finished in time", application.in_flight)

@@ -1,0 +1,284 @@
+"""The front of ``ranvier up --workers``: it accepts connections and hands each to a worker for good.
+
+It looks at the first bytes of a connection without taking them, chooses the worker that has the room or the
+user, and passes the socket on: from then on it has nothing to do with it. Until the worker has said that it
+serves the connection the front keeps it, too: a worker that dies or does not come to it loses nobody's request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ranvier.cluster.placement import ranked
+from ranvier.http.listeners import TcpAddress, UnixAddress, tcp_socket, unix_socket
+from ranvier.processes import front_protocol
+from ranvier.processes.front_protocol import Connection, Draining, Ready, Refused, Taken
+from ranvier.processes.request_head import PEEKED_BYTES, is_enough, key_of
+
+logger = logging.getLogger(__name__)
+
+TAKE_WITHIN_S: Final = 1.0
+_MARGIN_S: Final = 0.25
+_FIRST_BYTES_S: Final = 30.0
+_MORE_BYTES_S: Final = 0.02
+_LOOK_S: Final = 0.25
+_SUSPECT_S: Final = 2.0
+_MAX_WAITING: Final = 20_000
+_ACCEPT_AT_ONCE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FrontListener:
+    """One listener of the configuration. TLS is spoken by the workers, so there is nothing to look at."""
+
+    addresses: Sequence[TcpAddress | UnixAddress]
+    tls: bool
+    backlog: int = 2048
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A connection that no worker serves yet."""
+
+    sock: socket.socket
+    listener: int
+    timer: asyncio.TimerHandle | None = None
+    key: tuple[str, str] | None = None
+    refused_by: set[str] = field(default_factory=set)
+    given_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    sock: socket.socket
+    ready: bool = False
+    suspect_until: float = 0.0
+    given: dict[int, _Waiting] = field(default_factory=dict)
+
+
+class Front:
+    """Spread connections over the workers of one machine."""
+
+    def __init__(self, listeners: Sequence[FrontListener]) -> None:
+        self._listeners = listeners
+        self._sockets: list[tuple[socket.socket, int]] = []
+        self._files: list[UnixAddress] = []
+        self._workers: dict[str, _Worker] = {}
+        self._unread: set[_Waiting] = set()
+        self._unplaced: list[_Waiting] = []
+        self._ids = itertools.count(1)
+        self._turns = itertools.count()
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.addresses: list[TcpAddress | UnixAddress] = []
+
+    # -- workers ---------------------------------------------------------------------------------------
+
+    def add_worker(self, name: str, sock: socket.socket) -> None:
+        """Know a worker by the socket to it; it gets connections once it has said that it is ready."""
+        self._workers[name] = _Worker(sock)
+        self._loop.add_reader(sock.fileno(), self._hear, name)
+
+    def remove_worker(self, name: str) -> None:
+        """Forget a worker that is gone; what it was given and did not take goes to others."""
+        worker = self._workers.pop(name, None)
+        if worker is None:
+            return
+        self._loop.remove_reader(worker.sock.fileno())
+        worker.sock.close()
+        self._changed.set()
+        for waiting in list(worker.given.values()):
+            self._give(waiting)
+
+    def ready_workers(self) -> list[str]:
+        """Give the workers that take connections."""
+        return [name for name, worker in self._workers.items() if worker.ready]
+
+    async def wait_ready(self, names: Iterable[str]) -> None:
+        """Wait until these workers take connections."""
+        wanted = set(names)
+        while not wanted <= set(self.ready_workers()):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _hear(self, name: str) -> None:
+        worker = self._workers[name]
+        while True:
+            try:
+                message, _ = front_protocol.receive(worker.sock)
+            except BlockingIOError:
+                return
+            if message is None:
+                self.remove_worker(name)
+                return
+            if isinstance(message, Taken):
+                taken = worker.given.pop(message.id, None)
+                if taken is not None:
+                    taken.sock.close()
+            elif isinstance(message, Refused):
+                refused = worker.given.pop(message.id, None)
+                if refused is not None:
+                    refused.refused_by.add(name)
+                    self._give(refused)
+            elif isinstance(message, Ready | Draining):
+                worker.ready = isinstance(message, Ready)
+                self._changed.set()
+                self._give_unplaced()
+
+    # -- connections -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Bind every address; ``addresses`` then says where. Raises ``OSError``, and none stays open."""
+        try:
+            for index, listener in enumerate(self._listeners):
+                for address in listener.addresses:
+                    self._bind(address, index, listener.backlog)
+        except BaseException:
+            self.close()
+            raise
+
+    def serve(self) -> None:
+        """Accept connections."""
+        for sock, index in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._accept, sock, index)
+
+    async def run(self) -> None:
+        """Take back what a worker does not come to, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            overdue = time.monotonic() - TAKE_WITHIN_S - _MARGIN_S
+            for name, worker in list(self._workers.items()):
+                late = [id for id, waiting in worker.given.items() if waiting.given_at < overdue]
+                if late:
+                    worker.suspect_until = time.monotonic() + _SUSPECT_S
+                    logger.warning("Worker %s does not take %d connections; others get them", name, len(late))
+                for id in late:
+                    waiting = worker.given.pop(id)
+                    waiting.refused_by.add(name)
+                    self._give(waiting)
+
+    def close(self) -> None:
+        """Accept no more; what no worker serves is closed."""
+        for sock, _ in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+        for address in self._files:
+            address.path.unlink(missing_ok=True)
+        self._files.clear()
+        for waiting in [*self._unread, *self._unplaced]:
+            self._drop(waiting)
+        self._unplaced.clear()
+
+    def _bind(self, address: TcpAddress | UnixAddress, index: int, backlog: int) -> None:
+        if isinstance(address, UnixAddress):
+            sock = unix_socket(address)
+            self._files.append(address)
+            self._listen(sock, index, backlog)
+            self.addresses.append(address)
+            logger.info("Listening on %s", address.path)
+            return
+        found = socket.getaddrinfo(
+            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, _, _, _, where in dict.fromkeys(found):
+            sock = tcp_socket(family, where, reuse_port=False)
+            self._listen(sock, index, backlog)
+            host, port = sock.getsockname()[:2]
+            self.addresses.append(TcpAddress(host, port))
+            logger.info("Listening on %s port %d", host, port)
+
+    def _listen(self, sock: socket.socket, index: int, backlog: int) -> None:
+        sock.listen(backlog)
+        self._sockets.append((sock, index))
+
+    def _accept(self, listening: socket.socket, index: int) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                sock, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                logger.warning("A connection could not be accepted: %s", error)
+                return
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._begin(_Waiting(sock, index))
+
+    def _begin(self, waiting: _Waiting) -> None:
+        if len(self._unread) + len(self._unplaced) >= _MAX_WAITING:
+            waiting.sock.close()
+        elif self._listeners[waiting.listener].tls or self._look(waiting):
+            self._give(waiting)
+        else:
+            self._unread.add(waiting)
+            waiting.timer = self._loop.call_later(_FIRST_BYTES_S, self._drop, waiting)
+            self._loop.add_reader(waiting.sock.fileno(), self._on_bytes, waiting)
+
+    def _look(self, waiting: _Waiting) -> bool:
+        """Look at what is there; True if that is enough to choose a worker."""
+        try:
+            head = waiting.sock.recv(PEEKED_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            head = b""
+        waiting.key = key_of(head)
+        return not head or is_enough(head)
+
+    def _on_bytes(self, waiting: _Waiting) -> None:
+        # The bytes stay where they are, so the event loop would tell of them again and again.
+        self._loop.remove_reader(waiting.sock.fileno())
+        assert waiting.timer is not None
+        waiting.timer.cancel()
+        if self._look(waiting):
+            self._give(waiting)
+        else:
+            waiting.timer = self._loop.call_later(_MORE_BYTES_S, self._look_last, waiting)
+
+    def _look_last(self, waiting: _Waiting) -> None:
+        self._look(waiting)
+        self._give(waiting)
+
+    def _give(self, waiting: _Waiting) -> None:
+        """Hand a connection to the worker that has its key, or to the next that takes it."""
+        self._unread.discard(waiting)
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+            waiting.timer = None
+        kind, key = waiting.key or ("", str(next(self._turns)))
+        names = ranked(kind, key, self.ready_workers())
+        now = time.monotonic()
+        for name in sorted(names, key=lambda it: self._is_doubtful(it, waiting, now)):
+            worker = self._workers[name]
+            id, waiting.given_at = next(self._ids), now
+            message = Connection(id, waiting.listener, waiting.given_at + TAKE_WITHIN_S)
+            if front_protocol.send(worker.sock, message, waiting.sock):
+                worker.given[id] = waiting
+                return
+        self._unplaced.append(waiting)  # until a worker is ready
+
+    def _is_doubtful(self, name: str, waiting: _Waiting, now: float) -> bool:
+        return name in waiting.refused_by or self._workers[name].suspect_until > now
+
+    def _give_unplaced(self) -> None:
+        unplaced, self._unplaced = self._unplaced, []
+        for waiting in unplaced:
+            self._give(waiting)
+
+    def _drop(self, waiting: _Waiting) -> None:
+        self._unread.discard(waiting)
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+        with contextlib.suppress(OSError, ValueError):
+            self._loop.remove_reader(waiting.sock.fileno())
+        waiting.sock.close()

@@ -1,0 +1,85 @@
+"""The worker's end of the front: connections come in here as file descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ranvier.http.listeners import Listener
+from ranvier.processes import front_protocol
+from ranvier.processes.front_protocol import Connection, Draining, Message, Ready, Refused, Taken
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 0.01
+
+
+class FrontEnd:
+    """Serve the connections that the front brings. ``on_orphaned`` is called when the front is gone."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        listeners: Sequence[Listener],
+        tasks: asyncio.TaskGroup,
+        on_orphaned: Callable[[], None],
+    ) -> None:
+        self._sock = sock
+        self._listeners = listeners
+        self._tasks = tasks
+        self._on_orphaned = on_orphaned
+        self._loop = asyncio.get_running_loop()
+        self._draining = False
+        self._gone = False
+
+    def start(self) -> None:
+        """Ask for connections."""
+        self._loop.add_reader(self._sock.fileno(), self._hear)
+        self._say(Ready())
+
+    def drain(self) -> None:
+        """Take no more connections."""
+        self._draining = True
+        self._say(Draining())
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                message, sock = front_protocol.receive(self._sock)
+            except BlockingIOError:
+                return
+            if message is None:
+                self._gone = True
+                self._loop.remove_reader(self._sock.fileno())
+                if not self._draining:
+                    logger.error("The process that started this worker is gone")
+                    self._on_orphaned()
+                return
+            if isinstance(message, Connection) and sock is not None:
+                self._take(message, sock)
+
+    def _take(self, message: Connection, sock: socket.socket) -> None:
+        if time.monotonic() > message.deadline or self._draining:
+            sock.close()
+            self._say(Refused(message.id))
+            return
+        sock.setblocking(False)
+        self._say(Taken(message.id))
+        self._tasks.create_task(self._serve(self._listeners[message.listener], sock))
+
+    async def _serve(self, listener: Listener, sock: socket.socket) -> None:
+        try:
+            await listener.adopt(sock)
+        except (OSError, ssl.SSLError) as error:
+            logger.debug("A connection was lost before it was served: %s", error)
+            sock.close()
+
+    def _say(self, message: Message) -> None:
+        if not self._gone and not front_protocol.send(self._sock, message):
+            # The front has much to hear, or is gone, which is seen in reading.
+            self._loop.call_later(_AGAIN_S, self._say, message)

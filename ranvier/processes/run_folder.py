@@ -1,0 +1,34 @@
+"""The folder that the workers of one machine share: their sockets, and the memory of the log's head."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from ranvier.processes.start_error import StartError
+
+_LONGEST_PATH: Final = 107
+_LONGEST_NAME: Final = 64 + len("/.sock")
+
+
+def run_folder(data_dir: Path) -> Path:
+    """Give the folder, made if need be: ``run`` in the data folder, or one in /tmp where that is too long.
+
+    Only its owner may enter it. Raises StartError.
+    """
+    folder = data_dir.resolve() / "run"
+    if len(os.fsencode(folder)) > _LONGEST_PATH - _LONGEST_NAME:
+        name = sha256(os.fsencode(folder)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"ranvier-run-{os.geteuid()}-{name}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise StartError(f"cannot use {folder} for the sockets of workers: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise StartError(f"{folder} is not a folder of the user that runs Ranvier")
+    return folder

@@ -1,0 +1,288 @@
+"""``ranvier up --workers N``: PostgreSQL, Redis, N workers and the front, and all of them kept running."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from ranvier.config import Config
+from ranvier.config.database import RedisConfig
+from ranvier.processes import front_protocol, service_manager
+from ranvier.processes.cluster_parts import is_for_workers
+from ranvier.processes.front import Front, FrontListener
+from ranvier.processes.front_protocol import Plan
+from ranvier.processes.logs import LogOutput, set_up_logging
+from ranvier.processes.postgres import SETTINGS
+from ranvier.processes.prepare_database import prepare_database
+from ranvier.processes.redis import EmbeddedRedis
+from ranvier.processes.server import Supervise, addresses_of, database_dsn
+from ranvier.processes.surroundings import tell_surroundings
+from ranvier.storage.database import Database
+
+logger = logging.getLogger(__name__)
+
+_SPARE_CONNECTIONS: Final = 10
+_MOST_CONNECTIONS: Final = 10
+_LEAST_CONNECTIONS: Final = 2
+_RESTART_PAUSE_S: Final = 1.0
+_STEADY_S: Final = 10.0
+_STOP_MARGIN_S: Final = 10.0
+
+
+def run_workers(
+    config: Config,
+    count: int,
+    *,
+    data_dir: Path,
+    arguments: Sequence[str],
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Run everything until SIGTERM or SIGINT, then stop it in order.
+
+    ``arguments`` are what a worker is started with, besides its own. ``ready`` is called when all workers
+    serve. Raises ``StartError`` and what the parts raise.
+    """
+    output = set_up_logging(config.server.log_level, "front")
+    uvloop.run(_main(config, count, data_dir, arguments, ready, output))
+
+
+async def _main(
+    config: Config,
+    count: int,
+    data_dir: Path,
+    arguments: Sequence[str],
+    ready: Callable[[], None],
+    output: LogOutput,
+) -> None:
+    stop = asyncio.Event()
+    starting = True
+    main = asyncio.current_task()
+    assert main is not None
+
+    def on_stop() -> None:
+        if starting and not stop.is_set():
+            main.cancel()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, on_stop)
+    try:
+        async with output.gathering(), running_workers(config, count, data_dir, arguments) as workers:
+            loop.add_signal_handler(signal.SIGHUP, workers.reload)
+            loop.add_signal_handler(signal.SIGTTIN, workers.add)
+            loop.add_signal_handler(signal.SIGTTOU, workers.remove)
+            await workers.wait_ready()
+            starting = False
+            ready()
+            service_manager.ready(f"{count} workers serve")
+            logger.info("Ready: %d workers", count)
+            await stop.wait()
+            service_manager.stopping()
+            logger.info("Stopping")
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        logger.info("Stopped before it was ready")
+
+
+@asynccontextmanager
+async def redis_server(config: Config, data_dir: Path) -> AsyncIterator[tuple[RedisConfig, Supervise | None]]:
+    """Give the configured Redis; or run the embedded one, and give what keeps it running."""
+    if config.redis is not None:
+        yield config.redis, None
+        return
+    redis = EmbeddedRedis(data_dir)
+    try:
+        yield await redis.start(), redis.supervise
+    finally:
+        await redis.stop()
+
+
+@asynccontextmanager
+async def running_workers(
+    config: Config, count: int, data_dir: Path, arguments: Sequence[str]
+) -> AsyncIterator[Workers]:
+    """Run everything; on leaving, stop it in order: front, workers, Redis, PostgreSQL."""
+    async with AsyncExitStack() as stack:
+        dsn, keep_database = await stack.enter_async_context(database_dsn(config, data_dir))
+        redis, keep_redis = await stack.enter_async_context(redis_server(config, data_dir))
+        database = Database({"dsn": dsn}, size=1)
+        try:
+            await prepare_database(database, config)  # once, and not by each worker
+        finally:
+            await database.close()
+        told = tell_surroundings(data_dir, dsn, redis)
+        stack.callback(told.unlink, missing_ok=True)
+        front = Front([_front_listener(config, index) for index in range(len(config.listeners))])
+        front.open()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                workers = Workers(
+                    front=front,
+                    tasks=tasks,
+                    plan=Plan("", dsn, front_protocol.redis_fields(redis), _connections(config, count)),
+                    arguments=arguments,
+                    stop_within_s=config.server.drain_timeout_ms / 1000 + _STOP_MARGIN_S,
+                )
+                for keep in (keep_database, keep_redis):
+                    if keep is not None:
+                        workers.run_always(keep())
+                for _ in range(count):
+                    workers.add()
+                workers.run_always(front.run())
+                workers.run_always(service_manager.watchdog())
+                front.serve()
+                try:
+                    yield workers
+                finally:
+                    front.close()
+                    await workers.stop()
+        finally:
+            front.close()
+
+
+def _front_listener(config: Config, index: int) -> FrontListener:
+    listener = config.listeners[index]
+    # Workers of one machine have sockets of their own for each other.
+    addresses = () if is_for_workers(listener) else addresses_of(listener)
+    return FrontListener(addresses, listener.tls)
+
+
+def _connections(config: Config, count: int) -> int:
+    """Give how many connections to PostgreSQL each worker may have."""
+    if config.database is not None:
+        return config.database.max_connections
+    share = (int(SETTINGS["max_connections"]) - _SPARE_CONNECTIONS) // count
+    return max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, share))
+
+
+class Workers:
+    """Keep workers running: one that ends without being asked to is started again under its name."""
+
+    def __init__(
+        self,
+        *,
+        front: Front,
+        tasks: asyncio.TaskGroup,
+        plan: Plan,
+        arguments: Sequence[str],
+        stop_within_s: float,
+    ) -> None:
+        self._front = front
+        self._tasks = tasks
+        self._plan = plan
+        self._arguments = arguments
+        self._stop_within_s = stop_within_s
+        self._keeping: dict[str, asyncio.Task[None]] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._unwanted: set[str] = set()
+        self._always: list[asyncio.Task[None]] = []
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Give the processes that run now, by the names of their workers."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def run_always(self, work: object) -> None:
+        """Run something until all is stopped."""
+        self._always.append(self._tasks.create_task(work))  # type: ignore[arg-type]
+
+    def add(self) -> None:
+        """Start one worker more."""
+        number = 1
+        while f"worker{number}" in self._keeping:
+            number += 1
+        name = f"worker{number}"
+        self._keeping[name] = self._tasks.create_task(self._keep_running(name))
+
+    def remove(self) -> None:
+        """Drain the newest worker; the last one stays."""
+        names = [name for name in self._keeping if name not in self._unwanted]
+        if len(names) > 1:
+            self._unwanted.add(names[-1])
+            self._signal(names[-1], signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Have each worker read the configuration again."""
+        for name in self._processes:
+            self._signal(name, signal.SIGHUP)
+
+    async def wait_ready(self) -> None:
+        """Wait until every worker takes connections."""
+        await self._front.wait_ready(self._keeping)
+
+    async def stop(self) -> None:
+        """Drain all workers and wait until they are gone; those that take too long are killed."""
+        self._unwanted.update(self._keeping)
+        for name in list(self._processes):
+            self._signal(name, signal.SIGTERM)
+        for task in self._always:
+            task.cancel()
+        if self._keeping:
+            _, late = await asyncio.wait(self._keeping.values(), timeout=self._stop_within_s)
+            for name in [name for name, task in self._keeping.items() if task in late]:
+                logger.error("Worker %s does not end; it is killed", name)
+                self._signal(name, signal.SIGKILL)
+            if late:
+                await asyncio.wait(late)
+
+    async def _keep_running(self, name: str) -> None:
+        try:
+            while name not in self._unwanted:
+                started = time.monotonic()
+                status = await self._run(name)
+                if name in self._unwanted:
+                    return
+                logger.error("Worker %s ended (status %s); starting it again", name, status)
+                if time.monotonic() - started < _STEADY_S:
+                    await asyncio.sleep(_RESTART_PAUSE_S)
+        finally:
+            self._keeping.pop(name, None)
+            self._unwanted.discard(name)
+
+    async def _run(self, name: str) -> int:
+        """Start one worker and give its exit status once it has ended."""
+        ours, theirs = front_protocol.make_pair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ranvier.app.worker", *self._arguments),
+                *("--front-fd", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C in a terminal is for the front, which stops the workers in order.
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._processes[name] = process
+        front_protocol.send(ours, msgspec.structs.replace(self._plan, name=name))
+        self._front.add_worker(name, ours)
+        if name in self._unwanted:  # while it was being started
+            self._signal(name, signal.SIGTERM)
+        try:
+            return await process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            self._processes.pop(name, None)
+            self._front.remove_worker(name)
+
+    def _signal(self, name: str, signum: int) -> None:
+        process = self._processes.get(name)
+        if process is not None and process.returncode is None:
+            process.send_signal(signum)

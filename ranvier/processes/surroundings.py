@@ -1,0 +1,70 @@
+"""Where a worker that nobody started for `ranvier up` finds PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ranvier.config import Config
+from ranvier.config.database import RedisConfig
+from ranvier.processes.front_protocol import redis_config, redis_fields
+from ranvier.processes.run_folder import run_folder
+from ranvier.processes.start_error import StartError
+from ranvier.processes.worker import Surroundings
+
+_NAME: Final = "surroundings.json"
+_CONNECTIONS_BESIDE: Final = 5
+
+
+class _Told(msgspec.Struct):
+    """What a running `ranvier up --workers` tells: where its PostgreSQL and Redis are."""
+
+    dsn: str
+    redis: dict[str, Any]
+
+
+def tell_surroundings(data_dir: Path, dsn: str, redis: RedisConfig) -> Path:
+    """Leave word for workers that are started beside this process; only its user can read it."""
+    path = run_folder(data_dir) / _NAME
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(_Told(dsn, redis_fields(redis))))
+    return path
+
+
+def find_redis(config: Config, data_dir: Path) -> RedisConfig:
+    """Give the configured Redis, or that of the running `ranvier up --workers`. Raises StartError."""
+    if config.redis is not None:
+        return config.redis
+    told = _told(data_dir)
+    if told is None:
+        raise StartError(
+            "there is no Redis: set `redis: {enabled: true, path: …}` in the configuration, or start "
+            "`ranvier up --workers N` with the same data folder first"
+        )
+    return redis_config(told.redis)
+
+
+def find_surroundings(config: Config, data_dir: Path) -> Surroundings:
+    """Find what a worker needs. Raises StartError."""
+    redis = find_redis(config, data_dir)
+    if config.database is not None:
+        return Surroundings(config.database.dsn(), redis, config.database.max_connections)
+    told = _told(data_dir)
+    if told is None:
+        raise StartError(
+            "there is no PostgreSQL: set `database` in the configuration, or start `ranvier up --workers N` "
+            "with the same data folder first"
+        )
+    return Surroundings(told.dsn, redis, _CONNECTIONS_BESIDE)
+
+
+def _told(data_dir: Path) -> _Told | None:
+    try:
+        return msgspec.json.decode((run_folder(data_dir) / _NAME).read_bytes(), type=_Told)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,33 @@
+"""A request that one worker passes on to another, and the answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
+    """A request whose holder is known and whose rate limits were counted already.
+
+    ``path`` and ``query_string`` are raw, ``headers`` without the access token, ``requester`` as
+    ``http.forwarding`` encodes it (empty: nobody asks).
+    """
+
+    method: str
+    path: str
+    query_string: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    ip: str
+    scheme: str
+    request_id: str
+    requester: bytes
+
+
+class ForwardedAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """A whole answer. ``pos`` is how far the worker that made it had followed the log by then."""
+
+    status: int
+    content_type: str
+    headers: dict[str, str]
+    body: bytes
+    pos: int
