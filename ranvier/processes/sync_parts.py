@@ -13,6 +13,7 @@ from ranvier.processes.user_data import UserParts
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
 from ranvier.sync.notifier import Notifier
+from ranvier.sync.plain import PlainNews
 from ranvier.sync.render import PreviousStates, Renderer
 from ranvier.sync.sections.account_data import AccountDataSection, RoomAccountDataSection
 from ranvier.sync.sections.device_lists import DeviceListsSection
@@ -52,6 +53,11 @@ def build_sync(
         relations=rooms.relations,
         clock=core.clock,
     )
+    unread = UnreadSection(unread=users.unread)
+    always = {
+        "device_one_time_keys_count": OneTimeKeyCountsSection(encryption.key_counts),
+        "device_unused_fallback_key_types": UnusedFallbackKeysSection(encryption.key_counts),
+    }
     assembler = SyncAssembler(
         tail=core.tail,
         bus=core.bus,
@@ -68,8 +74,8 @@ def build_sync(
             store=core.room_store,
             visibility=rooms.visibility,
         ),
-        unread=UnreadSection(unread=users.unread),
-        user_sections=_user_sections(core, config, users, encryption, ephemeral),
+        unread=unread,
+        user_sections={**_user_sections(core, config, users, encryption, ephemeral), **always},
         room_sections={
             "ephemeral": [
                 ReceiptsSection(store=users.receipt_store, tail=core.tail, ignored=users.ignored_users.of),
@@ -82,6 +88,14 @@ def build_sync(
         ignored=users.ignored_users.of,
         forgotten=rooms.forgotten.of,
         now_ms=core.clock.now_ms,
+        plain=PlainNews(
+            tail=core.tail,
+            bus=core.bus,
+            notifier=notifier,
+            unread=unread,
+            always=always,
+            clock=core.clock,
+        ),
     )
     return SyncParts(assembler=assembler, notifier=notifier, renderer=renderer)
 
@@ -108,6 +122,4 @@ def _user_sections(
         ),
         "to_device": ToDeviceSection(encryption.inboxes),
         "device_lists": DeviceListsSection(encryption.device_lists),
-        "device_one_time_keys_count": OneTimeKeyCountsSection(encryption.key_counts),
-        "device_unused_fallback_key_types": UnusedFallbackKeysSection(encryption.key_counts),
     }

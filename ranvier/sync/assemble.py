@@ -17,6 +17,7 @@ from ranvier.storage.events import EventStore
 from ranvier.storage.rooms import RoomStore
 from ranvier.sync.context import RoomSection, SyncContext, UnreadCounts, UnreadSection, UserSection
 from ranvier.sync.notifier import Notifier
+from ranvier.sync.plain import PlainNews, is_plain_filter
 from ranvier.sync.render import Renderer, Rendering
 from ranvier.sync.sections.rooms import Asked, RoomAnswer, RoomSections
 from ranvier.sync.summary import room_summary
@@ -25,9 +26,9 @@ from ranvier.wire.tokens import Token
 
 _FUTURE_WAIT_S = 10.0
 
-
 _Pieces = list[bytes]
 """What an answer is joined of, once."""
+
 
 class UserSets(Protocol):
     """Give a set of ids for a user (ignored users, forgotten rooms)."""
@@ -85,6 +86,7 @@ class SyncAssembler:
         ignored: UserSets,
         forgotten: UserSets,
         now_ms: Callable[[], int],
+        plain: PlainNews,
     ) -> None:
         self._tail = tail
         self._bus = bus
@@ -101,6 +103,7 @@ class SyncAssembler:
         self._ignored = ignored
         self._forgotten = forgotten
         self._now_ms = now_ms
+        self._plain = plain
 
     async def answer(self, request: SyncRequest) -> bytes:
         """Give the JSON of an answer: at once, or when there is something to tell, or after the timeout."""
@@ -108,18 +111,29 @@ class SyncAssembler:
         if since is not None and since.pos > self._tail.pos:
             # The client was told of this position by another worker, which is ahead of this one.
             await self._tail.wait_for(since.pos, _FUTURE_WAIT_S)
-        waits = since is not None and not request.full_state and request.timeout_s > 0
-        if not waits:
+        if since is None or request.full_state or request.timeout_s <= 0:
             return (await self._make(request))[0]
         deadline = self._now_ms() + request.timeout_s * 1000
         with await self._notifier.waiter(request.user_id) as waiter:
             if self._is_quiet(request, waiter.rooms) and not self._notifier.closed:
                 await waiter.wait(request.timeout_s)
             while True:
+                if (plain := await self._plain_answer(request, since, waiter.rooms)) is not None:
+                    return plain
                 body, news = await self._make(request)
                 left_s = (deadline - self._now_ms()) / 1000
                 if news or self._notifier.closed or not await waiter.wait(left_s):
                     return body
+
+    async def _plain_answer(
+        self, request: SyncRequest, since: Token, rooms: Mapping[str, Membership]
+    ) -> bytes | None:
+        if request.state_after or not is_plain_filter(request.filter):
+            return None
+        ignored = await self._ignored(request.user_id)
+        return await self._plain.answer(
+            request.user_id, request.device_id, since, request.filter, rooms, ignored
+        )
 
     def _is_quiet(self, request: SyncRequest, rooms: Mapping[str, Membership]) -> bool:
         """Tell whether surely nothing came since: the usual case of a client that asks again at once."""
@@ -151,12 +165,12 @@ class SyncAssembler:
             in_tail=since is not None and since.pos >= self._tail.start,
             full_state=request.full_state,
         )
-        parts: list[bytes] = []
+        parts: list[_Pieces] = []
         news = since is None or request.full_state
         for key, section in self._user_sections.items():
             value = await (section.initial(context) if since is None else section.since(context))
             if value is not None:
-                parts.append(b'"%b":%b' % (key.encode(), value))
+                parts.append([b'"%b":' % key.encode(), value])
                 news = news or not _always_told(key)
         rooms = await self._make_rooms(request, context, changes)
         if rooms:
@@ -166,7 +180,8 @@ class SyncAssembler:
             news = any(
                 row.kind == "otk" and row.device_id == context.device_id for row in self._user_rows(context)
             )
-        return b"".join([b'{"next_batch":"%b"' % str(upto).encode(), *_preceded(parts), b"}"]), news
+        parts.insert(0, [b'"next_batch":"%b"' % str(upto).encode()])
+        return b"".join([b"{", *_separated(parts), b"}"]), news
 
     def _user_rows(self, context: SyncContext) -> Sequence[LogRow]:
         """Give what came since and concerns the user alone, as far as the tail knows."""
@@ -220,7 +235,7 @@ class SyncAssembler:
 
     # -- rooms -----------------------------------------------------------------------------------------
 
-    async def _make_rooms(self, request: SyncRequest, context: SyncContext, changes: _Changes) -> bytes:
+    async def _make_rooms(self, request: SyncRequest, context: SyncContext, changes: _Changes) -> _Pieces:
         asked = Asked(
             user_id=request.user_id,
             device_id=request.device_id,
@@ -244,6 +259,9 @@ class SyncAssembler:
         unread = await self._unread_counts(context, answers, extras)
         told = [id_ for id_ in context.joined if id_ in answers or id_ in unread or _has(extras, id_)]
         rendering = await self._render(request, [*answers.values(), *left], context, asked.ignored)
+        joined = [
+            await self._joined(request, id_, answers.get(id_), rendering, extras, unread) for id_ in told
+        ]
         groups = [
             (b"join", joined),
             (b"leave", [_room(a.room_id, await _timeline_parts(request, a, rendering)) for a in left]),
@@ -255,9 +273,6 @@ class SyncAssembler:
     async def _extras(self, context: SyncContext) -> dict[str, dict[str, list[bytes]]]:
         """Give, per list of events within a room, what its sections have for each room."""
         fresh = [room_id for room_id in context.joined if room_id in context.newly_joined]
-        joined = [
-            await self._joined(request, id_, answers.get(id_), rendering, extras, unread) for id_ in told
-        ]
         extras: dict[str, dict[str, list[bytes]]] = {}
         for name, sections in self._room_sections.items():
             rooms = extras[name] = {}
@@ -319,17 +334,18 @@ class SyncAssembler:
         extras: Mapping[str, Mapping[str, list[bytes]]],
         unread: Mapping[str, UnreadCounts],
     ) -> _Pieces:
-        parts: list[bytes] = []
+        parts: list[_Pieces] = []
         if answer is not None:
             parts = await _timeline_parts(request, answer, rendering)
             room = self._rooms.held(room_id) if answer.summary_changed else None
             if room is not None:
-                parts.append(b'"summary":' + room_summary(room, request.user_id))
+                parts.append([b'"summary":', room_summary(room, request.user_id)])
         for name, rooms in extras.items():
             if (events := rooms.get(room_id)) is not None:
-                parts.append(b'"%b":{"events":[%b]}' % (name.encode(), b",".join(events)))
+                parts.append([b'"%b":{"events":[%b]}' % (name.encode(), b",".join(events))])
         if (counts := unread.get(room_id)) is not None:
-            parts.extend(counts.parts(threads=request.filter.room.timeline.unread_thread_notifications))
+            threads = request.filter.room.timeline.unread_thread_notifications
+            parts.extend([part] for part in counts.parts(threads=threads))
         return _room(room_id, parts)
 
     async def _stripped(
@@ -345,7 +361,7 @@ class SyncAssembler:
             given = row.event.pdu.get("unsigned", {}).get(unsigned_key, [])
             events = [*(e for e in given if isinstance(e, dict)), row.event.pdu]
             stripped = orjson.dumps([_strip(event) for event in events])
-            rooms.append(_room(membership.room_id, [b'"%b":{"events":%b}' % (key, stripped)]))
+            rooms.append(_room(membership.room_id, [[b'"%b":{"events":%b}' % (key, stripped)]]))
         return rooms
 
 
@@ -368,41 +384,31 @@ def _strip(event: Mapping[str, Any]) -> dict[str, Any]:
     return {key: event[key] for key in ("type", "state_key", "sender", "content") if key in event}
 
 
-def _room(room_id: str, parts: Sequence[bytes]) -> _Pieces:
+def _room(room_id: str, parts: Iterable[_Pieces]) -> _Pieces:
     return [orjson.dumps(room_id), b":{", *_separated(parts), b"}"]
 
 
-def _rooms(groups: Iterable[tuple[bytes, Sequence[_Pieces]]]) -> bytes:
-    """Join the groups of rooms, once: with the members of large rooms they are megabytes."""
-    pieces: list[bytes] = []
-    for name, rooms in groups:
-        for number, room in enumerate(rooms):
-            pieces.append(b"," if number else (b'},"%b":{' if pieces else b'"rooms":{"%b":{') % name)
-            pieces.extend(room)
-    if pieces:
-        pieces.append(b"}}")
-    return b"".join(pieces)
+def _rooms(groups: Iterable[tuple[bytes, Sequence[_Pieces]]]) -> _Pieces:
+    named = [[b'"%b":{' % name, *_separated(rooms), b"}"] for name, rooms in groups if rooms]
+    return [b'"rooms":{', *_separated(named), b"}"] if named else []
 
 
-def _preceded(parts: Iterable[bytes]) -> Iterator[bytes]:
-    for part in parts:
-        yield b","
-        yield part
-
-
-def _separated(parts: Iterable[bytes]) -> Iterator[bytes]:
+def _separated(parts: Iterable[_Pieces]) -> Iterator[bytes]:
     for number, part in enumerate(parts):
         if number:
             yield b","
-        yield part
+        yield from part
 
 
-async def _timeline_parts(request: SyncRequest, answer: RoomAnswer, rendering: Rendering) -> list[bytes]:
+async def _timeline_parts(request: SyncRequest, answer: RoomAnswer, rendering: Rendering) -> list[_Pieces]:
     window = answer.window
     timeline = b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}' % (
-        await rendering.event_list(window.rows),
+        b"".join(await rendering.event_list(window.rows)),
         b"true" if window.limited else b"false",
         str(Token(window.rows[0].pos - 1 if window.rows else window.start)).encode(),
     )
     key = b"state_after" if request.state_after else b"state"
-    return [timeline, b'"%b":{"events":[%b]}' % (key, await rendering.event_list(answer.state))]
+    return [
+        [timeline],
+        [b'"%b":{"events":[' % key, *await rendering.event_list(answer.state), b"]}"],
+    ]

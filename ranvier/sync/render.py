@@ -29,6 +29,7 @@ from ranvier.wire.log_rows import EventRow, Row
 MAX_PREVIOUS: Final = 2000
 """How many replaced state events are looked up for one page; beyond it prev_content is left out."""
 _AT_ONCE: Final = 500
+_LOOKED_AT_ONCE: Final = 5000
 _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
     name: b',"membership":"%b"' % name.encode() for name in ("join", "invite", "knock", "leave", "ban")
 }
@@ -149,15 +150,17 @@ class Rendering:
         """Give a JSON array of events."""
         return b"[%b]" % b",".join([self.event(row) for row in rows])
 
-    async def event_list(self, rows: Sequence[EventRow]) -> bytes:
-        """Give events with commas between; many in slices, so that others get their turn."""
-        if len(rows) <= _AT_ONCE:
-            return b",".join([self.event(row) for row in rows])
-        slices = []
-        for first in range(0, len(rows), _AT_ONCE):
-            await self._turns.take()
-            slices.append(b",".join([self.event(row) for row in rows[first : first + _AT_ONCE]]))
-        return b",".join(slices)
+    async def event_list(self, rows: Sequence[EventRow]) -> list[bytes]:
+        """Give events with commas between, in pieces that are to be joined: of a large room it is megabytes.
+
+        Many are made in slices, so that others get their turn.
+        """
+        pieces: list[bytes] = []
+        async for some in self._turns.slices(rows, _AT_ONCE):
+            if pieces:
+                pieces.append(b",")
+            pieces.append(b",".join([self.event(row) for row in some]))
+        return pieces
 
     def _room(self, room_id: str) -> bytes:
         if not self._with_room_id:
@@ -240,6 +243,11 @@ class Rendering:
         return orjson.dumps(self._filter.project(shown) if self._filter.selects_fields else shown)
 
 
+def render_for_joined(row: EventRow, now_ms: int) -> bytes:
+    """Write a new message as everybody gets it in ``/sync`` who is in the room, but for who sent it."""
+    return b'{%b,"unsigned":{"age":%d,"membership":"join"}}' % (row.client, now_ms - row.origin_server_ts)
+
+
 class Renderer:
     """Look up for whole pages what their events need beyond themselves."""
 
@@ -257,12 +265,12 @@ class Renderer:
         self._memberships = memberships
         self._relations = relations
         self._clock = clock
+        self._turns = Turns(1)
 
     async def prepare(
         self,
         rows: Sequence[EventRow],
         *,
-        self._turns = Turns(1)
         user_id: str,
         device_id: str | None = None,
         from_tail: bool = False,
@@ -278,8 +286,11 @@ class Renderer:
         ``from_tail`` memberships and relations are not asked of the database; what a state event replaced
         is read once for all readers. ``with_room_id`` as the endpoint has it (not in ``/sync``).
         """
-        sights = await self._sights(rows, user_id, from_tail)
-        missing = any(row.room_id not in sights for row in rows)
+        rooms: dict[str, int] = {}
+        async for some in self._turns.slices(rows, _LOOKED_AT_ONCE):
+            rooms.update({row.room_id: row.room_nid for row in some})
+        sights = await self._sights(rooms, user_id, from_tail)
+        missing = any(room_id not in sights for room_id in rooms)
         memberships = await self._memberships.of(user_id) if missing else {}
         bundles: dict[str, Bundle] = {}
         if bundled:
@@ -295,12 +306,11 @@ class Renderer:
             bundles=bundles,
             filter=filter,
             with_room_id=with_room_id,
+            turns=self._turns,
         )
 
-    async def _sights(self, rows: Sequence[EventRow], user_id: str, from_tail: bool) -> dict[str, Sight]:
-        rooms = {row.room_id: row.room_nid for row in rows}
+    async def _sights(self, rooms: Mapping[str, int], user_id: str, from_tail: bool) -> dict[str, Sight]:
         if not from_tail:
-            turns=self._turns,
             return await self._visibility.sights(rooms, user_id)
         known = ((room_id, self._visibility.known(room_id, user_id)) for room_id in rooms)
         return {room_id: sight for room_id, sight in known if sight is not None}
