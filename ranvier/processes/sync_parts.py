@@ -54,7 +54,7 @@ def build_sync(
         clock=core.clock,
     )
     unread = UnreadSection(unread=users.unread)
-    always = {
+    always: dict[str, UserSection] = {
         "device_one_time_keys_count": OneTimeKeyCountsSection(encryption.key_counts),
         "device_unused_fallback_key_types": UnusedFallbackKeysSection(encryption.key_counts),
     }
