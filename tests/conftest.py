@@ -6,8 +6,13 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import fresh_database, running_postgres
+
+# How fast a machine makes up examples, or works on one, is no matter of these tests.
+settings.register_profile("ranvier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ranvier")
 
 
 def pytest_configure() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ranvier.config import Config
 from ranvier.log.clock import SystemClock
-from ranvier.processes.postgres import EmbeddedPostgres, running_dsn
+from ranvier.processes.embedded import FolderInUse
+from ranvier.processes.postgres import EmbeddedPostgres, PostgresError, running_dsn
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.accounts import AccountStore, NameTaken, NewAccount
 from ranvier.storage.database import Database
 from ranvier.users.passwords import Passwords, check_new_password
 from ranvier.users.registration import wished_localpart
+
+_PATIENCE_S = 60.0
+_LOOK_AGAIN_S = 0.1
 
 
 def register_user(config: Config, data_dir: Path, name: str, password: str, admin: bool) -> None:
@@ -58,12 +63,23 @@ async def _dsn(config: Config, data_dir: Path) -> AsyncIterator[str]:
     if config.database is not None:
         yield config.database.dsn()
         return
-    running = running_dsn(data_dir)
-    if running is not None:
-        yield running
-        return
     postgres = EmbeddedPostgres(data_dir)
     try:
-        yield await postgres.start()
+        yield await _running_or_started(postgres, data_dir)
     finally:
         await postgres.stop()
+
+
+async def _running_or_started(postgres: EmbeddedPostgres, data_dir: Path) -> str:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        running = running_dsn(data_dir)
+        if running is not None:
+            return running
+        try:
+            return await postgres.start()
+        except PostgresError as error:
+            # In use and not ready: the server is just starting or stopping.
+            if not isinstance(error.__cause__, FolderInUse) or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_LOOK_AGAIN_S)

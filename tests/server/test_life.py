@@ -179,6 +179,24 @@ async def test_users_are_made_whether_the_server_runs_or_not(server: ServerProce
         await bob.login("bob", PASSWORD)
 
 
+async def test_a_user_is_made_while_the_server_starts(server: ServerProcess) -> None:
+    """Who types the second command right after the first would be told that the data folder is in use."""
+    async with command("up", *options(server)) as process:
+        async with asyncio.timeout(20):
+            while not (server.folder / "data" / "postgres" / "lock").exists():
+                await asyncio.sleep(0.01)
+        made = await ranvier("register-user", *options(server), "--password", PASSWORD, "alice")
+        assert made.status == 0, made.output
+        async with HttpClient(server.url) as alice, asyncio.timeout(30):
+            while not await alice.is_up():
+                await asyncio.sleep(0.02)
+            await alice.login("alice", PASSWORD)
+        process.terminate()
+        async with asyncio.timeout(20):
+            await process.communicate()
+        assert process.returncode == 0
+
+
 # -- refusals ------------------------------------------------------------------------------------------
 
 
