@@ -388,7 +388,7 @@ async def test_strange_events_in_every_room_version(stage: Stage) -> None:
         for number, (type_, content) in enumerate(SPECIAL.items()):
             good = scene.filled(content)
             bodies = [json.dumps(good).encode(), b"{}"]
-            bodies += [replaced(good, path, chance.choice(VALUES)) for path in nodes(good) for _ in range(3)]
+            bodies += [replaced(good, path, chance.choice(VALUES)) for path in nodes(good) for _ in range(2)]
             path = f"/_matrix/client/v3/rooms/{quote(room_id)}"
             for at, body in enumerate(bodies):
                 await stage.ask("PUT", f"{path}/send/{type_}/{number}-{at}", body, headers)
@@ -399,7 +399,7 @@ async def test_strange_events_in_every_room_version(stage: Stage) -> None:
         for rest in (f"room_summary/{quote(room_id)}", f"rooms/{quote(room_id)}/hierarchy"):
             await stage.ask("GET", f"/_matrix/client/v1/{rest}", None, headers)
 
-    await _in_parallel(attack(version) for version in ("1", "3", "6", "8", "10", "11", "12"))
+    await _in_parallel(attack(version) for version in ("1", "6", "10", "11", "12"))
     await stage.ask("GET", "/_matrix/client/v3/publicRooms")
     _check(stage)
     await _check_witness(stage, witness)
