@@ -46,14 +46,14 @@ async def event_context(
         [*rows, *state], user_id=user.user_id, device_id=user.device_id, bundled=rows, ignored=ignored
     )
     oldest = before.rows[-1] if before.rows else row
-    return b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":%b}' % (
+    around = b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":' % (
         token(oldest.pos - 1),
         token(last.pos),
         rendering.events(before.rows),
         rendering.event(row),
         rendering.events(after.rows),
-        await event_array(rendering, state),
     )
+    return await event_array(rendering, state, around, b"}")
 
 
 def _wanted_state(state: State, rows: list[EventRow], filter: RoomEventFilter) -> list[EventRow]:

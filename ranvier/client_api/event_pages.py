@@ -56,9 +56,14 @@ def token(pos: int) -> bytes:
     return b'"%b"' % str(Token(pos)).encode()
 
 
-async def event_array(rendering: Rendering, rows: Sequence[EventRow]) -> bytes:
-    """Write a JSON array of events; a long one in pieces, so that other requests get their turn."""
-    return b"[%b]" % await rendering.event_list(rows)
+async def event_array(
+    rendering: Rendering, rows: Sequence[EventRow], before: bytes = b"", after: bytes = b""
+) -> bytes:
+    """Write a JSON array of events; a long one in pieces, so that other requests get their turn.
+
+    ``before`` and ``after`` are what an answer has around it: a long one is joined but once.
+    """
+    return b"".join([before, b"[", *await rendering.event_list(rows), b"]", after])
 
 
 def members_of(state: State, rows: Iterable[EventRow]) -> list[EventRow]:

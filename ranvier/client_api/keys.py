@@ -83,7 +83,7 @@ async def key_changes(request: Request, *, device_lists: DeviceLists) -> Result:
     # "This may be used by the server as a hint to check its caches are up to date."
     parse_token(request.str_param("to"), "to")
     changed, left = await device_lists.since(request.user.user_id, after.pos)
-    return {"changed": sorted(changed), "left": sorted(left)}
+    return {"changed": list(changed), "left": list(left)}
 
 
 async def upload_cross_signing_keys(request: Request, *, cross_signing: CrossSigning, uia: Uia) -> Result:

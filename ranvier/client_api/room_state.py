@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import orjson
@@ -19,6 +20,7 @@ from ranvier.wire.log_rows import EventRow
 
 V3 = versions("v3", "r0")
 _AT_ONCE: Final = 500
+_LOOKED_AT_ONCE: Final = 5000
 _MEMBERSHIPS: Final = ("join", "invite", "knock", "leave", "ban")
 
 
@@ -55,25 +57,34 @@ async def members(request: Request, *, access: RoomAccess, timeline: Timeline, r
     state = await access.state(view, at)
     rows = [row for (type_, _), row in state.items() if type_ == MEMBER]
     if membership or not_membership:
-        # "the two parameters create an 'or' condition"
-        rows = [
+        rows = await _wanted(rows, membership, not_membership)
+    rendering = await renderer.prepare(rows, user_id=user.user_id, device_id=user.device_id)
+    return await event_array(rendering, rows, b'{"chunk":', b"}")
+
+
+async def _wanted(rows: Sequence[EventRow], membership: str, not_membership: str) -> list[EventRow]:
+    """Filter member events: "the two parameters create an 'or' condition"."""
+    wanted: list[EventRow] = []
+    for first in range(0, len(rows), _LOOKED_AT_ONCE):
+        await asyncio.sleep(0)  # others get their turn
+        wanted += [
             row
-            for row in rows
+            for row in rows[first : first + _LOOKED_AT_ONCE]
             if (membership and row.membership == membership)
             or (not_membership and row.membership != not_membership)
         ]
-    rendering = await renderer.prepare(rows, user_id=user.user_id, device_id=user.device_id)
-    return b'{"chunk":%b}' % await event_array(rendering, rows)
+    return wanted
 
 
 async def joined_members(request: Request, *, access: RoomAccess) -> bytes:
     """Give who is joined, with names and avatars. Source: ``GET /rooms/{roomId}/joined_members``."""
     view = await access.access_joined(request.user, request.params["room_id"])
-    rows = [view.room.state[MEMBER, user_id] for user_id in view.room.joined]
+    user_ids, state = list(view.room.joined), view.room.state
     parts = []
-    for first in range(0, len(rows), _AT_ONCE):
-        parts.append(b",".join([_shown_member(row) for row in rows[first : first + _AT_ONCE]]))
-        await asyncio.sleep(0)  # others get their turn
+    for first in range(0, len(user_ids), _AT_ONCE):
+        some = [state[MEMBER, user_id] for user_id in user_ids[first : first + _AT_ONCE]]
+        parts += [_shown_member(row) for row in some if row.membership == "join"]
+        await asyncio.sleep(0)  # others get their turn, and somebody may leave
     return b'{"joined":{%b}}' % b",".join(parts)
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Turns:
@@ -23,6 +27,15 @@ class Turns:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.give(future)
         await future
+
+    async def slices(self, items: Sequence[T], size: int) -> AsyncIterator[Sequence[T]]:
+        """Give ``size`` items at a time, each slice in a turn of its own; few items at once."""
+        if len(items) <= size:
+            yield items
+            return
+        for first in range(0, len(items), size):
+            await self.take()
+            yield items[first : first + size]
 
     def give(self, future: asyncio.Future[None]) -> None:
         """Resolve a future when it is its turn."""

@@ -17,7 +17,7 @@ from typing import Final
 PERIOD_S: Final = 1.0
 # Waking a room's listeners makes thousands of objects, and most are gone a moment later without the garbage
 # collector. With Python's own threshold (700) it would look at them many times over; with this it takes a ms.
-_THRESHOLDS: Final = (10_000, 4, 1_000_000)
+_THRESHOLDS: Final = (10_000, 2, 1_000_000)
 _QUIET_SHARE: Final = 0.03
 _QUIET_PERIODS: Final = 5
 _SECONDS_BETWEEN: Final = 600.0

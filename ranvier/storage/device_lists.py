@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ UNION
 SELECT target_user_id FROM key_signatures WHERE signer_user_id = $1 AND pos > $2 AND target_user_id <> $1
 """
 _SHARING = f"SELECT u.user_id FROM unnest($2::text[]) AS u (user_id) WHERE EXISTS ({_SHARES})"
+_AT_ONCE = 2000
 _MOVES = """
 WITH own AS (
     SELECT room_nid FROM state_deltas WHERE type = 'm.room.member' AND state_key = $1 AND pos > $2
@@ -68,4 +70,9 @@ class DeviceListStore:
 
     async def moves(self, user_id: str, after: int) -> list[Move]:
         """Give the changes of membership after a position in all rooms that a user was or is in."""
-        return [Move(*record) for record in await self._database.fetch(_MOVES, user_id, after)]
+        moves: list[Move] = []
+        for number, record in enumerate(await self._database.fetch(_MOVES, user_id, after), 1):
+            moves.append(Move(*record))
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # others get their turn
+        return moves

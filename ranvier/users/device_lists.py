@@ -21,6 +21,7 @@ from ranvier.wire.log_rows import EventRow, LogRow, Row
 _FEW = 50
 _MAX_REMEMBERED = 20_000
 _EVENTS_AT_ONCE = 500
+_MOVES_AT_ONCE = 5000
 
 
 class DeviceListChanges(NamedTuple):
@@ -149,10 +150,13 @@ class DeviceLists:
     async def _sort(self, user_id: str, moves: Sequence[Move]) -> tuple[set[str], set[str]]:
         """Give those who may be new to the user, and those whom the user may have lost."""
         joins = {move.before_nid for move in moves if move.joined and move.before_nid is not None}
+        await asyncio.sleep(0)
         were_joins = await self._were_joins(joins)
         arrived: set[str] = set()
         departed: set[str] = set()
-        for move in moves:
+        for number, move in enumerate(moves, 1):
+            if number % _MOVES_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others get their turn
             if move.joined and move.before_nid in were_joins:
                 continue  # a new name or picture
             joined, others = move.joined, {move.user_id}
@@ -163,6 +167,7 @@ class DeviceLists:
                 others = set(members) if move.user_id == user_id else others
             (arrived if joined else departed).update(others)
         arrived.discard(user_id)
+        await asyncio.sleep(0)
         here = set(await self._memberships.joined(user_id))
         gone = {m.user_id for m in moves if m.joined and m.user_id != user_id and m.room_id not in here}
         # Who joined a room that the user has left since is no company, unless elsewhere.

@@ -24,4 +24,5 @@ class DeviceListsSection:
         changed, left = await self._device_lists.since(context.user_id, context.since.pos)
         if not changed and not left:
             return None
-        return orjson.dumps({"changed": sorted(changed), "left": sorted(left)})
+        # In no order: a client that was away for long is told of all members of its rooms.
+        return orjson.dumps({"changed": list(changed), "left": list(left)})
