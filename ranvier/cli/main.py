@@ -7,6 +7,7 @@ import click
 import ranvier
 from ranvier.cli.config_commands import check_config, generate_config
 from ranvier.cli.register_user import register_user
+from ranvier.cli.status import status
 from ranvier.cli.up import up
 from ranvier.cli.worker import worker
 
@@ -17,5 +18,5 @@ def main() -> None:
     """Run a Matrix homeserver."""
 
 
-for command in (up, worker, register_user, generate_config, check_config):
+for command in (up, worker, status, register_user, generate_config, check_config):
     main.add_command(command)

@@ -2,7 +2,7 @@
 
 It looks at the first bytes of a connection without taking them, chooses the worker that has the room or the
 user, and passes the socket on: from then on it has nothing to do with it. Until the worker has said that it
-serves the connection the front keeps it, too: a worker that dies or does not come to it loses nobody's request.
+serves the connection the front keeps it, too: a worker that dies or does not come to it loses no request.
 """
 
 from __future__ import annotations

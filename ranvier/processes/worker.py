@@ -16,6 +16,8 @@ import uvloop
 from ranvier.cluster.head_board import HeadBoard
 from ranvier.config import Config, ConfigError
 from ranvier.config.database import RedisConfig
+from ranvier.config.listeners import RESOURCES
+from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.http.app import Application
 from ranvier.http.listeners import Listener
 from ranvier.http.request_log import LOGGER_NAME, RequestLog
@@ -183,7 +185,7 @@ async def running_worker(
             async with cluster_parts(
                 config, core, application, redis=around.redis, folder=folder, board=board
             ) as cluster:
-                listeners = await _listeners(config, application, around.front)
+                listeners = await _listeners(config, application, around.front, folder)
                 await cluster.start(core)
                 front = None
                 if around.front is not None:
@@ -209,11 +211,18 @@ async def running_worker(
         board.close()
 
 
-async def _listeners(config: Config, application: Application, front: socket.socket | None) -> list[Listener]:
-    wanted = config.listeners if front is not None else config.worker.listeners or config.listeners
+async def _listeners(
+    config: Config, application: Application, front: socket.socket | None, folder: Path
+) -> list[Listener]:
     if front is not None:
-        # The front accepts; this process answers on what it is given, by the listener's index.
-        return [http_listener(config, listener, application) for listener in wanted]
+        # The front accepts; this process answers on what it is given, by the listener's index. Besides, it
+        # has a private socket of its own, for those who want to ask just this worker.
+        found = [http_listener(config, listener, application) for listener in config.listeners]
+        own = ListenerConfig(frozenset(RESOURCES), path=folder / f"{config.worker.name}.http", mode=0o600)
+        found.append(http_listener(config, own, application))
+        await found[-1].start()
+        return found
+    wanted = config.worker.listeners or config.listeners
     found = [http_listener(config, it, application) for it in wanted if not is_for_workers(it)]
     for listener in found:
         await listener.start()

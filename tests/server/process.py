@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,15 @@ def free_port() -> int:
 class ServerProcess:
     """Run ``ranvier up`` in a folder, with limits off and registration open.
 
-    ``settings`` go over the defaults. After ``kill`` the next ``start`` is what an administrator would do.
+    ``settings`` go over the defaults, ``arguments`` follow those of ``up``. After ``kill`` the next ``start``
+    is what an administrator would do.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any] | None = None, arguments: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
+        self._arguments = arguments
         self.server_name = SERVER_NAME
         self.port = free_port()
         # Not asyncio's: a server of the whole session outlives the event loop of a test.
@@ -91,6 +95,7 @@ class ServerProcess:
                     *(sys.executable, "-m", "ranvier.cli", "up"),
                     *("--data", str(self.folder / "data")),
                     *("--config", str(self.folder / "homeserver.yaml")),
+                    *self._arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

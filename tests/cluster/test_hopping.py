@@ -1,0 +1,172 @@
+"""Any worker, any request: clients that ask another worker each time notice nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.server.http_client import Refused
+
+ALL = json.dumps({"room": {"timeline": {"limit": 1000}}})
+Hopper = Callable[[], HoppingClient]
+
+
+def bodies(answer: Any, room_id: str) -> list[str]:
+    """Give the texts of a room's timeline in a sync answer."""
+    room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
+    events = room.get("timeline", {}).get("events", [])
+    return [it["content"]["body"] for it in events if it["type"] == "m.room.message"]
+
+
+def position(token: str) -> int:
+    """Give the position of a sync token."""
+    return int(token[1:].partition("_")[0])
+
+
+async def test_a_client_that_hops_sees_its_own_writes_at_once(hopper: Hopper) -> None:
+    """A message, a topic or account data would be missing right after the client was told it is stored."""
+    client = await hopper().register()
+    room_id = await client.create_room()
+    room = f"/v3/rooms/{quote(room_id)}"
+    since = (await client.sync())["next_batch"]
+    for number in range(60):
+        event_id = await client.send(room_id, f"message {number}")
+        assert (await client.get(f"{room}/event/{quote(event_id)}"))["content"]["body"] == f"message {number}"
+        answer = await client.sync(since)
+        assert bodies(answer, room_id) == [f"message {number}"]
+        assert position(answer["next_batch"]) > position(since)
+        since = answer["next_batch"]
+        await client.put(f"{room}/state/m.room.topic", {"topic": f"topic {number}"})
+        assert (await client.get(f"{room}/state/m.room.topic"))["topic"] == f"topic {number}"
+        path = f"/v3/user/{quote(client.user_id)}/account_data/org.example.n"
+        await client.put(path, {"n": number})
+        assert (await client.get(path)) == {"n": number}
+        since = (await client.sync(since))["next_batch"]
+
+
+async def test_what_one_was_answered_all_others_see(hopper: Hopper) -> None:
+    """Two people beside each other would disagree about what was sent, whichever workers they ask."""
+    alice, bob = [await hopper().register() for _ in range(2)]
+    room_id = await alice.create_room()
+    await bob.join(room_id)
+    assert bob.user_id in (await alice.get(f"/v3/rooms/{quote(room_id)}/joined_members"))["joined"]
+    since = (await bob.sync())["next_batch"]
+    for number in range(60):
+        writer, reader = (alice, bob) if number % 2 else (bob, alice)
+        event_id = await writer.send(room_id, str(number))
+        answer = await reader.get(f"/v3/rooms/{quote(room_id)}/messages", dir="b", limit=1)
+        assert answer["chunk"][0]["event_id"] == event_id
+        answer = await bob.sync(since)
+        assert bodies(answer, room_id) == [str(number)]
+        since = answer["next_batch"]
+
+
+async def test_tokens_never_go_back(hopper: Hopper) -> None:
+    """A client that hops while others write would be sent a message twice, or never."""
+    writers = [await hopper().register() for _ in range(3)]
+    reader = await hopper().register()
+    room_id = await writers[0].create_room()
+    for client in (*writers[1:], reader):
+        await client.join(room_id)
+    since = (await reader.sync())["next_batch"]
+    expected = [f"{n} {number}" for n in range(3) for number in range(40)]
+
+    async def write(n: int) -> None:
+        for number in range(40):
+            await writers[n].send(room_id, f"{n} {number}")
+
+    writing = asyncio.gather(*(write(n) for n in range(3)))
+    seen: list[str] = []
+    async with asyncio.timeout(60):
+        while len(seen) < len(expected):
+            answer = await reader.sync(since, 5000, filter=ALL)
+            assert position(answer["next_batch"]) >= position(since)
+            since = answer["next_batch"]
+            assert not answer["rooms"]["join"][room_id]["timeline"]["limited"]
+            seen += bodies(answer, room_id)
+    await writing
+    assert sorted(seen) == sorted(expected)
+    for n in range(3):
+        assert [it for it in seen if it.startswith(f"{n} ")] == [f"{n} {number}" for number in range(40)]
+
+
+async def test_a_transaction_is_sent_once_whichever_worker_a_retry_reaches(hopper: Hopper) -> None:
+    """A client that repeats a request after a lost answer would send its message twice."""
+    client = await hopper().register()
+    room_id = await client.create_room()
+    since = (await client.sync())["next_batch"]
+    ids = await asyncio.gather(*(client.send(room_id, "once", txn_id="the one") for _ in range(12)))
+    assert len(set(ids)) == 1
+    assert bodies(await client.sync(since), room_id) == ["once"]
+
+
+async def test_logging_out_holds_on_every_worker(hopper: Hopper) -> None:
+    """A token that was given up would still let its finder in at another worker."""
+    client = await hopper().register()
+    for socket in client.sockets:
+        client.choose = lambda socket=socket: socket  # type: ignore[method-assign,misc]
+        await client.get("/v3/account/whoami")
+    await client.post("/v3/logout")
+    for socket in client.sockets:
+        client.choose = lambda socket=socket: socket  # type: ignore[method-assign,misc]
+        with pytest.raises(Refused) as refused:
+            await client.get("/v3/account/whoami")
+        assert refused.value.errcode == "M_UNKNOWN_TOKEN"
+
+
+async def test_interactive_authentication_goes_on_at_any_worker(hopper: Hopper) -> None:
+    """Registering in two steps would fail whenever the second step reaches another worker."""
+    client = hopper()
+    for number in range(6):
+        body = {"username": f"two-steps-{number}", "password": "a long password"}
+        with pytest.raises(Refused) as refused:
+            await client.post("/v3/register", body)
+        auth = {"type": "m.login.dummy", "session": refused.value.body["session"]}
+        answer = await client.post("/v3/register", {**body, "auth": auth})
+        assert answer["user_id"].startswith(f"@two-steps-{number}:")
+
+
+async def test_typing_reaches_people_at_other_workers(hopper: Hopper) -> None:
+    """Nobody at another worker would see that somebody writes."""
+    alice, bob = [await hopper().register() for _ in range(2)]
+    room_id = await alice.create_room()
+    await bob.join(room_id)
+    since = (await bob.sync())["next_batch"]
+    path = f"/v3/rooms/{quote(room_id)}/typing/{quote(alice.user_id)}"
+    await alice.put(path, {"typing": True, "timeout": 20_000})
+    typing: list[str] = []
+    async with asyncio.timeout(10):
+        while alice.user_id not in typing:
+            answer = await bob.sync(since, 2000)
+            since = answer["next_batch"]
+            for event in (
+                answer.get("rooms", {})
+                .get("join", {})
+                .get(room_id, {})
+                .get("ephemeral", {})
+                .get("events", [])
+            ):
+                typing = event["content"]["user_ids"]
+
+
+async def test_writes_into_one_room_go_to_one_worker(cluster: ClusterProcess, hopper: Hopper) -> None:
+    """Workers would overtake each other in a busy room, and each message would cost several attempts."""
+    client = await hopper().register()
+    room_id = await client.create_room()
+    before = await cluster.workers()
+    await asyncio.gather(*(client.send(room_id, str(number)) for number in range(90)))
+    async with asyncio.timeout(10):
+        while True:
+            after = await cluster.workers()
+            counted = sorted(after[name]["requests"] - before[name]["requests"] for name in after)
+            # The room's worker answered what it was asked itself and what the others passed on to it.
+            if counted[-1] >= 90:
+                break
+            await asyncio.sleep(0.2)
+    assert sum(counted[:-1]) < 90
