@@ -55,6 +55,8 @@ class Core:
     pool: Executor
     tasks: asyncio.TaskGroup
     background: list[asyncio.Task[None]]
+    closing: list[Callable[[], None]]
+    """What is called once nothing is served any more."""
 
     def run_always(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the process serves; if it fails the process ends."""
@@ -65,6 +67,8 @@ class Core:
         for task in self.background:
             task.cancel()
         self.pool.shutdown(wait=False)
+        for close in self.closing:
+            close()
 
 
 async def start_core(
@@ -126,6 +130,7 @@ async def start_core(
         pool=pool,
         tasks=tasks,
         background=[],
+        closing=[],
     )
     core.run_always(follower.run())
     core.run_always(appender.run())
