@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
-from pyroaring import BitMap64
 
 from ranvier.rooms.room import Room, StateView, auth_chain_of
 from ranvier.spec import canonical_json
@@ -298,7 +297,7 @@ class Draft:
         nid = self._nids.take()
         parent, steps = self._snapshot
         if not parent or steps + 1 >= steps_before_full_copy(len(self.room.state)):
-            state = BitMap64(self.state.row(key).event_nid for key in self.state)  # type: ignore[union-attr]
+            state = self.state.event_nids()
             self._snapshots.append(Snapshot(nid, row.room_nid, None, 0, state.serialize(), None, None))
             return nid, 0
         removed = [replaced.event_nid] if replaced is not None else []

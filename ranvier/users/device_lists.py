@@ -21,7 +21,7 @@ from ranvier.wire.log_rows import EventRow, LogRow, Row
 _FEW = 50
 _MAX_REMEMBERED = 20_000
 _EVENTS_AT_ONCE = 500
-_MOVES_AT_ONCE = 5000
+_MOVES_AT_ONCE = 2000
 
 
 class DeviceListChanges(NamedTuple):
@@ -81,6 +81,7 @@ class DeviceLists:
         if not moves:
             return DeviceListChanges(changed, set())
         arrived, departed = await self._sort(user_id, moves)
+        await asyncio.sleep(0)
         departed -= arrived
         left = departed - await self._sharing(user_id, departed) if departed else set()
         return DeviceListChanges(changed | arrived, left - {user_id})
@@ -159,13 +160,14 @@ class DeviceLists:
                 await asyncio.sleep(0)  # others get their turn
             if move.joined and move.before_nid in were_joins:
                 continue  # a new name or picture
-            joined, others = move.joined, {move.user_id}
-            if joined is None or move.user_id == user_id:
-                room = await self._rooms.find(move.room_id)
-                members = room.joined if room is not None else frozenset()
-                joined = move.user_id in members if joined is None else joined
-                others = set(members) if move.user_id == user_id else others
-            (arrived if joined else departed).update(others)
+            if move.joined is not None and move.user_id != user_id:
+                (arrived if move.joined else departed).add(move.user_id)
+                continue
+            room = await self._rooms.find(move.room_id)
+            members = room.joined if room is not None else frozenset()
+            joined = move.user_id in members if move.joined is None else move.joined
+            (arrived if joined else departed).update(members if move.user_id == user_id else (move.user_id,))
+            await asyncio.sleep(0)
         arrived.discard(user_id)
         await asyncio.sleep(0)
         here = set(await self._memberships.joined(user_id))
