@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from ranvier.wire.figures import Figures
 from ranvier.wire.members import DRAINING, Member, decode_members
 
 logger = logging.getLogger(__name__)
@@ -47,11 +48,11 @@ class NameTakenError(Exception):
     """Say that another worker of this name is running."""
 
 
-class Figures(Protocol):
+class Counts(Protocol):
     """Count what a worker tells of itself."""
 
-    def __call__(self) -> dict[str, int | bool]:
-        """Give some of ``pos``, ``requests``, ``connections``, ``bus_connected``."""
+    def __call__(self) -> dict[str, int | bool | Figures]:
+        """Give some of ``pos``, ``requests``, ``connections``, ``bus_connected``, ``figures``."""
 
 
 class Members:
@@ -61,7 +62,7 @@ class Members:
     then.
     """
 
-    def __init__(self, own: Member, registry: Registry, figures: Figures) -> None:
+    def __init__(self, own: Member, registry: Registry, figures: Counts) -> None:
         self.own = own
         self.generation = 0
         self._registry = registry
@@ -168,7 +169,7 @@ class Members:
             self.own,
             beat=self.own.beat + 1,
             load=round(load, 3),
-            memory_bytes=_memory_bytes(),
+            memory_bytes=memory_bytes(),
             **self._figures(),
         )
 
@@ -236,6 +237,7 @@ def _is_dead(member: Member, host: str) -> bool:
     return False
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """Give how much memory this process holds."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize()

@@ -9,7 +9,8 @@ from typing import Any
 
 from ranvier.config.reader import Section, WrongValueError, text, texts
 
-RESOURCES = ("client", "federation", "media", "metrics", "health", "replication")
+RESOURCES = ("client", "federation", "media", "metrics", "health", "replication", "console")
+_PRIVATE = frozenset({"console", "metrics", "health"})
 _ALIASES = {"keys": "federation", "openid": "federation"}
 _POINTLESS = {"static": "it serves no static pages", "consent": "it has no consent pages"}
 _ALL_ADDRESSES = ("::", "0.0.0.0")
@@ -69,6 +70,12 @@ def _read_listener(section: Section) -> Listener | None:
         section.error("path", "a listener has either a path or a port with bind_addresses and tls")
     elif path is None and not section.has("port"):
         section.error("port", "expected a port, or a path for a UNIX socket")
+    if "console" in resources and (path is None or not resources <= _PRIVATE):
+        section.error(
+            "resources",
+            "console asks nobody who they are: expected a UNIX socket (path) of its own, with nothing else "
+            "than metrics and health (administrators with an access token find it at every client listener)",
+        )
     section.ignore({"additional_resources": "", "request_id_header": ""}, "Ranvier has no use for this")
     section.finish()
     return listener

@@ -57,6 +57,13 @@ class LoopLag(Collector):
             "CPU time of the event loop's thread between two looks, the later of which came late.",
         )
 
+        self._worst_s = 0.0
+
+    def take_worst_s(self) -> float:
+        """Give the worst lag since this was asked last, in seconds."""
+        worst_s, self._worst_s = self._worst_s, 0.0
+        return worst_s
+
     async def run(self) -> None:
         """Measure for as long as this runs."""
         while True:
@@ -64,6 +71,7 @@ class LoopLag(Collector):
             await asyncio.sleep(PERIOD_S)
             late_s = time.monotonic() - begun - PERIOD_S
             self._lag.add(max(late_s, 0.0))
+            self._worst_s = max(self._worst_s, late_s)
             if late_s > PERIOD_S:
                 self._busy.add(time.thread_time() - cpu)
 

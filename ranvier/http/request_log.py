@@ -13,7 +13,7 @@ logger = logging.getLogger(LOGGER_NAME)
 # Query parameters that let their holder in, or prove something.
 _SECRETS = frozenset({b"access_token", b"token", b"client_secret", b"logintoken", b"code", b"state"})
 # Asked every few seconds by machines, and of interest to nobody while the answer is the usual one.
-_QUIET_ENDPOINTS = frozenset({"health", "metrics"})
+_QUIET_ENDPOINTS = frozenset({"health", "metrics", "console", "console_status"})
 _LONGEST_TARGET = 1000
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from ranvier.log.bus import Bus
@@ -64,6 +65,9 @@ class Appender:
         self._committed = committed
         self._queue: list[_Pending] = []
         self._wake = asyncio.Event()
+        self.commits = 0
+        """How many commits this process made, and how many seconds they took."""
+        self.commit_s = 0.0
 
     @property
     def queued(self) -> int:
@@ -117,6 +121,7 @@ class Appender:
         return batch
 
     async def _commit(self, batch: list[_Pending]) -> None:
+        started = time.perf_counter()
         try:
             appended = await self._write(batch)
         except DatabaseUnavailable as error:
@@ -133,6 +138,8 @@ class Appender:
             for pending in batch:
                 await self._commit([pending])
             return
+        self.commits += 1
+        self.commit_s += time.perf_counter() - started
         await self._publish(batch, appended)
 
     async def _write(self, batch: list[_Pending]) -> Appended:

@@ -162,6 +162,10 @@ class Tail:
                 return True
         return False
 
+    def rooms_active(self) -> Iterable[str]:
+        """Give the rooms that have events here, in no order."""
+        return self._events_of_room.keys()
+
     def event(self, event_id: str) -> EventRow | None:
         """Find an event by its id."""
         return self._by_event_id.get(event_id)

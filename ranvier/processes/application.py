@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ranvier import client_api
+from ranvier.admin_api import console as console_api
 from ranvier.cluster.rate_limits import SharedCounts
 from ranvier.config import Config
 from ranvier.http.app import Application
@@ -19,6 +20,7 @@ from ranvier.http.metrics import HEALTH_ROUTES, METRICS_ROUTES, Metrics
 from ranvier.http.request_log import RequestLog
 from ranvier.http.route import Route, bind
 from ranvier.processes.accounts import AccountParts, build_accounts
+from ranvier.processes.console import ConsoleParts, build_console
 from ranvier.processes.core import Core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.encryption import EncryptionParts, build_encryption
@@ -44,8 +46,8 @@ async def build_application(
     request_log: RequestLog,
     *,
     shared_counts: SharedCounts | None = None,
-) -> tuple[Application, Callable[[], None]]:
-    """Build the application, and what tells it that the process is about to stop.
+) -> tuple[Application, Callable[[], None], ConsoleParts]:
+    """Build the application, what tells it that the process is about to stop, and the console's parts.
 
     ``shared_counts`` is there where several processes keep the same rate limits.
     """
@@ -76,12 +78,19 @@ async def build_application(
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
     await ephemeral.presence.start()
-    _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
+    loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
+    console = build_console(
+        core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
+    )
+    core.run_always(console.figures.run())
+    parts |= _named(console)
     application = Application(
         {
             "client": bind(client_routes(), parts),
             "health": bind(HEALTH_ROUTES, parts),
             "metrics": bind(METRICS_ROUTES, parts),
+            "admin": bind(console_api.ROUTES, parts),
+            "console": bind(console_api.PRIVATE_ROUTES, parts),
         },
         authentication=RequestAuthentication(
             accounts.access_tokens, allow_query_token=config.sessions.allow_access_token_in_query
@@ -93,7 +102,7 @@ async def build_application(
         seen=accounts.last_seen.note,
     )
     core.closing.append(accounts.passwords.close)
-    return application, sync.notifier.close
+    return application, sync.notifier.close, console
 
 
 def _limiter(config: Config, core: Core, shared_counts: SharedCounts | None) -> RateLimiter:
@@ -117,8 +126,8 @@ def _run_always(
     encryption: EncryptionParts,
     ephemeral: EphemeralParts,
     sync: SyncParts,
-) -> None:
-    """Start the work that goes on for as long as the process serves."""
+) -> LoopLag:
+    """Start the work that goes on for as long as the process serves; give what measures the event loop."""
     guests = GuestEviction(
         server_name=config.server.server_name,
         rooms=core.rooms,
@@ -142,6 +151,7 @@ def _run_always(
         loop_lag.run,
     ):
         core.run_always(work())
+    return loop_lag
 
 
 def _named(parts: Any) -> dict[str, object]:

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import secrets
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from ranvier.cluster.head_board import HeadBoard
 from ranvier.cluster.link import LinkServer
 from ranvier.cluster.links import Links
 from ranvier.cluster.members import Members, NameTakenError, RegistryLostError
+from ranvier.cluster.overview import ClusterWorkers
 from ranvier.cluster.placement import Placement
 from ranvier.cluster.registry import RedisRegistry
 from ranvier.config import Config
@@ -29,13 +31,15 @@ from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.http.app import Application
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.listeners import UnixAddress, tcp_socket, unix_socket
+from ranvier.processes.console import ConsoleParts
 from ranvier.processes.core import Core
 from ranvier.processes.start_error import StartError
+from ranvier.wire.figures import Figures
 from ranvier.wire.members import Member
 
 logger = logging.getLogger(__name__)
 
-_HTTP_RESOURCES: Final = ("client", "health", "metrics")
+_HTTP_RESOURCES: Final = ("client", "admin", "health", "metrics")
 _REPLICATION: Final = frozenset({"replication", "health"})
 
 
@@ -50,6 +54,7 @@ class ClusterParts:
     forwarding: Forwarding
     server: LinkServer
     registry: RedisRegistry
+    workers: ClusterWorkers
 
     async def start(self, core: Core) -> None:
         """Announce this worker and greet the others. Raises StartError."""
@@ -91,6 +96,7 @@ async def cluster_parts(
     config: Config,
     core: Core,
     application: Application,
+    console: ConsoleParts,
     *,
     redis: RedisConfig,
     folder: Path,
@@ -102,12 +108,13 @@ async def cluster_parts(
     registry = RedisRegistry(redis, prefix=key_prefix(config))
     own = _own(config, _address(sockets[0]), board.identity, core.clock.now_ms())
 
-    def figures() -> dict[str, int | bool]:
+    def figures() -> dict[str, int | bool | Figures]:
         return {
             "pos": core.tail.pos,
             "requests": application.answered,
             "connections": core.database.used,
             "bus_connected": core.bus.connected,
+            "figures": console.figures.now,
         }
 
     members = Members(own, registry, figures)
@@ -123,14 +130,22 @@ async def cluster_parts(
     here = ForwardedHere(perform=requests.perform, tail=core.tail)
     server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, tasks=core.tasks)
     application.neighbours = Neighbours(currency=currency, forwarding=forwarding)
+    workers = ClusterWorkers(
+        members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
+    )
+    console.overview.workers = workers
     try:
         for sock in sockets:
             await server.listen(sock)
-        yield ClusterParts(members, placement, links, currency, forwarding, server, registry)
+        yield ClusterParts(members, placement, links, currency, forwarding, server, registry, workers)
     finally:
         registry.close()
         for sock in sockets:
             _remove(sock)
+
+
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:

@@ -19,12 +19,14 @@ from ranvier.http.request_log import LOGGER_NAME, RequestLog
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.processes.application import build_application
+from ranvier.processes.console import private_listener
 from ranvier.processes.core import start_core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.garbage import collect_garbage
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import EmbeddedPostgres
 from ranvier.processes.prepare_database import prepare_database
+from ranvier.processes.run_folder import run_folder
 from ranvier.rooms.draft import Identity
 from ranvier.spec.signatures import SigningKey
 from ranvier.storage.database import Database
@@ -99,7 +101,7 @@ async def running_server(
         database = Database({"dsn": dsn}, size=size, spent=times.add)
         try:
             await prepare_database(database, config)
-            async with _serving(config, database, times, request_log, supervise) as listeners:
+            async with _serving(config, data_dir, database, times, request_log, supervise) as listeners:
                 yield listeners
         finally:
             await database.close()
@@ -108,6 +110,7 @@ async def running_server(
 @asynccontextmanager
 async def _serving(
     config: Config,
+    data_dir: Path,
     database: Database,
     times: DatabaseTimes,
     request_log: RequestLog,
@@ -122,8 +125,10 @@ async def _serving(
             tasks=tasks,
             tail_config=config.server.tail,
         )
-        application, drain = await build_application(config, core, times, request_log)
-        listeners = [http_listener(config, wanted, application) for wanted in config.listeners]
+        application, drain, _ = await build_application(config, core, times, request_log)
+        private = private_listener(run_folder(data_dir), config.worker.name)
+        wanted = [*config.listeners, private]
+        listeners = [http_listener(config, listener, application) for listener in wanted]
         for listener in listeners:
             await listener.start()
         core.run_always(collect_garbage())
@@ -174,4 +179,8 @@ def addresses_of(wanted: ListenerConfig) -> tuple[TcpAddress | UnixAddress, ...]
 
 def resources_of(wanted: ListenerConfig) -> list[str]:
     """Give the resources of a listener that this release has endpoints for."""
-    return [name for name in ("client", "metrics", "health") if name in wanted.resources]
+    known: tuple[str, ...] = ("client", "metrics", "health", "console")
+    served = [name for name in known if name in wanted.resources]
+    if "client" in served and "console" not in served:
+        served.append("admin")  # the same for whoever has an administrator's access token
+    return served

@@ -16,8 +16,6 @@ import uvloop
 from ranvier.cluster.head_board import HeadBoard
 from ranvier.config import Config, ConfigError
 from ranvier.config.database import RedisConfig
-from ranvier.config.listeners import RESOURCES
-from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.http.app import Application
 from ranvier.http.listeners import Listener
 from ranvier.http.request_log import LOGGER_NAME, RequestLog
@@ -26,6 +24,7 @@ from ranvier.log.redis_bus import RedisBus
 from ranvier.processes import front_protocol, service_manager
 from ranvier.processes.application import build_application
 from ranvier.processes.cluster_parts import ClusterParts, cluster_parts, is_for_workers, key_prefix
+from ranvier.processes.console import private_listener
 from ranvier.processes.core import start_core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.front_end import FrontEnd
@@ -179,11 +178,11 @@ async def running_worker(
                 committed=board.note,
             )
             board.begin(core.tail.pos)
-            application, drain = await build_application(config, core, times, request_log)
+            application, drain, console = await build_application(config, core, times, request_log)
             await bus.start()
             core.run_always(bus.run())
             async with cluster_parts(
-                config, core, application, redis=around.redis, folder=folder, board=board
+                config, core, application, console, redis=around.redis, folder=folder, board=board
             ) as cluster:
                 listeners = await _listeners(config, application, around.front, folder)
                 await cluster.start(core)
@@ -191,6 +190,7 @@ async def running_worker(
                 if around.front is not None:
                     front = FrontEnd(around.front, listeners, tasks, on_orphaned)
                     front.start()
+                    cluster.workers.when_drained(front.drain)
                 core.run_always(collect_garbage())
                 grace_s = config.server.drain_timeout_ms / 1000
                 try:
@@ -214,19 +214,17 @@ async def running_worker(
 async def _listeners(
     config: Config, application: Application, front: socket.socket | None, folder: Path
 ) -> list[Listener]:
+    # For those who want to ask just this worker.
+    private = http_listener(config, private_listener(folder, config.worker.name), application)
+    await private.start()
     if front is not None:
-        # The front accepts; this process answers on what it is given, by the listener's index. Besides, it
-        # has a private socket of its own, for those who want to ask just this worker.
-        found = [http_listener(config, listener, application) for listener in config.listeners]
-        own = ListenerConfig(frozenset(RESOURCES), path=folder / f"{config.worker.name}.http", mode=0o600)
-        found.append(http_listener(config, own, application))
-        await found[-1].start()
-        return found
+        # The front accepts; this process answers on what it is given, by the listener's index.
+        return [*(http_listener(config, listener, application) for listener in config.listeners), private]
     wanted = config.worker.listeners or config.listeners
     found = [http_listener(config, it, application) for it in wanted if not is_for_workers(it)]
     for listener in found:
         await listener.start()
-    return found
+    return [*found, private]
 
 
 def named(config: Config, name: str) -> Config:

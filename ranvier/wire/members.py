@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from ranvier.wire.figures import Figures
+
 ROLES: Final = (
     "client",
     "sync",
@@ -49,6 +51,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     connections: int = 0
     bus_connected: bool = True
+    figures: Figures = Figures()
 
     def takes(self, role: str) -> bool:
         """Tell whether this worker is to be sent what belongs to a role."""

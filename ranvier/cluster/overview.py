@@ -1,0 +1,317 @@
+"""The cluster as people look at it: every worker, the pace of the log, PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import quote
+
+import ranvier
+from ranvier.cluster.forwarding import Forwarding
+from ranvier.cluster.link import LinkLostError
+from ranvier.cluster.members import Members
+from ranvier.cluster.placement import ROOM, Placement
+from ranvier.config.database import RedisConfig
+from ranvier.log.clock import Clock
+from ranvier.log.redis_connection import RedisUnavailable
+from ranvier.log.redis_statistics import read_statistics as read_redis
+from ranvier.log.tail import Tail
+from ranvier.spec.errors import MatrixError, not_found
+from ranvier.storage.database import Database
+from ranvier.storage.statistics import read_size, read_statistics
+from ranvier.wire.forwarded import ForwardedRequest
+from ranvier.wire.members import DRAINING, Member
+
+logger = logging.getLogger(__name__)
+
+DRAIN: Final = "drain"
+RESTART: Final = "restart"
+API: Final = "/_ranvier/api"
+_MAX_ROOMS: Final = 5000  # of those active lately; placing one anew costs some microseconds
+_FRESH_S: Final = 0.9
+_PATIENCE_S: Final = 1.5
+_SIZE_FRESH_S: Final = 30.0
+
+T = TypeVar("T")
+Moment = tuple[int, float, float, float]
+
+
+class Workers(Protocol):
+    """The workers of this server."""
+
+    @property
+    def redis(self) -> RedisConfig | None:
+        """Where Redis is, if there is one."""
+
+    def members(self) -> Sequence[Member]:
+        """Give all, with their newest figures."""
+
+    def own_name(self) -> str:
+        """Give the name of the one that is asked."""
+
+    def worker_of(self, room_id: str) -> str:
+        """Give the name of the worker that a room is placed on."""
+
+    def actions(self, member: Member) -> Sequence[str]:
+        """Give what can be asked of a worker: ``drain``, ``restart``."""
+
+    async def act(self, name: str, action: str) -> None:
+        """Drain or restart a worker. Raises 404, 400, 503."""
+
+
+class OneProcess:
+    """A server that is one process: nobody takes over from it, and nobody would start it again."""
+
+    redis: RedisConfig | None = None
+
+    def __init__(self, own: Callable[[], Member]) -> None:
+        self._own = own
+
+    def members(self) -> Sequence[Member]:
+        """Give the one."""
+        return [self._own()]
+
+    def own_name(self) -> str:
+        """Give its name."""
+        return self._own().name
+
+    def worker_of(self, room_id: str) -> str:
+        """Give its name."""
+        return self.own_name()
+
+    def actions(self, member: Member) -> Sequence[str]:
+        """Give nothing."""
+        return ()
+
+    async def act(self, name: str, action: str) -> None:
+        """Refuse (404, 400)."""
+        if name != self.own_name():
+            raise not_found(f"There is no worker {name}")
+        raise MatrixError(
+            "M_UNKNOWN", 400, "This server is one process: stop it and start it the way it was started"
+        )
+
+
+class ClusterWorkers:
+    """A server of several workers. What one is asked to do is passed on to it.
+
+    ``end`` has this process drain and end; whoever started it starts it again.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: Members,
+        placement: Placement,
+        forwarding: Forwarding,
+        redis: RedisConfig,
+        end: Callable[[], None],
+    ) -> None:
+        self.redis: RedisConfig | None = redis
+        self._members = members
+        self._placement = placement
+        self._forwarding = forwarding
+        self._end = end
+        self._when_drained: list[Callable[[], None]] = []
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when this worker is asked to take nothing new."""
+        self._when_drained.append(callback)
+
+    def members(self) -> Sequence[Member]:
+        """Give all that are alive; the figures of others are up to a second old."""
+        return self._members.alive()
+
+    def own_name(self) -> str:
+        """Give the name of this worker."""
+        return self._members.own.name
+
+    def worker_of(self, room_id: str) -> str:
+        """Give the name of the worker that a room is placed on."""
+        return self._placement.place(ROOM, room_id).name
+
+    def actions(self, member: Member) -> Sequence[str]:
+        """Give what can be asked of a worker; the last that takes requests is not drained."""
+        serving = [other for other in self._members.alive() if other.state != DRAINING]
+        return (DRAIN, RESTART) if member in serving and len(serving) > 1 else (RESTART,)
+
+    async def act(self, name: str, action: str) -> None:
+        """Drain or restart a worker. Raises 404 for an unknown one, 400, 503 if it cannot be reached."""
+        member = self._members.find(name)
+        if member is None:
+            raise not_found(f"There is no worker {name}")
+        if action not in self.actions(member):
+            raise MatrixError(
+                "M_UNKNOWN", 400, f"Worker {name} cannot {action}: no other would take its work"
+            )
+        if name != self.own_name():
+            await self._ask(name, action)
+        elif action == DRAIN:
+            logger.warning("This worker is drained, as an administrator asked")
+            for callback in self._when_drained:
+                callback()
+            await self._members.drain()
+        else:
+            logger.warning("This worker ends to be started again, as an administrator asked")
+            self._end()
+
+    async def _ask(self, name: str, action: str) -> None:
+        request = ForwardedRequest(
+            method="POST",
+            path=f"{API}/workers/{quote(name, safe='')}/{action}",
+            query_string=b"",
+            headers=[],
+            body=b"{}",
+            ip="",
+            scheme="http",
+            request_id="",
+            requester=b"",
+        )
+        try:
+            answer = await self._forwarding.ask(name, request)
+        except LinkLostError:
+            answer = None
+        if answer is None:
+            raise MatrixError("M_UNKNOWN", 503, f"Worker {name} does not answer")
+        if answer.status != 200:
+            raise MatrixError("M_UNKNOWN", answer.status, f"Worker {name} refused to {action}")
+
+
+class _Recent:
+    """Keep an answer for a while, however many people look."""
+
+    def __init__(self, fresh_s: float) -> None:
+        self._fresh_s = fresh_s
+        self._value: Any = None
+        self._until = 0.0
+        self._reading = asyncio.Lock()
+
+    async def get(self, read: Callable[[], Awaitable[T]]) -> T:
+        async with self._reading:
+            if time.monotonic() >= self._until:
+                self._value = await read()
+                self._until = time.monotonic() + self._fresh_s
+            value: T = self._value
+        return value
+
+
+class Overview:
+    """Tell how the server is, in a form for JSON."""
+
+    def __init__(
+        self,
+        *,
+        server_name: str,
+        workers: Workers,
+        tail: Tail,
+        database: Database,
+        clock: Clock,
+        history: Callable[[], Sequence[Moment]],
+    ) -> None:
+        self.workers = workers
+        self._server_name = server_name
+        self._tail = tail
+        self._database = database
+        self._clock = clock
+        self._history = history
+        self._postgresql = _Recent(_FRESH_S)
+        self._size = _Recent(_SIZE_FRESH_S)
+        self._redis = _Recent(_FRESH_S)
+
+    async def status(self, *, with_history: bool) -> dict[str, Any]:
+        """Give everything as it was in the last second, with the last minutes of the log if wanted."""
+        workers = self.workers
+        members = workers.members()
+        rooms = Counter(workers.worker_of(room) for room in islice(self._tail.rooms_active(), _MAX_ROOMS))
+        own = next(member for member in members if member.name == workers.own_name())
+        status: dict[str, Any] = {
+            "server_name": self._server_name,
+            "version": ranvier.__version__,
+            "now_ts": self._clock.now_ms(),
+            "answered_by": own.name,
+            "one_process": isinstance(workers, OneProcess),
+            "workers": [self._worker(member, rooms[member.name]) for member in members],
+            "log": {
+                "head": self._tail.pos,
+                "rows_per_s": own.figures.rows_per_s,
+                "commits_per_s": round(sum(member.figures.commits_per_s for member in members), 1),
+                "commit_ms": max(member.figures.commit_ms for member in members),
+                "delivery_ms": max(member.figures.delivery_ms for member in members),
+            },
+            "database": await self._postgresql.get(self._read_postgresql),
+            "redis": await self._redis.get(self._read_redis),
+        }
+        if with_history:
+            status["history"] = list(self._history())
+        return status
+
+    def _worker(self, member: Member, rooms: int) -> dict[str, Any]:
+        figures = member.figures
+        return {
+            "name": member.name,
+            "pid": member.pid,
+            "host": member.host,
+            "state": member.state,
+            "roles": member.roles,
+            "version": member.version,
+            "started_ts": member.started_ts,
+            "uptime_s": round((self._clock.now_ms() - member.started_ts) / 1000, 1),
+            "load": member.load,
+            "memory_bytes": member.memory_bytes,
+            "pos": member.pos,
+            "lag": figures.behind_rows,
+            "loop_lag_ms": figures.loop_lag_ms,
+            "requests_per_s": figures.requests_per_s,
+            "in_flight": figures.in_flight,
+            "sync_waiting": figures.sync_waiting,
+            "rooms": rooms,
+            "rooms_held": figures.rooms_held,
+            "commits_per_s": figures.commits_per_s,
+            "commit_ms": figures.commit_ms,
+            "delivery_ms": figures.delivery_ms,
+            "queued_writes": figures.queued_writes,
+            "database_connections": figures.database_used + figures.database_idle,
+            "database_reachable": figures.database_reachable,
+            "bus_connected": member.bus_connected,
+            "actions": self.workers.actions(member),
+        }
+
+    async def _read_postgresql(self) -> Mapping[str, Any]:
+        if not self._database.reachable:
+            return {"reachable": False}
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                found = await read_statistics(self._database)
+                size = await self._size.get(lambda: read_size(self._database))
+        except (MatrixError, TimeoutError):
+            return {"reachable": False}
+        return {
+            "reachable": True,
+            "version": found.version,
+            "connections": found.connections,
+            "max_connections": found.max_connections,
+            "started_ts": found.started_ts,
+            "size_bytes": size,
+            "pos": found.pos,
+        }
+
+    async def _read_redis(self) -> Mapping[str, Any] | None:
+        if self.workers.redis is None:
+            return None
+        try:
+            found = await read_redis(self.workers.redis)
+        except RedisUnavailable:
+            return {"reachable": False}
+        return {
+            "reachable": True,
+            "version": found.get("valkey_version") or found.get("redis_version", ""),
+            "clients": int(found.get("connected_clients", "0")),
+            "memory_bytes": int(found.get("used_memory", "0")),
+            "commands_per_s": int(found.get("instantaneous_ops_per_sec", "0")),
+            "started_ts": self._clock.now_ms() - 1000 * int(found.get("uptime_in_seconds", "0")),
+        }

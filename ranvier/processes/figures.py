@@ -1,0 +1,107 @@
+"""What a process counts of itself each second, for the page at ``/_ranvier/`` and ``ranvier status``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ranvier.http.loop_lag import LoopLag
+from ranvier.processes.core import Core
+from ranvier.sync.notifier import Notifier
+from ranvier.wire.figures import Figures
+from ranvier.wire.log_rows import EventRow, Row
+
+PERIOD_S: Final = 1.0
+HISTORY_S: Final = 120
+
+Moment = tuple[int, float, float, float]
+"""Milliseconds of 1970, rows a second, commit and delivery in milliseconds."""
+
+
+class _Count:
+    """A number that only grows, read once a second."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+
+    def grown(self, now: float) -> float:
+        growth, self._before = now - self._before, now
+        return growth
+
+
+class ProcessFigures:
+    """Keep the figures of the last second, and a short history. ``run`` must be running in a task.
+
+    ``cpu`` is the share of one core that the process used in that second.
+    """
+
+    def __init__(
+        self, core: Core, notifier: Notifier, loop_lag: LoopLag, requests: Callable[[], tuple[int, int]]
+    ) -> None:
+        """Count what these do. ``requests`` gives how many were answered and how many are in flight."""
+        self._core = core
+        self._requests_now = requests
+        self._notifier = notifier
+        self._loop_lag = loop_lag
+        self._own_events = ":" + core.identity.server_name
+        self._ages_ms = 0.0
+        self._aged = 0
+        self._rows, self._requests, self._commits, self._commit_s = _Count(), _Count(), _Count(), _Count()
+        self._rows.grown(core.tail.pos)
+        self._history: deque[Moment] = deque(maxlen=HISTORY_S)
+        self.now = Figures()
+        self.cpu = 0.0
+        self._cpu_s = time.process_time()
+        core.tail.listen(self._on_rows)
+
+    @property
+    def history(self) -> Sequence[Moment]:
+        """Give the last ``HISTORY_S`` seconds, the oldest first."""
+        return self._history
+
+    async def run(self) -> None:
+        """Count once a second, for ever."""
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            now = time.monotonic()
+            self._count(now - since)
+            since = now
+
+    def _count(self, seconds: float) -> None:
+        core = self._core
+        cpu_s = time.process_time()
+        self.cpu, self._cpu_s = round((cpu_s - self._cpu_s) / seconds, 3), cpu_s
+        answered, in_flight = self._requests_now()
+        commits = self._commits.grown(core.appender.commits)
+        commit_s = self._commit_s.grown(core.appender.commit_s)
+        self.now = Figures(
+            behind_rows=core.follower.behind,
+            loop_lag_ms=round(self._loop_lag.take_worst_s() * 1000, 1),
+            requests_per_s=round(self._requests.grown(answered) / seconds, 1),
+            in_flight=in_flight,
+            rows_per_s=round(self._rows.grown(core.tail.pos) / seconds, 1),
+            commits_per_s=round(commits / seconds, 1),
+            commit_ms=round(commit_s * 1000 / commits, 2) if commits else 0.0,
+            delivery_ms=round(self._ages_ms / self._aged, 2) if self._aged else 0.0,
+            queued_writes=core.appender.queued,
+            rooms_held=core.rooms.rooms_held,
+            sync_waiting=self._notifier.waiting,
+            database_used=core.database.used,
+            database_idle=core.database.idle,
+            database_reachable=core.database.reachable,
+        )
+        self._ages_ms, self._aged = 0.0, 0
+        self._history.append(
+            (core.clock.now_ms(), self.now.rows_per_s, self.now.commit_ms, self.now.delivery_ms)
+        )
+
+    def _on_rows(self, rows: Sequence[Row]) -> None:
+        # One of each piece is enough, and what other servers sent says nothing of this one's log.
+        newest = rows[-1] if rows else None
+        if isinstance(newest, EventRow) and newest.sender.endswith(self._own_events):
+            self._ages_ms += max(0, self._core.clock.now_ms() - newest.origin_server_ts)
+            self._aged += 1
