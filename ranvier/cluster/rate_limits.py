@@ -36,6 +36,9 @@ Counted = Callable[[str, str, float], None]
 class Broadcasts(Protocol):
     """Tell and hear things that may be lost; see ``RedisBus``."""
 
+    def attend(self) -> None:
+        """Bring at once what others tell."""
+
     def broadcast(self, name: str, body: bytes) -> None:
         """Tell the other processes something."""
 
@@ -60,6 +63,7 @@ class SharedCounts:
 
     def count(self, name: str, key: str, cost: float, burst: float) -> None:
         """Take note of what this worker let pass; ``burst`` is what the limit allows at once."""
+        self._broadcasts.attend()
         gathered = self._gathered
         total = gathered[name, key] = gathered.get((name, key), 0.0) + cost
         loop = asyncio.get_running_loop()

@@ -54,6 +54,9 @@ class Bus(Protocol):
     def ephemeral_now(self) -> tuple[int, str]:
         """Give the newest ``(count, epoch)`` that this process knows of."""
 
+    def attend(self) -> None:
+        """Bring everything at once from now on: somebody waits for it."""
+
     def listen(
         self, batches: BatchListener | None = None, ephemerals: EphemeralListener | None = None
     ) -> None:
@@ -86,6 +89,9 @@ class LocalBus:
     def ephemeral_now(self) -> tuple[int, str]:
         """Give the newest ``(count, epoch)`` that this process knows of."""
         return self._count, self._epoch
+
+    def attend(self) -> None:
+        """Bring everything at once, as ever."""
 
     def listen(
         self, batches: BatchListener | None = None, ephemerals: EphemeralListener | None = None

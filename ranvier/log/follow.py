@@ -42,6 +42,7 @@ class Follower:
         self._gap = asyncio.Event()
         self._quiet = True
         bus.listen(batches=self._on_batch)
+        tail.on_wanted(bus.attend)
 
     @property
     def behind(self) -> int:

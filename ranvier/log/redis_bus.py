@@ -40,6 +40,8 @@ MAX_EPHEMERALS: Final = 100_000
 _LOAD_PAGE: Final = 1000
 _BEAT_S: Final = 1.0
 _RETRY_S: Final = 0.25
+_RELAXED_S: Final = 0.25
+_ATTENTIVE_S: Final = 2.0
 _ECHO_S: Final = 1.0
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -56,6 +58,9 @@ class RedisBus:
 
     What this process commits its own listeners hear at once and not by way of Redis. Ephemerals are heard
     in the order in which Redis counted them, everywhere.
+
+    A message costs a process most by waking it. While nobody waits for anything (``attend``,
+    ``relax_unless``) messages are taken several at a time, four times a second.
     """
 
     def __init__(self, config: RedisConfig, *, prefix: str, clock: Clock) -> None:
@@ -78,6 +83,9 @@ class RedisBus:
         self._newest = 0
         self._lost_at: float | None = None
         self._complained = False
+        self._is_busy: Callable[[], bool] | None = None
+        self._relaxed = False
+        self._attentive_until = 0.0
 
     # -- telling ---------------------------------------------------------------------------------------
 
@@ -113,6 +121,7 @@ class RedisBus:
         connection = self._commands
         if connection is None or not self.connected:
             return None
+        self.attend()
         field = f"{kind}\0{key}"
         payload = _pack((kind, key, body))
         words = (secrets.token_hex(4), self._ephemeral_channel, field, payload, MAX_EPHEMERALS)
@@ -157,6 +166,17 @@ class RedisBus:
             self._batch_listeners.append(batches)
         if ephemerals is not None:
             self._ephemeral_listeners.append(ephemerals)
+
+    def attend(self) -> None:
+        """Bring everything at once for some seconds: somebody waits for it."""
+        self._attentive_until = self._clock.monotonic() + _ATTENTIVE_S
+        if self._relaxed and self._subscription is not None:
+            self._relaxed = False
+            self._subscription.resume()
+
+    def relax_unless(self, is_busy: Callable[[], bool]) -> None:
+        """Take messages several at a time whenever ``is_busy`` says no, until ``attend``."""
+        self._is_busy = is_busy
 
     def on_broadcast(self, name: str, listener: BroadcastListener) -> None:
         """Have ``listener`` called with what other processes broadcast under a name; before ``start``."""
@@ -295,20 +315,32 @@ class RedisBus:
             while commands.is_open and subscription.is_open:
                 await commands.command("PING")
                 await subscription.command("PING")
-                await self._either_lost(commands, subscription)
+                await self._relax(commands, subscription)
+                await asyncio.wait(
+                    (commands.lost, subscription.lost),
+                    timeout=_BEAT_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
         except RedisUnavailable as error:
             reason = str(error)
         self._lost_at = self._clock.monotonic()
         self._close()
         logger.warning("Redis lost: %s", reason)
 
-    async def _either_lost(self, commands: RedisConnection, subscription: RedisConnection) -> None:
-        waits = [asyncio.ensure_future(commands.wait_lost()), asyncio.ensure_future(subscription.wait_lost())]
-        try:
-            await asyncio.wait(waits, timeout=_BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+    async def _relax(self, commands: RedisConnection, subscription: RedisConnection) -> None:
+        """Take messages now and then, for as long as nobody waits for them."""
+        self._relaxed = self._may_relax()
+        while self._relaxed and commands.is_open and subscription.is_open:
+            subscription.pause()
+            await asyncio.wait((commands.lost,), timeout=_RELAXED_S)
+            subscription.resume()
+            # The answer comes after all that came before.
+            await subscription.command("PING")
+            self._relaxed = self._relaxed and self._may_relax()
+
+    def _may_relax(self) -> bool:
+        busy = self._is_busy is None or self._is_busy()
+        return not busy and self._clock.monotonic() > self._attentive_until
 
     def _close(self) -> None:
         for connection in (self._commands, self._subscription):

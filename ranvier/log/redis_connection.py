@@ -36,7 +36,9 @@ class RedisConnection(asyncio.Protocol):
         # Who waits for each answer, in order; None for an answer that nobody wants.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._transport: asyncio.Transport | None = None
-        self._lost = asyncio.get_running_loop().create_future()
+        self._paused = False
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the connection is closed, by whomever. Not to be cancelled."""
 
     @classmethod
     async def open(cls, config: RedisConfig, on_message: MessageListener | None = None) -> RedisConnection:
@@ -71,7 +73,7 @@ class RedisConnection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether commands can be sent."""
-        return self._transport is not None and not self._lost.done()
+        return self._transport is not None and not self.lost.done()
 
     @property
     def unsent(self) -> int:
@@ -101,9 +103,17 @@ class RedisConnection(asyncio.Protocol):
             self.close()
             raise RedisUnavailable(f"no answer within {timeout_s:g} s") from None
 
-    async def wait_lost(self) -> None:
-        """Wait until the connection is closed, by whomever."""
-        await asyncio.shield(self._lost)
+    def pause(self) -> None:
+        """Leave what Redis sends where it is until ``resume``."""
+        if self.is_open and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Take what Redis sends."""
+        if self.is_open and self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Close the connection at once."""
@@ -117,8 +127,8 @@ class RedisConnection(asyncio.Protocol):
         self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
 
     def _end(self, error: RedisUnavailable) -> None:
-        if not self._lost.done():
-            self._lost.set_result(None)
+        if not self.lost.done():
+            self.lost.set_result(None)
         while self._waiting:
             future = self._waiting.popleft()
             if future is not None and not future.done():

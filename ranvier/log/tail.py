@@ -37,6 +37,7 @@ class Tail:
         self._by_event_id: dict[str, EventRow] = {}
         self._related: dict[str, list[EventRow]] = {}
         self._listeners: list[Listener] = []
+        self._wanted: list[Callable[[], None]] = []
         self._waiting: list[_Waiting] = []
         self._tickets = 0
         self.start = 0
@@ -53,6 +54,10 @@ class Tail:
     def listen(self, listener: Listener) -> None:
         """Have ``listener`` called with each piece of rows that is applied."""
         self._listeners.append(listener)
+
+    def on_wanted(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called whenever somebody waits for a position that was not applied yet."""
+        self._wanted.append(listener)
 
     def reset(self, pos: int) -> None:
         """Begin anew after position ``pos``, empty."""
@@ -84,6 +89,8 @@ class Tail:
         """Wait until ``pos`` was applied; False if that takes longer than ``timeout_s``."""
         if self.pos >= pos:
             return True
+        for wanted in self._wanted:
+            wanted()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tickets += 1
         entry = (pos, self._tickets, future)

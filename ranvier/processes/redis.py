@@ -124,8 +124,8 @@ class EmbeddedRedis:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-            self._remove_traces()
-            if self._lock is not None:
+            if self._lock is not None:  # else they are another's
+                self._remove_traces()
                 os.close(self._lock)
                 self._lock = None
 

@@ -88,6 +88,7 @@ class Notifier:
 
     def __init__(self, *, tail: Tail, bus: Bus, rooms: Rooms, memberships: Memberships) -> None:
         self._tail = tail
+        self._bus = bus
         self._rooms = rooms
         self._memberships = memberships
         self._waiting: dict[str, set[Waiter]] = {}
@@ -106,6 +107,7 @@ class Notifier:
     def add(self, waiter: Waiter) -> None:
         """Wake this one from now on."""
         self._waiting.setdefault(waiter.user_id, set()).add(waiter)
+        self._bus.attend()
         if self._closed:
             waiter.wake()
 
@@ -201,6 +203,6 @@ class Notifier:
             return
         if message.kind == "typing":
             self.wake_room(message.key)
-        else:
+        elif message.kind == "presence":
             self.wake_users((message.key,))
             self._shared.put_nowait(message.key)

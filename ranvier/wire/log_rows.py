@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import orjson
@@ -189,7 +189,11 @@ class EventRow:
 
     @property
     def relation(self) -> tuple[str, str] | None:
-        """``(event_id, rel_type)`` of ``m.relates_to`` as it was sent, if it has both, sane and without NUL."""
+        """``(event_id, rel_type)`` of ``m.relates_to`` as it was sent, if it has both, sane, without NUL."""
+        # Every process asks this of every event: most need not be parsed for it. (No form of JSON that is
+        # written here escapes letters.)
+        if self._event is None and b'"m.relates_to"' not in self.pdu:
+            return None
         relation = self.event.content.get("m.relates_to")
         if not isinstance(relation, dict):
             return None
@@ -244,29 +248,6 @@ def _render_client(row: EventRow) -> bytes:
     return orjson.dumps(shown)[1:-1]
 
 
-_EVENT_FIELDS: Final = (
-    "pos",
-    "event_nid",
-    "room_nid",
-    "room_id",
-    "version_id",
-    "event_id",
-    "type",
-    "state_key",
-    "sender",
-    "depth",
-    "origin_server_ts",
-    "pdu",
-    "snapshot_nid",
-    "replaces_nid",
-    "auth_chain",
-    "txn_device",
-    "txn_id",
-    "state_changes",
-    "redacts",
-    "room_snapshot",
-)
-
 Row = EventRow | LogRow
 
 
@@ -276,17 +257,3 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     previous: int
     last: int
     rows: list[Row]
-
-
-def encode_event(row: EventRow) -> bytes:
-    """Make the bytes that carry an event to another process."""
-    return msgspec.msgpack.encode([getattr(row, name) for name in _EVENT_FIELDS])
-
-
-def decode_event(data: bytes) -> EventRow:
-    """Read what ``encode_event`` made."""
-    fields = dict(zip(_EVENT_FIELDS, msgspec.msgpack.decode(data), strict=True))
-    fields["state_changes"] = [tuple(key) for key in fields["state_changes"]]
-    if fields["room_snapshot"] is not None:
-        fields["room_snapshot"] = tuple(fields["room_snapshot"])
-    return EventRow(**fields)

@@ -1,0 +1,371 @@
+"""The bus over a real Redis: at once, in order, and whatever happens to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ranvier.cluster.rate_limits import SharedCounts
+from ranvier.config.database import RedisConfig
+from ranvier.http.limits import Rate, RateLimiter
+from ranvier.log.bus import RESET, Ephemeral
+from ranvier.log.redis_bus import RedisBus
+from ranvier.log.redis_connection import RedisConnection, RedisUnavailable
+from ranvier.spec.errors import MatrixError
+from ranvier.storage.log import head
+from ranvier.wire.log_messages import decode_batch, encode_batch
+from ranvier.wire.log_rows import Batch, EventRow, LogRow
+from tests.core import Core, running_core
+from tests.redis import PrivateRedis, make_bus, private_redis, running_bus, until
+
+ALICE = "@alice:example.org"
+
+_SHOWN = [name for name in EventRow.__slots__ if not name.startswith("_") and name != "redacted_because"]
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[PrivateRedis]:
+    """Give a Redis of the test's own."""
+    async with private_redis() as made:
+        yield made
+
+
+@asynccontextmanager
+async def worker(dsn: str, redis: PrivateRedis, bus: RedisBus | None = None) -> AsyncIterator[Core]:
+    """Run a core as one of several processes."""
+    bus = bus if bus is not None else make_bus(redis.config)
+    async with running_core(dsn, bus=bus, size=3) as core, running_bus(bus):
+        assert bus.connected
+        yield core
+
+
+def never_asks(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the test fail if the follower reads rows from the database."""
+
+    async def fail(head: int) -> None:
+        raise AssertionError(f"rows up to {head} were read from the database")
+
+    monkeypatch.setattr(core.follower, "_read_upto", fail)
+
+
+def shown(row: EventRow | LogRow) -> list[Any]:
+    """Give all that a process knows of a row."""
+    if isinstance(row, LogRow):
+        return [getattr(row, name) for name in LogRow.__struct_fields__]
+    values = [getattr(row, name) for name in _SHOWN]
+    return [list(value) if isinstance(value, (list, tuple)) else value for value in values]
+
+
+async def send_through_all(workers: list[Core], room_id: str, count: int) -> None:
+    """Have all workers write to one room at once, and wait until each knows all of it."""
+    async with asyncio.TaskGroup() as tasks:
+        for n in range(count):
+            core = workers[n % len(workers)]
+            tasks.create_task(core.send(room_id, ALICE, str(n)))
+            tasks.create_task(
+                core.appender.append_rows([LogRow(kind="device_list", user_id=ALICE, key=str(n))])
+            )
+    last = await head(workers[0].database)
+    for core in workers:
+        assert await core.tail.wait_for(last, 15)
+        positions = [row.pos for row in core.tail.rows_since(0)]
+        assert positions == list(range(1, last + 1))
+
+
+async def test_what_one_worker_commits_the_others_know_by_redis_alone(
+    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody on another worker would see each message only up to a second later."""
+    async with worker(database, redis) as one, worker(database, redis) as two:
+        never_asks(two, monkeypatch)
+        room_id = await one.create_room()
+        for n in range(10):
+            sent = await one.send(room_id, ALICE, str(n))
+            assert await two.tail.wait_for(sent.pos, 10)
+        pos = await one.appender.append_rows(
+            [LogRow(kind="device_list", user_id=ALICE, key="k", body=b"{\xff}")]
+        )
+        assert await two.tail.wait_for(pos, 10)
+        ours, theirs = one.tail.rows_since(0), two.tail.rows_since(0)
+        assert len(ours) == pos
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine is not other
+            assert shown(mine) == shown(other)
+
+
+async def test_workers_that_write_at_once_see_one_log(database: str, redis: PrivateRedis) -> None:
+    """The same room would look different depending on the worker."""
+    async with (
+        worker(database, redis) as one,
+        worker(database, redis) as two,
+        worker(database, redis) as three,
+    ):
+        room_id = await one.create_room()
+        await send_through_all([one, two, three], room_id, 45)
+        assert [shown(row) for row in one.tail.rows_since(0)] == [shown(r) for r in three.tail.rows_since(0)]
+
+
+async def test_lost_messages_are_read_from_the_log(database: str, redis: PrivateRedis) -> None:
+    """A message that Redis lost would be missing for everybody on that worker."""
+    choose = random.Random(7)
+    lossy = make_bus(redis.config)
+    hear = lossy._on_batch
+    lossy._on_batch = lambda message: hear(message) if choose.random() < 0.5 else None  # type: ignore[method-assign]
+    async with worker(database, redis) as one, worker(database, redis, lossy) as two:
+        room_id = await one.create_room()
+        await send_through_all([one, two], room_id, 30)
+
+
+async def test_redis_killed_and_back_empty(database: str, redis: PrivateRedis) -> None:
+    """When Redis dies messages would stop, or never be quick again."""
+    bus, told = make_bus(redis.config), list[Ephemeral]()
+    bus.listen(ephemerals=told.append)
+    async with worker(database, redis, bus) as one, worker(database, redis) as two:
+        room_id = await one.create_room()
+        assert await bus.publish_ephemeral("typing", room_id, b"[1]") is not None
+        epoch = bus.ephemeral_now()[1]
+        os.kill(redis.pid, signal.SIGKILL)
+        await until(lambda: not bus.connected)
+        assert await bus.publish_ephemeral("typing", room_id, b"[2]") is None
+        await send_through_all([one, two], room_id, 20)
+        redis.server._restart()
+        await until(lambda: bus.connected and bus.ephemeral_now()[1] != epoch)
+        assert told[-1].kind == RESET
+        await until(lambda: two.follower._bus.connected)
+        await send_through_all([one, two], room_id, 20)
+        message = await two.follower._bus.publish_ephemeral("typing", room_id, b"[3]")
+        assert message is not None
+        await until(lambda: told[-1].body == b"[3]")
+        assert bus.ephemeral_now() == (1, message.epoch)
+
+
+async def test_redis_that_stands_still_holds_up_nobody(database: str, redis: PrivateRedis) -> None:
+    """While Redis hangs, sending a message would hang, too."""
+    bus = make_bus(redis.config)
+    async with worker(database, redis, bus) as one, worker(database, redis) as two:
+        room_id = await one.create_room()
+        os.kill(redis.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(10):
+                results = await asyncio.gather(
+                    *(bus.publish_ephemeral("typing", f"!{n}", b"[]") for n in range(50))
+                )
+                assert set(results) == {None}
+                await send_through_all([one, two], room_id, 20)
+            await until(lambda: not bus.connected)
+        finally:
+            os.kill(redis.pid, signal.SIGCONT)
+        await until(lambda: bus.connected and two.follower._bus.connected)
+        assert await bus.publish_ephemeral("typing", room_id, b"[]") is not None
+        await send_through_all([one, two], room_id, 20)
+
+
+async def test_a_worker_that_starts_without_redis_serves(database: str, redis: PrivateRedis) -> None:
+    """The whole server would not start because Redis does not."""
+    await redis.server.stop()
+    bus = make_bus(redis.config)
+    async with running_core(database, bus=bus) as one, running_bus(bus), running_core(database) as two:
+        assert not bus.connected
+        room_id = await one.create_room()
+        sent = await two.send(room_id, ALICE, "hello")
+        assert await one.tail.wait_for(sent.pos, 10)
+        await redis.server.start()
+        await until(lambda: bus.connected)
+
+
+async def test_a_message_too_large_for_redis_arrives(database: str, redis: PrivateRedis) -> None:
+    """A large import would fill Redis, or never be seen by the other workers."""
+    async with worker(database, redis) as one, worker(database, redis) as two:
+        rows = [LogRow(kind="device_list", user_id=ALICE, key=str(n), body=b"x" * 60_000) for n in range(30)]
+        pos = await one.appender.append_rows(rows)
+        assert await two.tail.wait_for(pos, 10)
+        assert [row.key for row in two.tail.rows_of_user(ALICE, 0)] == [row.key for row in rows]
+
+
+async def test_what_can_not_be_read_harms_nobody(database: str, redis: PrivateRedis) -> None:
+    """One worker of a newer version, or anything else in Redis, would stop all others."""
+    async with worker(database, redis) as one, worker(database, redis) as two:
+        room_id = await one.create_room()
+        for channel in ("test:log", "test:ephemeral"):
+            for message in (b"", b"rubbish", b"\x01" + b"\xff" * 40, b"1 2 3", b"\0" * 25):
+                await redis.ask("PUBLISH", channel, message)
+        newer = encode_batch(Batch(one.tail.pos, one.tail.pos + 1, []), b"newerver")
+        sent = await one.send(room_id, ALICE, "hello")
+        await redis.ask("PUBLISH", "test:log", b"\x63" + newer[1:])
+        assert await two.tail.wait_for(sent.pos, 10)
+        await send_through_all([one, two], room_id, 6)
+
+
+async def test_servers_that_share_a_redis_do_not_hear_each_other(redis: PrivateRedis) -> None:
+    """One server's users would be seen typing on another server."""
+    one, other = make_bus(redis.config, "a:"), make_bus(redis.config, "b:")
+    heard: list[Any] = []
+    other.listen(batches=heard.append, ephemerals=heard.append)
+    async with running_bus(one), running_bus(other):
+        heard.clear()
+        await one.publish(Batch(0, 1, [LogRow(kind="k", pos=1)]))
+        assert await one.publish_ephemeral("typing", "!r", b"[]") is not None
+        assert await other.publish_ephemeral("typing", "!r", b"[]") is not None
+        assert [message.count for message in heard] == [1]
+
+
+async def test_ephemerals_are_heard_in_one_order_everywhere(redis: PrivateRedis) -> None:
+    """A user would be shown typing after they stopped, on some workers."""
+    buses = [make_bus(redis.config) for _ in range(3)]
+    heard: list[list[tuple[int, str, bytes]]] = [[] for _ in buses]
+    for bus, mine in zip(buses, heard, strict=True):
+
+        def note(message: Ephemeral, mine: list[tuple[int, str, bytes]] = mine) -> None:
+            if message.kind != RESET:
+                mine.append((message.count, message.key, message.body))
+
+        bus.listen(ephemerals=note)
+    async with running_bus(buses[0]), running_bus(buses[1]), running_bus(buses[2]):
+
+        async def say(n: int) -> None:
+            bus = buses[n % 3]
+            message = await bus.publish_ephemeral("typing", f"!{n % 5}", b"%d" % n)
+            assert message is not None
+            assert bus.ephemeral_now()[0] >= message.count  # the sender heard it, too
+
+        await asyncio.gather(*(say(n) for n in range(60)))
+        await until(lambda: all(len(mine) == 60 for mine in heard))
+        assert heard[0] == heard[1] == heard[2]
+        assert [count for count, _, _ in heard[0]] == list(range(1, 61))
+
+
+async def test_a_worker_that_starts_or_returns_knows_who_types(redis: PrivateRedis) -> None:
+    """After a worker's restart its users would see nobody online until each of them moved."""
+    one, late = make_bus(redis.config), make_bus(redis.config)
+    heard: list[Ephemeral] = []
+    late.listen(ephemerals=heard.append)
+    async with running_bus(one):
+        for body in (b"old", b"new"):
+            for n in range(50):
+                assert await one.publish_ephemeral("presence", f"@{n}", body) is not None
+        async with running_bus(late):
+            assert heard[0].kind == RESET
+            assert [m.key for m in heard[1:]] == [f"@{n}" for n in range(50)]
+            assert {m.body for m in heard[1:]} == {b"new"}
+            assert late.ephemeral_now() == one.ephemeral_now()
+        heard.clear()
+        assert await one.publish_ephemeral("presence", "@x", b"missed") is not None
+        assert await one.publish_ephemeral("presence", "@0", b"missed") is not None
+        async with running_bus(late):
+            assert [m.key for m in heard] == ["@x", "@0"]
+            assert late.ephemeral_now() == one.ephemeral_now()
+            before = {one._subscription, late._subscription}
+            await redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: before.isdisjoint({one._subscription, late._subscription}))
+            await until(lambda: one.connected and late.connected)
+            message = None
+            while message is None:  # one that was under way when the connection broke
+                message = await one.publish_ephemeral("presence", "@y", b"back")
+            await until(lambda: heard[-1].key == "@y")
+
+
+async def test_many_states_are_loaded_in_pages(redis: PrivateRedis) -> None:
+    """On a large server a worker that starts would know only some of those who are online."""
+    one, late = make_bus(redis.config), make_bus(redis.config)
+    keys: list[str] = []
+    late.listen(ephemerals=lambda message: keys.append(message.key))
+    async with running_bus(one):
+        for start in range(0, 2300, 100):
+            await asyncio.gather(
+                *(one.publish_ephemeral("presence", f"@{n}", b"on") for n in range(start, start + 100))
+            )
+        async with running_bus(late):
+            assert sorted(keys[1:]) == sorted(f"@{n}" for n in range(2300))
+
+
+async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
+    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would wake for every message in vain; or answer with what is a quarter of a second old."""
+    idle = make_bus(redis.config)
+    idle.relax_unless(lambda: False)
+    async with worker(database, redis) as one, worker(database, redis, idle) as two:
+        room_id = await one.create_room()
+        never_asks(two, monkeypatch)
+        await until(lambda: idle._relaxed)
+        for n in range(5):
+            sent = await one.send(room_id, ALICE, str(n))
+        assert await two.tail.wait_for(sent.pos, 10)
+        assert not idle._relaxed
+        await until(lambda: idle._relaxed)
+        sent = await one.send(room_id, ALICE, "by itself, too")
+        await until(lambda: two.tail.pos == sent.pos)
+
+
+async def test_workers_together_allow_one_burst(redis: PrivateRedis) -> None:
+    """With N workers somebody could guess N times as many passwords."""
+    limiters: list[RateLimiter] = []
+    buses = [make_bus(redis.config) for _ in range(3)]
+    for bus in buses:
+        counts = SharedCounts(bus)
+        limiter = RateLimiter({"rc_login.address": Rate(0.001, 6)}, counted=counts.count)
+        counts.listen(lambda name, key, cost, it=limiter: it.count_elsewhere(name, key, cost, 0.0))
+        limiters.append(limiter)
+
+    def used(limiter: RateLimiter) -> float:
+        return limiter._empty_at.get(("rc_login.address", "1.2.3.4"), 0.0) * 0.001
+
+    async with running_bus(buses[0]), running_bus(buses[1]), running_bus(buses[2]):
+        for n in range(6):
+            limiters[n % 3].check("rc_login.address", "1.2.3.4", 0.0)
+            await until(lambda n=n: all(used(limiter) > n + 0.5 for limiter in limiters))
+        for limiter in limiters:
+            with pytest.raises(MatrixError):
+                limiter.check("rc_login.address", "1.2.3.4", 0.0)
+            limiter.check("rc_login.address", "4.3.2.1", 0.0)
+
+
+async def test_a_password_and_a_database_number(redis: PrivateRedis) -> None:
+    """A Redis that is secured could not be used; or a wrong password would not be said."""
+    await redis.ask("CONFIG", "SET", "requirepass", "s3cret")
+    secured = RedisConfig(path=redis.config.path, password="s3cret")
+    connection = await RedisConnection.open(secured)
+    assert await connection.command("ECHO", "x") == b"x"
+    connection.close()
+    for wrong in (redis.config, RedisConfig(path=redis.config.path, password="no")):
+        with pytest.raises(RedisUnavailable, match=r"(?i)auth|password"):
+            await RedisConnection.open(wrong)
+    with pytest.raises(RedisUnavailable, match="range"):
+        await RedisConnection.open(RedisConfig(path=redis.config.path, password="s3cret", dbid=99))
+
+
+def test_a_redacted_event_stays_redacted_on_the_way() -> None:
+    """What was deleted would be readable on the other workers."""
+
+    def event(n: int, content: bytes) -> EventRow:
+        pdu = b'{"content":%b,"type":"m.room.message","room_id":"!r","sender":"@a:b"}' % content
+        return EventRow(
+            event_nid=n,
+            room_nid=1,
+            room_id="!r",
+            version_id="12",
+            event_id=f"${n}",
+            type="m.room.message",
+            state_key=None,
+            sender="@a:b",
+            depth=n,
+            origin_server_ts=5,
+            pdu=pdu,
+            snapshot_nid=None,
+            pos=n,
+        )
+
+    secret = event(1, b'{"body":"secret"}')
+    secret.set_redacted(event(2, b"{}"))
+    decoded = decode_batch(encode_batch(Batch(0, 1, [secret]), b"12345678")).rows[0]
+    assert isinstance(decoded, EventRow)
+    assert decoded.content == {}
+    assert decoded.redacted_because is not None
+    assert decoded.redacted_because.event_id == "$2"
