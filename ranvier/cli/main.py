@@ -6,6 +6,8 @@ import click
 
 import ranvier
 from ranvier.cli.config_commands import check_config, generate_config
+from ranvier.cli.deploy import deploy
+from ranvier.cli.doctor import doctor
 from ranvier.cli.register_user import register_user
 from ranvier.cli.status import status
 from ranvier.cli.up import up
@@ -18,5 +20,5 @@ def main() -> None:
     """Run a Matrix homeserver."""
 
 
-for command in (up, worker, status, register_user, generate_config, check_config):
+for command in (up, worker, status, register_user, generate_config, check_config, deploy, doctor):
     main.add_command(command)

@@ -1,0 +1,162 @@
+"""``ranvier deploy``: put a server of several workers onto this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ranvier.deploy.actions import Action, DeployError
+from ranvier.deploy.commands import commands, hints, systemd_runs
+from ranvier.deploy.plan import Plan, Planner, removed_workers
+from ranvier.deploy.record import Record, read_record
+from ranvier.deploy.settings import MAIN, Settings
+from ranvier.deploy.target import Target
+from ranvier.spec.ids import is_server_name
+
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_SYSTEM_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_PATH = re.compile(r"/[A-Za-z0-9._/@+-]*")
+_MAX_SOCKET_PATH = 100
+
+PathOption = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--server-name", metavar="NAME", help="What user IDs end with, such as example.org.")
+@click.option(
+    "--public-name", metavar="HOST", help="The host that clients connect to. Default: --server-name."
+)
+@click.option(
+    "--workers", metavar="NUMBER_OR_NAMES", help="How many workers besides the first, or their names: a,b,c."
+)
+@click.option("--certificate", type=PathOption, help="The web server's certificate chain (PEM).")
+@click.option("--certificate-key", type=PathOption, help="The certificate's private key (PEM).")
+@click.option("--user", help="The user that the server runs as. Default: ranvier.")
+@click.option("--group", help="The group that shares the sockets' folder. Default: ranvier-sockets.")
+@click.option("--redis-user", help="The user that Redis runs as. Default: redis.")
+@click.option("--web-user", help="The user that the web server runs as. Default: www-data.")
+@click.option("--redis-config", type=PathOption, help="Default: /etc/redis/redis.conf.")
+@click.option("--redis-service", help="Default: redis-server.service.")
+@click.option("--program", type=PathOption, help="The command `ranvier`. Default: the one that runs now.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="/",
+    help="Write into this folder as if it were /, and run none of the commands.",
+)
+@click.option("--dry-run", is_flag=True, help="Show each file and command, and do nothing.")
+@click.option("--start/--no-start", default=True, help="Start the server at the end.")
+def deploy(root: Path, dry_run: bool, start: bool, **options: Any) -> None:
+    """Put a server of several workers onto a machine with systemd, PostgreSQL, Redis and nginx.
+
+    What is as it should be is left alone, so it may be run again at any time: to add workers, or after an
+    update. Options that are not given are as they were in the last run.
+    """
+    target = Target(root)
+    try:
+        before = read_record(target)
+        settings = _settings(before, options)
+        plan = _plan(target, settings, before, start=start)
+    except PermissionError as error:
+        raise click.ClickException(f"{error}; run this as root") from error
+    except (DeployError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for action in plan.actions:
+        _do(action, target, dry_run=dry_run)
+    for note in plan.notes:
+        click.echo(f"Note: {note}")
+    if not plan.actions:
+        click.echo("Nothing to do: everything is as it should be.")
+    elif dry_run:
+        click.echo("Nothing was done: this was a dry run.")
+
+
+def _plan(target: Target, settings: Settings, before: Record, *, start: bool) -> Plan:
+    from ranvier.processes.application import client_routes  # noqa: PLC0415 (slow, and --help needs it not)
+
+    plan = Planner(target, settings, before, client_routes()).make()
+    if target.is_machine and systemd_runs():
+        plan.actions += commands(settings, plan, removed_workers(settings, before), start=start)
+    elif plan.actions:
+        plan.notes.append("services are started when this is run on a machine with systemd, without --root")
+    if plan.record is not None:
+        plan.actions.append(plan.record)
+    plan.notes += hints(settings, plan)
+    return plan
+
+
+def _do(action: Action, target: Target, *, dry_run: bool) -> None:
+    if dry_run:
+        click.echo(f"Would {action.summary()}\n{action.detail()}", nl=False)
+        return
+    try:
+        action.apply(target)
+    except (DeployError, OSError, LookupError) as error:
+        raise click.ClickException(f"could not {action.summary()}: {error}") from error
+    click.echo(f"Did {action.summary()}")
+
+
+def _settings(before: Record, options: dict[str, Any]) -> Settings:
+    known = before.settings
+    given = {key: value for key, value in options.items() if value is not None}
+    if "workers" in given:
+        given["workers"] = _worker_names(given["workers"])
+    if known is None:
+        if "server_name" not in given:
+            raise click.UsageError("the first time, give --server-name")
+        given.setdefault("public_name", given["server_name"].partition(":")[0])
+        given.setdefault("program", _own_program())
+        settings = Settings(**given)
+    else:
+        settings = replace(known, **given)
+        if settings.server_name != known.server_name:
+            raise click.UsageError(
+                f"this server is {known.server_name}, and a server's name cannot be changed"
+            )
+    _check(settings)
+    return settings
+
+
+def _worker_names(text: str) -> tuple[str, ...]:
+    if text.isdigit() and int(text) <= 64:
+        return tuple(f"worker{number}" for number in range(1, int(text) + 1))
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _own_program() -> Path:
+    found = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "ranvier" else None
+    beside = Path(sys.executable).with_name("ranvier")
+    return Path(found).resolve() if found else beside if beside.exists() else Settings("", "").program
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what would not be one word in the files that it is written into."""
+    if not is_server_name(settings.server_name):
+        raise click.UsageError(f"{settings.server_name!r} is not a server name such as example.org")
+    if not _HOST.fullmatch(settings.public_name):
+        raise click.UsageError(f"{settings.public_name!r} is not a host name such as matrix.example.org")
+    for name in settings.workers:
+        if not _NAME.fullmatch(name) or name == MAIN:
+            raise click.UsageError(f"{name!r} cannot be the name of a worker")
+        if len(str(settings.socket(name))) > _MAX_SOCKET_PATH:
+            raise click.UsageError(f"the path of a socket of {name!r} would be too long")
+    if len(set(settings.workers)) != len(settings.workers):
+        raise click.UsageError("two workers have the same name")
+    for name in (settings.user, settings.group, settings.redis_user, settings.web_user):
+        if not _SYSTEM_NAME.fullmatch(name):
+            raise click.UsageError(f"{name!r} cannot be the name of a user or group")
+    if not _NAME.fullmatch(settings.redis_service.removesuffix(".service")):
+        raise click.UsageError(f"{settings.redis_service!r} is not a service")
+    paths = (settings.program, settings.redis_config, settings.certificate, settings.certificate_key)
+    for path in paths:
+        if path is not None and not _PATH.fullmatch(str(path)):
+            raise click.UsageError(f"{str(path)!r} is not an absolute path of plain characters")
+    if (settings.certificate is None) != (settings.certificate_key is None):
+        raise click.UsageError("give --certificate and --certificate-key together")

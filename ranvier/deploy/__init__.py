@@ -1,0 +1,1 @@
+"""Put a server of several workers onto one Linux host with systemd, and see whether all is well with it."""

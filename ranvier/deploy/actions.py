@@ -1,0 +1,167 @@
+"""What a deployment consists of: files, folders and commands, each of which can be shown first."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from ranvier.deploy.target import Rights, Target
+
+COMMAND_TIMEOUT_S: Final = 300
+
+
+class DeployError(Exception):
+    """Say why a deployment cannot go on; the message is for the administrator."""
+
+
+class Action(Protocol):
+    """One step."""
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+
+    def detail(self) -> str:
+        """Give what a dry run shows besides: a file's content or its differences; often nothing."""
+
+    def apply(self, target: Target) -> None:
+        """Do it. Raises ``OSError``, ``LookupError``, DeployError."""
+
+
+@dataclass(frozen=True)
+class MakeFolder:
+    """Make a folder, or give one that is there its rights."""
+
+    path: Path
+    rights: Rights
+    before: Rights | None
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        if self.before is None:
+            return f"make the folder {self.path} ({self.rights})"
+        return f"change the folder {self.path} from {self.before} to {self.rights}"
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Make or change it."""
+        if self.before is None:
+            target.real(self.path).mkdir(mode=0o700)
+        target.set_rights(self.path, self.rights)
+
+
+@dataclass(frozen=True)
+class SetRights:
+    """Give a file its rights and leave its content."""
+
+    path: Path
+    rights: Rights
+    before: Rights
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return f"change {self.path} from {self.before} to {self.rights}"
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Change it."""
+        target.set_rights(self.path, self.rights)
+
+
+@dataclass(frozen=True)
+class PutFile:
+    """Write a file. ``copy_to`` keeps what a person had written into it."""
+
+    path: Path
+    content: str
+    rights: Rights
+    before: str | None
+    copy_to: Path | None = None
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        if self.before is None:
+            return f"write {self.path} ({self.rights})"
+        if self.copy_to is None:
+            return f"update {self.path}"
+        return f"REPLACE {self.path}, which others wrote or edited; a copy is kept as {self.copy_to}"
+
+    def detail(self) -> str:
+        """Give the file, or how it changes."""
+        if self.before is None:
+            return "".join(f"  | {line}\n" for line in self.content.splitlines())
+        before, after = self.before.splitlines(), self.content.splitlines()
+        lines = difflib.unified_diff(before, after, "as it is", "as it will be", lineterm="", n=2)
+        return "".join(f"  | {line}\n" for line in lines)
+
+    def apply(self, target: Target) -> None:
+        """Write it."""
+        if self.copy_to is not None and self.before is not None:
+            rights = target.rights(self.path) or self.rights
+            target.write(self.copy_to, self.before, rights)
+        target.write(self.path, self.content, self.rights)
+
+
+@dataclass(frozen=True)
+class PutSecret:
+    """Write a new secret; what it is, nobody is shown."""
+
+    path: Path
+    rights: Rights
+    make: Callable[[], str]
+    what: str
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return f"write {self.path} ({self.rights}): {self.what}"
+
+    def detail(self) -> str:
+        """Give nothing: it is not made yet, and it is a secret."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Make and write it."""
+        target.write(self.path, self.make(), self.rights)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a command."""
+
+    argv: Sequence[str]
+    why: str
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return f"run `{' '.join(self.argv)}`: {self.why}"
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Run it and wait. Raises DeployError with what it said when it fails."""
+        try:
+            done = subprocess.run(
+                self.argv,
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=COMMAND_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DeployError(f"`{' '.join(self.argv)}` cannot be run: {error}") from error
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip() or f"it ended with status {done.returncode}"
+            raise DeployError(f"`{' '.join(self.argv)}` failed: {said}")

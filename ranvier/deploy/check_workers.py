@@ -1,0 +1,156 @@
+"""Is every worker there, does it hear the others, and how far behind is it?"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Final
+
+from ranvier.cluster.link import connect
+from ranvier.config.database import RedisConfig
+from ranvier.deploy.findings import Finding, error, note, ok, warning
+from ranvier.deploy.scene import Scene
+from ranvier.log.redis_connection import RedisConnection, RedisUnavailable
+from ranvier.storage import log
+from ranvier.storage.database import Database
+from ranvier.wire.members import DRAINING, Member, decode_members
+
+WATCH_S: Final = 2.5
+"""How long they are watched: a worker announces itself once a second."""
+
+LAG_ERROR: Final = 1000
+_REACH_S: Final = 2.0
+
+
+async def check_workers(scene: Scene, database: Database | None) -> AsyncIterator[Finding]:
+    """Look at the announcements twice, and at each worker's door. Raises what the database raises."""
+    if scene.redis is None:
+        return
+    head = await log.head(database) if database is not None else 0
+    try:
+        before, _ = await _look(scene.redis, scene.prefix)
+        await asyncio.sleep(WATCH_S)
+        after, subscribed = await _look(scene.redis, scene.prefix)
+    except RedisUnavailable:
+        return  # told already
+    if database is not None:
+        pace = (await log.head(database) - head) / WATCH_S
+        yield ok("log-pace", f"the log is at {head} and grows by {pace:.1f} rows a second")
+    for finding in (
+        *_missing(scene, after),
+        *_subscriptions(after, subscribed),
+        *_each(before, after, head),
+        *_versions(list(after.values())),
+    ):
+        yield finding
+    for member in after.values():
+        async for finding in _door(scene, member):
+            yield finding
+
+
+async def _look(config: RedisConfig, prefix: str) -> tuple[dict[str, Member], int]:
+    """Give who announces themselves, by name, and how many hear of commits. Raises RedisUnavailable."""
+    connection = await RedisConnection.open(config)
+    try:
+        names: list[bytes] = await connection.command("SMEMBERS", f"{prefix}members")
+        values: list[bytes | None] = []
+        if names:
+            values = await connection.command("MGET", *(f"{prefix}member:{name.decode()}" for name in names))
+        _, count = await connection.command("PUBSUB", "NUMSUB", f"{prefix}log")
+    finally:
+        connection.close()
+    members = decode_members([value for value in values if value is not None])
+    return {member.name: member for member in members}, int(count)
+
+
+def _missing(scene: Scene, members: Mapping[str, Member]) -> Iterator[Finding]:
+    names = {process.name for process in scene.processes} if scene.names_known else set()
+    for name in sorted(names - members.keys()):
+        yield error(
+            "worker-missing",
+            f"the worker {name} does not run, or does not reach Redis",
+            "see `systemctl status` and its log, and start it",
+        )
+    for name in sorted(members.keys() - names) if names else []:
+        yield note("worker-unknown", f"the worker {name} runs and has no configuration here")
+
+
+def _subscriptions(members: Mapping[str, Member], subscribed: int) -> Iterator[Finding]:
+    deaf = [member.name for member in members.values() if not member.bus_connected]
+    for name in deaf:
+        yield error(
+            "worker-not-subscribed",
+            f"the worker {name} is not subscribed to Redis: it learns of messages later, from the database",
+            f"look for `Redis lost` in its log; restart {name} if it does not come back by itself",
+        )
+    if not deaf and subscribed < len(members):
+        yield error(
+            "worker-not-subscribed",
+            f"only {subscribed} of {len(members)} workers are subscribed to Redis",
+            "look for `Redis lost` in their logs",
+        )
+
+
+def _each(before: Mapping[str, Member], after: Mapping[str, Member], head: int) -> Iterator[Finding]:
+    for name, member in after.items():
+        old = before.get(name, member)
+        if old.instance != member.instance:
+            yield error(
+                "name-twice",
+                f"two processes announce themselves as {name}: {old.pid} on {old.host}, "
+                f"{member.pid} on {member.host}",
+                "give one of them another worker_name, unless it was just restarted",
+            )
+        elif name in before and old.beat == member.beat:
+            yield error(
+                "worker-frozen",
+                f"the worker {name} (process {member.pid} on {member.host}) stands still",
+                f"see what it does (`py-spy dump --pid {member.pid}`), then restart it",
+            )
+        behind = head - member.pos
+        if behind > 0:
+            told = error if behind >= LAG_ERROR else warning
+            yield told(
+                "worker-lagging",
+                f"the worker {name} is {behind} rows behind the log",
+                f"it uses {member.load:.0%} of a core: add a worker, or restart it if it does not catch up",
+            )
+        elif member.state == DRAINING:
+            yield note("worker-draining", f"the worker {name} is about to stop")
+        else:
+            yield ok("worker", f"the worker {name} is at {member.pos}, {member.load:.0%} of a core")
+
+
+def _versions(members: Sequence[Member]) -> Iterator[Finding]:
+    versions = sorted({member.version for member in members})
+    if len(versions) > 1:
+        yield warning(
+            "worker-versions",
+            f"the workers have different versions: {', '.join(versions)}",
+            "restart the older ones: systemctl restart ranvier-worker@NAME",
+        )
+
+
+async def _door(scene: Scene, member: Member) -> AsyncIterator[Finding]:
+    if member.address.startswith("unix:") and member.host != platform.node():
+        return
+    secret = scene.config.worker.replication_secret or ""
+    try:
+        async with asyncio.timeout(_REACH_S):
+            link = await connect(member.address, secret=secret, announcement=b"", lost=lambda: None)
+        link.close()
+    except PermissionError:
+        yield note("worker-door", f"{member.address} may not be opened", "run this as root")
+    except (ConnectionRefusedError, FileNotFoundError, TimeoutError) as failed:
+        yield error(
+            "worker-unreachable",
+            f"the worker {member.name} does not answer others at {member.address}: {failed or 'no answer'}",
+            f"restart the worker {member.name}",
+        )
+    except OSError:
+        yield error(
+            "worker-secret",
+            f"the worker {member.name} refuses the secret of this configuration",
+            "set the same worker_replication_secret for all workers and restart them",
+        )

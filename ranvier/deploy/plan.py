@@ -1,0 +1,218 @@
+"""Compare what is there with what should be, and list what is to be done about it."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
+from ranvier.deploy import config_files, nginx, record, system_files
+from ranvier.deploy.actions import Action, MakeFolder, PutFile, PutSecret, Run, SetRights
+from ranvier.deploy.record import Record
+from ranvier.deploy.settings import MAIN, Settings
+from ranvier.deploy.target import Rights, Target, fingerprint
+from ranvier.http.route import Route
+
+_ROOT_FOLDER: Final = Rights("root", "root", 0o755)
+_ROOT_FILE: Final = Rights("root", "root", 0o644)
+UNITS: Final = Path("/etc/systemd/system")
+MAX_UPLOAD_BYTES: Final = 50 << 20
+
+
+@dataclass
+class Plan:
+    """What is to be done, in order, and what is to be told.
+
+    ``changed`` are the paths of files that are not in use yet as they will be; ``record`` is written when
+    they are, so that a run that failed half way is taken up by the next.
+    """
+
+    actions: list[Action] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    changed: set[Path] = field(default_factory=set)
+    record: PutFile | None = None
+    restart_redis: bool = False
+    reload_nginx: bool = False
+
+
+class Planner:
+    """Make the plan of all files and folders for some settings."""
+
+    def __init__(self, target: Target, settings: Settings, before: Record, routes: Sequence[Route]) -> None:
+        self._target = target
+        self._settings = settings
+        self._before = before
+        self._routes = routes
+        self._written: dict[str, str] = {}
+        self._made: set[Path] = set()
+        self.plan = Plan()
+
+    def make(self) -> Plan:
+        """Give the plan."""
+        self._users()
+        self._folders()
+        self._configuration()
+        self._redis()
+        self._units()
+        self._nginx()
+        self._remember()
+        return self.plan
+
+    # -- what is there ---------------------------------------------------------------------------------
+
+    def _users(self) -> None:
+        settings, target = self._settings, self._target
+        programs = ((settings.redis_user, "Redis"), (settings.web_user, "the web server"))
+        for user, what in programs:
+            if not target.has_user(user):
+                self.plan.notes.append(f"there is no user {user}: install {what}, then run this again")
+        members = [settings.user, *(user for user, _ in programs if target.has_user(user))]
+        self._file(Path("/etc/sysusers.d/ranvier.conf"), system_files.sysusers(settings, members))
+        missing = [user for user in members if not target.is_member(user, settings.group)]
+        if not missing and target.has_group(settings.group) and target.has_user(settings.user):
+            return
+        self.plan.restart_redis = settings.redis_user in missing
+        self.plan.reload_nginx = settings.web_user in missing
+        root = [] if target.is_machine else [f"--root={target.root}"]
+        argv = ["systemd-sysusers", *root, "ranvier.conf"]
+        self.plan.actions.append(Run(argv, f"make users and groups, with {', '.join(members)} in the group"))
+
+    def _folders(self) -> None:
+        settings = self._settings
+        own = Rights(settings.user, settings.user, 0o750)
+        readable = Rights("root", settings.user, 0o750)
+        self._folder(settings.config_dir, readable)
+        self._folder(settings.conf_d, readable)
+        self._folder(settings.config_dir / "workers", readable)
+        self._folder(settings.data_dir, own)
+        self._file(Path("/etc/tmpfiles.d/ranvier.conf"), system_files.tmpfiles(settings))
+        self._folder(settings.socket_dir, Rights(settings.user, settings.group, 0o2770))
+
+    def _configuration(self) -> None:
+        settings = self._settings
+        secret = Rights("root", settings.user, 0o640)
+        self._secret(SIGNING_KEY_NAME, _new_key, "a new signing key")
+        self._secret(SHARED_SECRET_NAME, _new_secret, "a new random secret")
+        files = {
+            settings.homeserver_yaml: config_files.homeserver_yaml(settings),
+            settings.conf_d / "database.yaml": config_files.database_yaml(settings),
+            settings.conf_d / "listeners.yaml": config_files.listeners_yaml(settings),
+            settings.conf_d / "redis.yaml": config_files.redis_yaml(settings),
+        }
+        for name in settings.workers:
+            files[settings.worker_yaml(name)] = config_files.worker_yaml(settings, name)
+        for path, content in files.items():
+            self._file(path, content, secret, leave_edited=True)
+
+    def _redis(self) -> None:
+        settings = self._settings
+        fragment = settings.redis_config.with_name("ranvier.conf")
+        drop_in = UNITS / f"{settings.redis_service}.d" / "ranvier.conf"
+        self._file(fragment, system_files.redis_fragment(settings))
+        self._file(drop_in, system_files.redis_drop_in(settings))
+        before = self._target.read(settings.redis_config)
+        if before is None:
+            self.plan.notes.append(f"there is no {settings.redis_config}: install Redis, then run this again")
+        else:
+            content = system_files.with_include(before, str(fragment))
+            rights = self._target.rights(settings.redis_config) or _ROOT_FILE
+            self._file(settings.redis_config, content, rights, ours=False)
+        if {fragment, drop_in, settings.redis_config} & self.plan.changed:
+            self.plan.restart_redis = True
+
+    def _units(self) -> None:
+        self._file(UNITS / "ranvier.target", system_files.target_unit(self._settings))
+        self._file(UNITS / "ranvier.service", system_files.main_unit(self._settings))
+        self._file(UNITS / "ranvier-worker@.service", system_files.worker_unit(self._settings))
+
+    def _nginx(self) -> None:
+        settings = self._settings
+        upstream = settings.nginx_dir / "ranvier-upstream.conf"
+        server = settings.nginx_dir / "ranvier.conf"
+        self._file(upstream, nginx.upstream_file(settings, self._routes))
+        content = nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES)
+        self._file(server, content, leave_edited=True)
+        if {upstream, server} & self.plan.changed:
+            self.plan.reload_nginx = True
+
+    def _remember(self) -> None:
+        text = Record(self._settings, {**self._before.files, **self._written}).encode()
+        before = self._target.read(record.PATH)
+        if before != text:
+            self._parents(record.PATH)
+            self.plan.record = PutFile(record.PATH, text, _ROOT_FILE, before)
+
+    # -- single steps ----------------------------------------------------------------------------------
+
+    def _file(
+        self,
+        path: Path,
+        content: str,
+        rights: Rights = _ROOT_FILE,
+        *,
+        leave_edited: bool = False,
+        ours: bool = True,
+    ) -> None:
+        self._parents(path)
+        current = self._target.read(path)
+        mark = self._before.files.get(str(path))
+        edited = current is not None and current != content and mark != fingerprint(current)
+        if edited and leave_edited:
+            self.plan.notes.append(f"{path} was edited by hand and is left as it is")
+            return
+        if ours:
+            self._written[str(path)] = fingerprint(content)
+            if mark != fingerprint(content):
+                self.plan.changed.add(path)
+        if current == content:
+            self._rights(path, rights)
+            return
+        copy_to = self._free_name(path) if edited else None
+        self.plan.actions.append(PutFile(path, content, rights, current, copy_to))
+        self.plan.changed.add(path)
+
+    def _secret(self, name: str, make: Callable[[], str], what: str) -> None:
+        path = self._settings.config_dir / name
+        if self._target.rights(path) is None:
+            rights = Rights("root", self._settings.user, 0o640)
+            self.plan.actions.append(PutSecret(path, rights, make, what))
+
+    def _folder(self, path: Path, rights: Rights) -> None:
+        self._parents(path)
+        before = self._target.rights(path)
+        self._made.add(path)
+        if before != rights:
+            self.plan.actions.append(MakeFolder(path, rights, before))
+
+    def _rights(self, path: Path, rights: Rights) -> None:
+        before = self._target.rights(path)
+        if before is not None and before != rights:
+            self.plan.actions.append(SetRights(path, rights, before))
+
+    def _parents(self, path: Path) -> None:
+        for folder in reversed(path.parents):
+            if folder not in self._made and self._target.rights(folder) is None:
+                self.plan.actions.append(MakeFolder(folder, _ROOT_FOLDER, None))
+            self._made.add(folder)
+
+    def _free_name(self, path: Path) -> Path:
+        names = (path.with_name(f"{path.name}.kept.{number}") for number in itertools.count(1))
+        return next(name for name in names if self._target.rights(name) is None)
+
+
+def _new_key() -> str:
+    return signing_key_file(Path(SIGNING_KEY_NAME)).content
+
+
+def _new_secret() -> str:
+    return secrets.token_urlsafe(32) + "\n"
+
+
+def removed_workers(settings: Settings, before: Record) -> list[str]:
+    """Give the workers that the run before had and this one has not."""
+    known = before.settings.names if before.settings is not None else ()
+    return [name for name in known if name not in settings.names and name != MAIN]

@@ -1,0 +1,77 @@
+"""What is examined: the configuration of each process of one machine, and how it was deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ranvier.config import Config, ConfigError, load
+from ranvier.config.database import RedisConfig
+from ranvier.config.listeners import Listener
+from ranvier.deploy.findings import Finding, Severity, error
+from ranvier.deploy.settings import Settings
+from ranvier.deploy.target import Target
+
+
+@dataclass(frozen=True)
+class Process:
+    """One worker as it is configured. ``source`` is the file that is its own."""
+
+    source: str
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Give the worker's name."""
+        return self.config.worker.name
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """Give where it answers."""
+        return self.config.worker.listeners or self.config.listeners
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that the checks look at.
+
+    ``processes`` is never empty. ``settings`` are those of ``ranvier deploy``, if it was used. ``dsn`` and
+    ``redis`` say where the server's database and bus are, and are None where nothing says so.
+    ``names_known`` tells whether ``processes`` are all workers, so that one that is not there is missing.
+    """
+
+    target: Target
+    processes: Sequence[Process]
+    settings: Settings | None
+    data_dir: Path
+    dsn: str | None
+    redis: RedisConfig | None
+    prefix: str
+    names_known: bool
+    now_ms: Callable[[], int]
+
+    @property
+    def config(self) -> Config:
+        """Give the configuration of the first process."""
+        return self.processes[0].config
+
+
+def load_processes(sources: Sequence[Sequence[Path]]) -> tuple[list[Process], list[Finding]]:
+    """Read the configuration of each process and tell everything that is wrong with it, once."""
+    processes: list[Process] = []
+    findings: dict[str, Finding] = {}
+    for paths in sources:
+        try:
+            config = load(paths)
+            problems = config.warnings
+            processes.append(Process(str(paths[-1]), config))
+        except ConfigError as failed:
+            problems = failed.problems
+        for problem in problems:
+            severity: Severity = problem.severity
+            advice = "correct this line" if severity == "error" else ""
+            findings[str(problem)] = Finding(severity, "config", str(problem), advice)
+    if not processes and not findings:
+        findings[""] = error("config", "there is no configuration", "run `ranvier deploy`")
+    return processes, list(findings.values())

@@ -1,0 +1,232 @@
+"""``ranvier deploy`` on a real file system, as root, in a folder that stands for the machine's root."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ranvier.config import load
+from ranvier.deploy.target import Target
+from tests.deploy.conftest import Deploy, files_of
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
+
+FIRST = ("--server-name", "example.org", "--public-name", "matrix.example.org", "--workers", "2")
+
+
+def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does(machine: Path, deploy: Deploy) -> None:
+    """An administrator would agree to one thing and get another."""
+    before = files_of(machine)
+    dry = deploy(*FIRST, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert files_of(machine) == before
+    done = deploy(*FIRST)
+    assert done.exit_code == 0, done.output
+    promised = said(dry.output, "Would ")
+    assert promised == said(done.output, "Did ")
+    # Every file that is there now was shown, with its whole text unless it is a secret.
+    shown = [line[4:] for line in dry.output.splitlines() if line.startswith("  | ")]
+    for path, (mode, _, _, content) in files_of(machine).items():
+        by_sysusers = path in ("etc/shadow", "etc/gshadow") or path.endswith("-") or ".pwd.lock" in path
+        if path in before or by_sysusers:
+            continue
+        assert any(f"/{path} " in f"{line} " for line in promised), path
+        secret = path.endswith(("signing.key", "registration_shared_secret", ".kept.1"))
+        if stat.S_ISREG(mode) and not secret and not path.endswith("deploy.json"):
+            assert set(content.decode().splitlines()) <= set(shown), path
+
+
+def said(output: str, word: str) -> list[str]:
+    """Give what follows a word at the beginning of lines."""
+    return [line.removeprefix(word) for line in output.splitlines() if line.startswith(word)]
+
+
+def test_a_second_run_changes_nothing(machine: Path, deploy: Deploy) -> None:
+    """Running it after an update would restart a server that needs no restart."""
+    deploy(*FIRST)
+    before = files_of(machine)
+    again = deploy()
+    assert again.exit_code == 0, again.output
+    assert "Nothing to do" in again.output
+    assert files_of(machine) == before
+
+
+def test_the_sockets_folder_has_its_owner_group_and_mode(machine: Path, deploy: Deploy) -> None:
+    """The web server could not connect to the workers, or everybody could."""
+    deploy(*FIRST)
+    target = Target(machine)
+    folder = Path("/run/ranvier")
+    assert target.rights(folder) == ("ranvier", "ranvier-sockets", 0o2770)
+    for user in ("ranvier", "redis", "www-data"):
+        assert target.is_member(user, "ranvier-sockets")
+    made = machine / "run/ranvier/some.sock"
+    made.touch()
+    assert made.stat().st_gid == target.gid("ranvier-sockets")
+    (machine / "run/ranvier").chmod(0o755)
+    assert "from ranvier:ranvier-sockets 0755 to ranvier:ranvier-sockets 2770" in deploy().output
+    assert target.rights(folder) == ("ranvier", "ranvier-sockets", 0o2770)
+
+
+def test_secrets_are_for_the_server_alone_and_stay(machine: Path, deploy: Deploy) -> None:
+    """Another user could sign as the server, or an update would give it a new key that nobody trusts."""
+    deploy(*FIRST)
+    target, path = Target(machine), Path("/etc/ranvier/signing.key")
+    key = target.read(path)
+    assert target.rights(path) == ("root", "ranvier", 0o640)
+    deploy("--workers", 3)
+    assert target.read(path) == key
+
+
+def test_every_process_can_read_its_configuration(machine: Path, deploy: Deploy) -> None:
+    """The first start would end with an error."""
+    deploy(*FIRST)
+    folder = machine / "etc/ranvier"
+    secret = folder / "registration_shared_secret"
+    yaml = folder / "homeserver.yaml"
+    yaml.write_text(yaml.read_text().replace("/etc/ranvier", str(folder)))
+    for name, files in (("main", []), ("worker2", [folder / "workers/worker2.yaml"])):
+        config = load([yaml, folder / "conf.d", *files])
+        listeners = config.worker.listeners or config.listeners
+        assert [str(listener.path) for listener in listeners] == [f"/run/ranvier/{name}.sock"]
+        assert [listener.mode for listener in listeners] == [0o660]
+        assert config.worker.name == name
+        assert not config.warnings
+        assert config.registration.shared_secret == secret.read_text().strip()
+
+
+def test_a_unit_that_was_edited_is_kept_as_a_copy(machine: Path, deploy: Deploy) -> None:
+    """An administrator's work would be lost without a word."""
+    deploy(*FIRST)
+    unit = machine / "etc/systemd/system/ranvier.service"
+    edited = unit.read_text() + "# mine\n"
+    unit.write_text(edited)
+    result = deploy()
+    assert "REPLACE /etc/systemd/system/ranvier.service" in result.output
+    assert "ranvier.service.kept.1" in result.output
+    assert unit.with_name("ranvier.service.kept.1").read_text() == edited
+    assert "# mine" not in unit.read_text()
+    unit.write_text(edited + "# again\n")
+    deploy()
+    assert unit.with_name("ranvier.service.kept.2").read_text() == edited + "# again\n"
+
+
+@pytest.mark.parametrize("path", ["etc/ranvier/homeserver.yaml", "etc/nginx/conf.d/ranvier.conf"])
+def test_configuration_that_was_edited_is_left_alone(machine: Path, deploy: Deploy, path: str) -> None:
+    """A certificate that certbot put in, or a setting, would be gone after the next run."""
+    deploy(*FIRST)
+    file = machine / path
+    edited = file.read_text() + "# mine\n"
+    file.write_text(edited)
+    result = deploy()
+    assert f"/{path} was edited by hand and is left as it is" in result.output
+    assert file.read_text() == edited
+
+
+def test_redis_own_configuration_keeps_its_rights_and_a_copy(machine: Path, deploy: Deploy) -> None:
+    """Redis could not read its configuration any more, or nobody would know how it was before."""
+    conf = machine / "etc/redis/redis.conf"
+    os.chown(conf, 901, 901)
+    conf.chmod(0o640)
+    before = conf.read_text()
+    result = deploy(*FIRST)
+    assert "REPLACE /etc/redis/redis.conf" in result.output
+    assert conf.read_text().startswith(before)
+    assert conf.read_text().rstrip().endswith("include /etc/redis/ranvier.conf")
+    status = conf.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (901, 901, 0o640)
+    assert conf.with_name("redis.conf.kept.1").read_text() == before
+
+
+def test_workers_are_added_without_editing_anything(machine: Path, deploy: Deploy) -> None:
+    """A new worker would get no requests, or none would be started."""
+    deploy(*FIRST)
+    assert deploy("--workers", "2,extra").exit_code == 0
+    result = deploy("--workers", "worker1,worker2,extra")
+    assert result.exit_code == 0, result.output
+    assert "worker_name: extra" in (machine / "etc/ranvier/workers/extra.yaml").read_text()
+    assert "unix:/run/ranvier/extra.sock " in (machine / "etc/nginx/conf.d/ranvier-upstream.conf").read_text()
+    target = (machine / "etc/systemd/system/ranvier.target").read_text()
+    assert "ranvier-worker@extra.service" in target
+
+
+def test_a_run_that_failed_half_way_is_taken_up_again(machine: Path, deploy: Deploy) -> None:
+    """After a failure the server would stay half deployed, and a second run would say that all is well."""
+    blocked = machine / "etc/nginx"
+    blocked.write_text("not a folder")
+    assert deploy(*FIRST).exit_code == 1
+    blocked.unlink()
+    result = deploy(*FIRST)
+    assert result.exit_code == 0, result.output
+    assert (machine / "etc/nginx/conf.d/ranvier.conf").exists()
+    assert "Nothing to do" in deploy().output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--server-name", "exa mple"),
+        ("--server-name", "example.org", "--workers", "a,../b"),
+        ("--server-name", "example.org", "--workers", "a,a"),
+        ("--server-name", "example.org", "--workers", "main"),
+        ("--server-name", "example.org", "--user", "x;y"),
+        ("--server-name", "example.org", "--public-name", "a;b"),
+        ("--server-name", "example.org", "--certificate", "/etc/a.pem"),
+        ("--server-name", "example.org", "--program", "/opt/my programs/ranvier"),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused(machine: Path, deploy: Deploy, options: tuple[str, ...]) -> None:
+    """A mistyped name would end up in the files of the system."""
+    before = files_of(machine)
+    assert deploy(*options).exit_code == 2
+    assert files_of(machine) == before
+
+
+def test_a_server_does_not_change_its_name(deploy: Deploy) -> None:
+    """All users would be orphans."""
+    deploy(*FIRST)
+    result = deploy("--server-name", "other.org")
+    assert result.exit_code == 2
+    assert "cannot be changed" in result.output
+
+
+def test_systemd_takes_the_units(machine: Path, deploy: Deploy) -> None:
+    """The server would not start at boot."""
+    program = machine / "usr/bin/ranvier"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    deploy(*FIRST, "--program", program)
+    folder = machine / "etc/systemd/system"
+    done = subprocess.run(
+        [
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            *(
+                f"{folder}/{name}"
+                for name in ("ranvier.target", "ranvier.service", "ranvier-worker@worker1.service")
+            ),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:/lib/systemd/system"},
+        timeout=60,
+    )
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "ranvier" in line]) == (0, [])
+    text = (folder / "ranvier-worker@.service").read_text()
+    for line in (
+        "Type=notify",
+        "NotifyAccess=main",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "Restart=always",
+        "RestartSec=3",
+        "PartOf=ranvier.target",
+    ):
+        assert f"\n{line}\n" in text
+    assert "/etc/ranvier/workers/%i.yaml" in text

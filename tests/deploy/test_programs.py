@@ -1,0 +1,242 @@
+"""What is written for nginx and Redis, given to a real nginx and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ranvier.deploy import nginx, system_files
+from ranvier.deploy.settings import Settings
+from ranvier.http.route import Auth, Route
+from ranvier.processes.application import client_routes
+from tests.postgres import private_folder
+
+
+async def _handler(request: object) -> None:
+    """Stand for an endpoint."""
+
+
+UPLOAD = Route(
+    "POST", ("/_matrix/media/v3/upload", "/_matrix/media/r0/upload"), _handler, Auth.USER, stream=True
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder with a short path."""
+    with private_folder() as path:
+        yield path
+
+
+def free_port() -> int:
+    """Give a TCP port that is free now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def write_nginx(folder: Path, settings: Settings, port: int) -> Path:
+    """Write what nginx needs around the files that are tested, and give its main file."""
+    routes = [*client_routes(), UPLOAD]
+    server = nginx.server_file(settings, routes, max_upload_bytes=50 << 20)
+    server = server.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("    listen [::]:80;\n", "")
+    (folder / "a-upstream.conf").write_text(nginx.upstream_file(settings, routes))
+    (folder / "b.conf").write_text(server)
+    main = folder / "nginx.conf"
+    main.write_text(
+        f"pid {folder}/nginx.pid;\nerror_log {folder}/error.log;\ndaemon off;\nworker_processes 1;\n"
+        + ("user root;\n" if os.geteuid() == 0 else "")
+        + "events { worker_connections 64; }\n"
+        f"http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n"
+        f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
+        f"include {folder}/a-upstream.conf; include {folder}/b.conf; }}\n"
+    )
+    return main
+
+
+def run_nginx_test(main: Path) -> tuple[int, str]:
+    """Run ``nginx -t``."""
+    done = subprocess.run(
+        [program("nginx"), "-t", "-c", str(main), "-e", str(main.with_name("error.log"))],
+        check=False, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def program(name: str) -> str:
+    """Find a program, which Debian may keep in a folder for administrators."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.fail(f"{name} is not installed")
+    return found
+
+
+def test_nginx_takes_its_file(folder: Path) -> None:
+    """The web server would refuse to start with the new file, and the server would be unreachable."""
+    settings = Settings("example.org", "matrix.example.org", socket_dir=folder)
+    assert run_nginx_test(write_nginx(folder, settings, free_port()))[0] == 0
+
+
+def test_nginx_takes_its_file_with_a_certificate(folder: Path) -> None:
+    """A server with HTTPS could not be deployed."""
+    pem, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=matrix.example.org",
+         "-keyout", str(key), "-out", str(pem)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    settings = Settings(
+        "example.org", "matrix.example.org", socket_dir=folder, certificate=pem, certificate_key=key
+    )
+    main = write_nginx(folder, settings, free_port())
+    status, said = run_nginx_test(main)
+    assert status == 0, said
+    assert "return 301 https://" in (folder / "b.conf").read_text()
+
+
+@contextmanager
+def running_nginx(main: Path, port: int) -> Iterator[None]:
+    """Run nginx until the end of the block."""
+    process = subprocess.Popen([program("nginx"), "-c", str(main), "-e", str(main.with_name("error.log"))])
+    try:
+        wait_for_port(process, port)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for_port(process: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a program that was just started accepts connections."""
+    while process.poll() is None:
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    pytest.fail("the program ended")
+
+
+@asynccontextmanager
+async def workers(
+    settings: Settings, asked: list[tuple[str, str]]
+) -> AsyncIterator[dict[str, Callable[[], None]]]:
+    """Stand for the workers: say who was asked, for what. Gives what stops each."""
+    writers: dict[str, list[asyncio.StreamWriter]] = {name: [] for name in settings.names}
+
+    def serve(name: str):  # type: ignore[no-untyped-def]
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers[name].append(writer)
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                asked.append((name, head.split(b" ", 2)[1].decode()))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await answer(reader, writer)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                writer.close()
+
+        return quietly
+
+    servers = {
+        name: await asyncio.start_unix_server(serve(name), settings.socket(name)) for name in settings.names
+    }
+
+    def stop(name: str) -> None:
+        servers[name].close()
+        settings.socket(name).unlink(missing_ok=True)
+        for writer in writers[name]:
+            writer.close()
+
+    try:
+        yield {name: partial(stop, name) for name in settings.names}
+    finally:
+        for name in settings.names:
+            stop(name)
+
+
+async def get(port: int, path: str, token: str) -> int:
+    """Ask nginx for a path and give the status."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: matrix.example.org\r\nAuthorization: Bearer {token}\r\n"
+        "Connection: close\r\n\r\n".encode()
+    )
+    line = await reader.readline()
+    writer.close()
+    return int(line.split()[1])
+
+
+async def test_nginx_sends_a_room_to_one_worker_and_to_another_when_that_is_gone(folder: Path) -> None:
+    """Requests would fail while a worker restarts, or every worker would load every room."""
+    settings, port = Settings("example.org", "matrix.example.org", socket_dir=folder), free_port()
+    asked: list[tuple[str, str]] = []
+    async with workers(settings, asked) as stops:
+        with running_nginx(write_nginx(folder, settings, port), port):
+            for number in range(6):
+                room = "/_matrix/client/v3/rooms/!r%3Aexample.org"
+                paths = (f"{room}/messages", f"{room}/send/m.room.message/{number}", f"{room}/members")
+                for path in paths:
+                    assert await get(port, path, f"token{number}") == 200
+            assert len({name for name, _ in asked}) == 1
+            assert asked[0][1].startswith("/_matrix/client/v3/rooms/!r%3Aexample.org/"), (
+                "the path came decoded"
+            )
+            chosen = asked[0][0]
+            stops[chosen]()
+            asked.clear()
+            for _ in range(4):
+                assert await get(port, "/_matrix/client/v3/rooms/!r:example.org/members", "t") == 200
+            assert chosen not in {name for name, _ in asked}
+            asked.clear()
+            for number in range(30):
+                assert await get(port, "/_matrix/client/v3/sync", f"user{number}") == 200
+            assert len({name for name, _ in asked}) > 1
+
+
+async def test_redis_answers_on_its_socket_and_not_by_tcp(folder: Path) -> None:
+    """Every program and user of the machine could read and forge what the workers tell each other."""
+    port = free_port()
+    settings = Settings("example.org", "matrix.example.org", socket_dir=folder)
+    fragment = folder / "ranvier.conf"
+    fragment.write_text(system_files.redis_fragment(settings))
+    main = folder / "redis.conf"
+    own = f'port {port}\nbind 127.0.0.1\nunixsocketperm 777\ndir {folder}\nsave ""\n'
+    main.write_text(system_files.with_include(own, str(fragment)))
+    redis = subprocess.Popen([program("redis-server"), str(main)], stdout=subprocess.DEVNULL)
+    try:
+        while redis.poll() is None and not settings.redis_socket.exists():
+            await asyncio.to_thread(os.sched_yield)
+        reader, writer = await asyncio.open_unix_connection(settings.redis_socket)
+        writer.write(b"PING\r\n")
+        assert await reader.readline() == b"+PONG\r\n"
+        writer.close()
+        assert settings.redis_socket.stat().st_mode & 0o777 == 0o770
+        with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+            sock.connect(("127.0.0.1", port))
+    finally:
+        redis.terminate()
+        redis.wait(10)
+
+
+def test_every_route_that_is_placed_is_in_the_map() -> None:
+    """A new endpoint of rooms would be spread over all workers."""
+    text = nginx.upstream_file(Settings("example.org", "example.org"), client_routes())
+    patterns = [re.compile(found.replace("(?<", "(?P<")) for found in re.findall(r'"~(\^[^"]*)"', text)]
+    placed: dict[str, bool] = {}
+    for route in client_routes():
+        for path in route.paths:
+            placed[path] = placed.get(path, False) or route.placed_by not in (None, "user")
+    for path, expected in placed.items():
+        example = re.sub(r"\{[^}]*\}", "x", path)
+        assert any(pattern.match(example) for pattern in patterns) == expected, path
