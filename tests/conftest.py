@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.postgres import fresh_database, running_postgres
+from tests.postgres import fresh_database, migrated_template, running_postgres
 
 # How fast a machine makes up examples, or works on one, is no matter of these tests.
 settings.register_profile("ranvier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -27,8 +27,25 @@ def postgres() -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="session")
+def migrated(postgres: str) -> Iterator[str]:
+    """Give the name of a database with the whole schema and nothing in it, to make copies of."""
+    with migrated_template(postgres) as name:
+        yield name
+
+
 @pytest.fixture
-async def database(postgres: str) -> AsyncIterator[str]:
+async def database(postgres: str, migrated: str) -> AsyncIterator[str]:
+    """Give the DSN of a fresh database, of no server yet, dropped after the test.
+
+    It has the schema already: copying it takes half the time of making it.
+    """
+    async with fresh_database(postgres, template=migrated) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def empty_database(postgres: str) -> AsyncIterator[str]:
     """Give the DSN of a fresh empty database, dropped after the test."""
     async with fresh_database(postgres) as dsn:
         yield dsn

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from ranvier.processes.postgres import EmbeddedPostgres
+from ranvier.storage.database import Database
+from ranvier.storage.migrations import migrate
 
 _numbers = itertools.count(1)
 
@@ -62,6 +64,28 @@ async def fresh_database(dsn: str, *, template: str = "template0") -> AsyncItera
         yield database_dsn(dsn, name)
     finally:
         await _run(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def migrated_template(dsn: str) -> Iterator[str]:
+    """Make a database with the whole schema that belongs to no server yet, and give its name."""
+    name = f"migrated_{os.getpid()}_{next(_numbers)}"
+    admin = database_dsn(dsn, "postgres")
+
+    async def make() -> None:
+        await _run(admin, f"CREATE DATABASE {name} TEMPLATE template0")
+        database = Database({"dsn": database_dsn(dsn, name)}, size=1)
+        try:
+            await migrate(database, "nobody.example")
+            await database.execute("DELETE FROM server")
+        finally:
+            await database.close()
+
+    asyncio.run(make())
+    try:
+        yield name
+    finally:
+        asyncio.run(_run(admin, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _run(dsn: str, statement: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncpg
 
 
-async def test_a_fresh_database_is_empty_and_utf8(database: str) -> None:
+async def test_a_fresh_database_is_empty_and_utf8(empty_database: str) -> None:
     """Otherwise tests would see each other's rows, and users' texts would sort by the machine's locale."""
-    connection = await asyncpg.connect(database)
+    connection = await asyncpg.connect(empty_database)
     try:
         assert await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
         row = await connection.fetchrow(
