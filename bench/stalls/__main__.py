@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -116,6 +117,8 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _run(server: MeasuredRanvier, arguments: argparse.Namespace) -> None:
+    # Look often: a server of its own looks every 100 ms.
+    os.environ["RANVIER_LOOP_LAG_PERIOD_S"] = "0.005"
     world = World(server.port, members=arguments.members)
     server.start()
     await people(world, arguments.users, 20)

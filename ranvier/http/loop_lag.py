@@ -12,7 +12,9 @@ from typing import Final
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-PERIOD_S: Final = 0.005
+PERIOD_S: Final = 0.1
+"""Seconds between looks: a stall that is shorter is seen by chance, and seldom looks cost nothing."""
+_LATE_S: Final = 0.005
 _BUCKETS_S: Final = (
     *(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5),
     *(1.0, 2.0, 5.0, 10.0),
@@ -41,14 +43,15 @@ class _Histogram:
 
 
 class LoopLag(Collector):
-    """Look at the clock every ``PERIOD_S`` seconds, and count how much later than asked for that was.
+    """Look at the clock every ``period_s`` seconds, and count how much later than asked for that was.
 
     Of each look that came late the CPU time of the loop's thread since the look before is counted, too: where
     it is far less than the lag, the machine and not this process kept everybody waiting. A look costs a few
     microseconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, period_s: float = PERIOD_S) -> None:
+        self._period_s = period_s
         self._lag = _Histogram(
             "ranvier_event_loop_lag_seconds", "How late the event loop came to a timer that was due."
         )
@@ -68,11 +71,11 @@ class LoopLag(Collector):
         """Measure for as long as this runs."""
         while True:
             begun, cpu = time.monotonic(), time.thread_time()
-            await asyncio.sleep(PERIOD_S)
-            late_s = time.monotonic() - begun - PERIOD_S
+            await asyncio.sleep(self._period_s)
+            late_s = time.monotonic() - begun - self._period_s
             self._lag.add(max(late_s, 0.0))
             self._worst_s = max(self._worst_s, late_s)
-            if late_s > PERIOD_S:
+            if late_s > _LATE_S:
                 self._busy.add(time.thread_time() - cpu)
 
     def collect(self) -> Iterator[Metric]:

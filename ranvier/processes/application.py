@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -15,7 +16,7 @@ from ranvier.config import Config
 from ranvier.http.app import Application
 from ranvier.http.authentication import RequestAuthentication
 from ranvier.http.limits import Rate, RateLimiter
-from ranvier.http.loop_lag import LoopLag
+from ranvier.http.loop_lag import PERIOD_S, LoopLag
 from ranvier.http.metrics import HEALTH_ROUTES, METRICS_ROUTES, Metrics
 from ranvier.http.request_log import RequestLog
 from ranvier.http.route import Route, bind
@@ -135,7 +136,7 @@ def _run_always(
         tail=core.tail,
         guests_among=accounts.accounts.guests_among,
     )
-    loop_lag = LoopLag()
+    loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
     metrics.registry.register(ProcessGauges(core, sync.notifier))
     metrics.registry.register(loop_lag)
     for work in (
