@@ -55,7 +55,13 @@ class Bus(Protocol):
         """Give the newest ``(count, epoch)`` that this process knows of."""
 
     def attend(self) -> None:
-        """Bring everything at once from now on: somebody waits for it."""
+        """Bring everything at once for some seconds: somebody waits for it."""
+
+    def relax_unless(self, is_busy: Callable[[], bool]) -> None:
+        """Bring things some times a second whenever everybody who was given here says no, until ``attend``.
+
+        Whoever must hear of commits at once, be it that no request waits, is to be given here.
+        """
 
     def listen(
         self, batches: BatchListener | None = None, ephemerals: EphemeralListener | None = None
@@ -91,6 +97,9 @@ class LocalBus:
         return self._count, self._epoch
 
     def attend(self) -> None:
+        """Bring everything at once, as ever."""
+
+    def relax_unless(self, is_busy: Callable[[], bool]) -> None:
         """Bring everything at once, as ever."""
 
     def listen(

@@ -83,7 +83,7 @@ class RedisBus:
         self._newest = 0
         self._lost_at: float | None = None
         self._complained = False
-        self._is_busy: Callable[[], bool] | None = None
+        self._busy: list[Callable[[], bool]] = []
         self._relaxed = False
         self._attentive_until = 0.0
 
@@ -97,6 +97,7 @@ class RedisBus:
     async def publish(self, batch: Batch) -> None:
         """Tell everybody of a committed batch; never fails, and never waits for somebody."""
         self._tell_batch(batch)
+        self.attend()  # who writes here asks here next
         for listener in self._batch_listeners:
             listener(batch)
 
@@ -175,8 +176,8 @@ class RedisBus:
             self._subscription.resume()
 
     def relax_unless(self, is_busy: Callable[[], bool]) -> None:
-        """Take messages several at a time whenever ``is_busy`` says no, until ``attend``."""
-        self._is_busy = is_busy
+        """Take messages several at a time whenever everybody who was given here says no, until ``attend``."""
+        self._busy.append(is_busy)
 
     def on_broadcast(self, name: str, listener: BroadcastListener) -> None:
         """Have ``listener`` called with what other processes broadcast under a name; before ``start``."""
@@ -339,8 +340,9 @@ class RedisBus:
             self._relaxed = self._relaxed and self._may_relax()
 
     def _may_relax(self) -> bool:
-        busy = self._is_busy is None or self._is_busy()
-        return not busy and self._clock.monotonic() > self._attentive_until
+        if not self._busy or self._clock.monotonic() <= self._attentive_until:
+            return False
+        return not any(is_busy() for is_busy in self._busy)
 
     def _close(self) -> None:
         for connection in (self._commands, self._subscription):

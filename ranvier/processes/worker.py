@@ -14,6 +14,7 @@ from pathlib import Path
 import uvloop
 
 from ranvier.cluster.head_board import HeadBoard
+from ranvier.cluster.rate_limits import SharedCounts
 from ranvier.config import Config, ConfigError
 from ranvier.config.database import RedisConfig
 from ranvier.http.app import Application
@@ -178,7 +179,9 @@ async def running_worker(
                 committed=board.note,
             )
             board.begin(core.tail.pos)
-            application, drain, console = await build_application(config, core, times, request_log)
+            application, drain, console = await build_application(
+                config, core, times, request_log, shared_counts=SharedCounts(bus)
+            )
             await bus.start()
             core.run_always(bus.run())
             async with cluster_parts(

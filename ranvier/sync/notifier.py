@@ -99,6 +99,7 @@ class Notifier:
         """Position of the newest row that may concern users who are named neither by user nor by room."""
         tail.listen(self._on_rows)
         bus.listen(ephemerals=self._on_ephemeral)
+        bus.relax_unless(lambda: bool(self._waiting))
 
     async def waiter(self, user_id: str) -> Waiter:
         """Make a waiter for a user; enter it before looking at what there is."""
