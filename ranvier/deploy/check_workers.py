@@ -16,9 +16,6 @@ from ranvier.storage import log
 from ranvier.storage.database import Database
 from ranvier.wire.members import DRAINING, Member, decode_members
 
-WATCH_S: Final = 2.5
-"""How long they are watched: a worker announces itself once a second."""
-
 LAG_ERROR: Final = 1000
 _REACH_S: Final = 2.0
 
@@ -30,12 +27,12 @@ async def check_workers(scene: Scene, database: Database | None) -> AsyncIterato
     head = await log.head(database) if database is not None else 0
     try:
         before, _ = await _look(scene.redis, scene.prefix)
-        await asyncio.sleep(WATCH_S)
+        await asyncio.sleep(scene.watch_s)
         after, subscribed = await _look(scene.redis, scene.prefix)
     except RedisUnavailable:
         return  # told already
     if database is not None:
-        pace = (await log.head(database) - head) / WATCH_S
+        pace = (await log.head(database) - head) / scene.watch_s
         yield ok("log-pace", f"the log is at {head} and grows by {pace:.1f} rows a second")
     for finding in (
         *_missing(scene, after),

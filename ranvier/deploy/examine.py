@@ -16,6 +16,9 @@ from ranvier.deploy.check_workers import check_workers
 from ranvier.deploy.findings import Finding, error
 from ranvier.deploy.scene import Scene
 from ranvier.storage.database import Database, DatabaseUnavailable
+from ranvier.storage.database_facts import read_facts
+
+_FAILED = (DatabaseUnavailable, asyncpg.PostgresError)
 
 
 async def examine(scene: Scene) -> AsyncIterator[Finding]:
@@ -37,15 +40,18 @@ async def _with_database(scene: Scene) -> AsyncIterator[Finding]:
             yield finding
         return
     async with _database(scene.dsn) as database:
-        reachable = False
+        has_log = False
         try:
             async for finding in check_database(scene, database):
-                reachable = True
                 yield finding
-        except (DatabaseUnavailable, asyncpg.PostgresError) as failed:
+            has_log = (await read_facts(database)).has_schema
+        except _FAILED as failed:
             yield _unusable(failed)
-        async for finding in check_workers(scene, database if reachable else None):
-            yield finding
+        try:
+            async for finding in check_workers(scene, database if has_log else None):
+                yield finding
+        except _FAILED as failed:
+            yield _unusable(failed)
 
 
 def _unusable(failed: Exception) -> Finding:

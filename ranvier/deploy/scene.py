@@ -39,6 +39,7 @@ class Scene:
     ``processes`` is never empty. ``settings`` are those of ``ranvier deploy``, if it was used. ``dsn`` and
     ``redis`` say where the server's database and bus are, and are None where nothing says so.
     ``names_known`` tells whether ``processes`` are all workers, so that one that is not there is missing.
+    ``watch_s`` is how long workers are watched; each announces itself once a second.
     """
 
     target: Target
@@ -50,6 +51,7 @@ class Scene:
     prefix: str
     names_known: bool
     now_ms: Callable[[], int]
+    watch_s: float = 2.5
 
     @property
     def config(self) -> Config:

@@ -1,0 +1,497 @@
+"""``ranvier doctor``: on real files, PostgreSQL and Redis, each fault is planted and then found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from ranvier.cli.main import main
+from ranvier.cluster.link import LinkServer
+from ranvier.cluster.registry import RedisRegistry
+from ranvier.config.generate import signing_key_file
+from ranvier.deploy import nginx
+from ranvier.deploy.examine import examine
+from ranvier.deploy.findings import Finding, exit_status
+from ranvier.deploy.scene import Scene, load_processes
+from ranvier.deploy.settings import Settings
+from ranvier.deploy.target import Target
+from ranvier.processes.application import client_routes
+from ranvier.storage.database import Database
+from ranvier.storage.migrations import migrate
+from ranvier.wire.members import Member
+from tests.postgres import private_folder
+from tests.redis import PrivateRedis, make_bus, private_redis, running_bus
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
+
+PREFIX = "test:"
+GROUP = "www-data"
+"""A group that every Debian has stands for the group of the sockets."""
+
+
+@dataclass
+class Server:
+    """A server that is well, with two workers; tests spoil it."""
+
+    folder: Path
+    scene: Scene
+    redis: PrivateRedis
+    registry: RedisRegistry
+    members: dict[str, Member]
+    doors: dict[str, asyncio.Server]
+
+    async def findings(self) -> list[Finding]:
+        """Examine it while its workers go on announcing themselves."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            return [finding async for finding in examine(self.scene)]
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            for name, member in list(self.members.items()):
+                self.members[name] = msgspec.structs.replace(member, beat=member.beat + 1)
+                await self.announce(name)
+            await asyncio.sleep(0.1)
+
+    async def announce(self, name: str) -> None:
+        """Let a worker say that it is there; Redis may be away."""
+        member = self.members[name]
+        await self.registry.announce(name, msgspec.json.encode(member), 4000)
+
+    def edit(self, **changes: object) -> None:
+        """Change what is examined."""
+        self.scene = replace(self.scene, **changes)  # type: ignore[arg-type]
+
+    def configure(self, *, main_extra: str = "", worker_extra: str = "") -> None:
+        """Write the configuration of both workers anew."""
+        common = self.folder / "homeserver.yaml"
+        socket_path = self.folder / "run/{}.sock"
+        listener = "[{{path: {}, mode: 0660, resources: [{{names: [client, health]}}]}}]\n"
+        common.write_text(
+            f"server_name: example.org\nsigning_key_path: {self.folder}/signing.key\n"
+            f"redis: {{enabled: true, path: {self.redis.config.path}}}\n"
+            f"listeners: {listener.format(str(socket_path).format('main'))}" + main_extra
+        )
+        worker = self.folder / "worker.yaml"
+        listeners = f"worker_listeners: {listener.format(str(socket_path).format('w1'))}"
+        worker.write_text(worker_extra or f"worker_name: w1\n{listeners}")
+        if worker_extra and "worker_listeners" not in worker_extra:
+            worker.write_text(worker_extra + listeners)
+        processes, _ = load_processes([[common], [common, worker]])
+        self.edit(processes=processes)
+
+
+@pytest.fixture
+async def server(database: str) -> AsyncIterator[Server]:
+    """Give a server that is well."""
+    pool = Database({"dsn": database}, size=1)
+    await migrate(pool, "example.org")
+    await pool.close()
+    async with private_redis() as redis:
+        with private_folder() as folder:
+            folder.chmod(0o755)
+            target = Target()
+            settings = Settings(
+                "example.org",
+                "example.org",
+                workers=("w1",),
+                user="www-data",
+                group=GROUP,
+                redis_user="www-data",
+                web_user="www-data",
+                socket_dir=folder / "run",
+                data_dir=folder,
+                nginx_dir=folder,
+            )
+            (folder / "run").mkdir()
+            os.chown(folder / "run", target.uid("www-data"), target.gid(GROUP))
+            (folder / "run").chmod(0o2770)
+            signing_key_file(folder / "signing.key").write()
+            (folder / "ranvier-upstream.conf").write_text(nginx.upstream_file(settings, client_routes()))
+            scene = Scene(
+                target=target,
+                processes=(),
+                settings=settings,
+                data_dir=folder,
+                dsn=database,
+                redis=redis.config,
+                prefix=PREFIX,
+                names_known=True,
+                now_ms=lambda: time.time_ns() // 1_000_000,
+                watch_s=0.5,
+            )
+            registry = RedisRegistry(redis.config, prefix=PREFIX)
+            async with (
+                running_bus(make_bus(redis.config, PREFIX)),
+                running_bus(make_bus(redis.config, PREFIX)),
+                asyncio.TaskGroup() as tasks,
+            ):
+                found = Server(folder, scene, redis, registry, {}, {})
+                found.configure()
+                for name in ("main", "w1"):
+                    await _add_worker(found, name, tasks)
+                yield found
+                for door in found.doors.values():
+                    door.close()
+                registry.close()
+
+
+async def _add_worker(server: Server, name: str, tasks: asyncio.TaskGroup) -> None:
+    path = server.folder / f"run/{name}.sock"
+    server.doors[name] = await asyncio.start_unix_server(_answer, path)
+    path.chmod(0o660)
+    links = LinkServer(secret="", answer=_nothing, greet=lambda value: None, tasks=tasks)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(server.folder / f"{name}.link"))
+    sock.listen()
+    await links.listen(sock)
+    server.members[name] = Member(
+        name=name,
+        instance=f"{name}-1",
+        pid=os.getpid(),
+        host=os.uname().nodename,
+        address=f"unix:{server.folder}/{name}.link",
+        version="1",
+    )
+    await server.announce(name)
+
+
+async def _nothing(body: bytes) -> bytes:
+    return body
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    writer.close()
+
+
+async def test_a_server_that_is_well_is_said_to_be_well(server: Server) -> None:
+    """Administrators would stop to read what the doctor says."""
+    findings = await server.findings()
+    # PostgreSQL of the tests does not wait for the disk, and that is found, too.
+    wrong = [it for it in findings if it.severity not in ("ok", "note")]
+    assert [it.check for it in wrong] == ["database-durability"], "\n".join(map(str, findings))
+    well = {it.check for it in findings if it.severity == "ok"}
+    assert well >= {"database", "redis", "socket-folder", "signing-key", "worker", "answer", "log-pace"}
+    assert exit_status([it for it in findings if it.check in well]) == 0
+
+
+Plant = Callable[[Server], Awaitable[None] | None]
+
+
+def _folder_mode(server: Server) -> None:
+    (server.folder / "run").chmod(0o755)
+
+
+def _folder_group(server: Server) -> None:
+    os.chown(server.folder / "run", -1, 0)
+    (server.folder / "run").chmod(0o2770)
+
+
+def _folder_owner(server: Server) -> None:
+    os.chown(server.folder / "run", 0, -1)
+    (server.folder / "run").chmod(0o2770)
+
+
+def _no_folder(server: Server) -> None:
+    (server.folder / "run").rename(server.folder / "away")
+
+
+def _socket_mode(server: Server) -> None:
+    (server.folder / "run/w1.sock").chmod(0o600)
+
+
+def _socket_group(server: Server) -> None:
+    os.chown(server.folder / "run/w1.sock", 0, 0)
+
+
+def _socket_missing(server: Server) -> None:
+    (server.folder / "run/w1.sock").unlink()
+
+
+def _socket_stale(server: Server) -> None:
+    path = server.folder / "run/w1.sock"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    os.chown(path, 0, server.scene.target.gid(GROUP))
+    path.chmod(0o660)
+
+
+def _socket_is_a_file(server: Server) -> None:
+    (server.folder / "run/w1.sock").unlink()
+    (server.folder / "run/w1.sock").touch()
+
+
+async def _frozen(server: Server) -> None:
+    path = server.folder / "run/w1.sock"
+    path.unlink()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server.doors["w1"] = await asyncio.start_unix_server(silent, path)
+    path.chmod(0o660)
+
+
+def _no_member(server: Server) -> None:
+    assert server.scene.settings is not None
+    server.edit(settings=replace(server.scene.settings, web_user="daemon"))
+
+
+def _no_user(server: Server) -> None:
+    assert server.scene.settings is not None
+    server.edit(settings=replace(server.scene.settings, redis_user="nobody-of-this-name"))
+
+
+def _proxy(server: Server) -> None:
+    path = server.folder / "ranvier-upstream.conf"
+    path.write_text(path.read_text().replace("w1.sock", "w2.sock"))
+
+
+def _no_key(server: Server) -> None:
+    (server.folder / "signing.key").unlink()
+
+
+def _broken_key(server: Server) -> None:
+    (server.folder / "signing.key").write_text("")
+
+
+def _open_key(server: Server) -> None:
+    (server.folder / "signing.key").chmod(0o644)
+
+
+async def _redis_down(server: Server) -> None:
+    await server.redis.server.stop()
+
+
+async def _redis_tcp(server: Server) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    await server.redis.ask("CONFIG", "SET", "port", port)
+
+
+async def _redis_password(server: Server) -> None:
+    server.edit(redis=replace(server.redis.config, password="wrong"))
+    await server.redis.ask("CONFIG", "SET", "requirepass", "right")
+
+
+def _redis_mode(server: Server) -> None:
+    assert server.redis.config.path is not None
+    server.redis.config.path.chmod(0o777)
+
+
+async def _redis_evicts(server: Server) -> None:
+    await server.redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+
+
+async def _gone(server: Server) -> None:
+    del server.members["w1"]
+    await server.registry.withdraw("w1")
+
+
+def _deaf(server: Server) -> None:
+    server.members["w1"] = msgspec.structs.replace(server.members["w1"], bus_connected=False)
+
+
+def _unsubscribed(server: Server) -> None:
+    for name in ("extra1", "extra2"):
+        server.members[name] = msgspec.structs.replace(server.members["w1"], name=name)
+
+
+async def _lagging(server: Server) -> None:
+    assert server.scene.dsn is not None
+    database = Database({"dsn": server.scene.dsn}, size=1)
+    await database.execute("UPDATE log_head SET pos = pos + 5000")
+    await database.close()
+
+
+def _still(server: Server) -> None:
+    member = server.members["w1"]
+    server.members["w1"] = msgspec.structs.replace(member, beat=7)
+
+    async def announce(name: str) -> None:
+        told = server.members[name] if name != "w1" else msgspec.structs.replace(member, beat=7)
+        await server.registry.announce(name, msgspec.json.encode(told), 4000)
+
+    server.announce = announce  # type: ignore[method-assign]
+
+
+def _two_of_one_name(server: Server) -> None:
+    async def announce(name: str) -> None:
+        told = server.members[name]
+        if name == "w1":
+            told = msgspec.structs.replace(told, instance=f"w1-{told.beat}")
+        await server.registry.announce(name, msgspec.json.encode(told), 4000)
+
+    server.announce = announce  # type: ignore[method-assign]
+
+
+def _two_configured(server: Server) -> None:
+    server.configure(worker_extra="worker_name: main\n")
+
+
+def _versions(server: Server) -> None:
+    server.members["w1"] = msgspec.structs.replace(server.members["w1"], version="2")
+
+
+def _wrong_secret(server: Server) -> None:
+    server.configure(main_extra="worker_replication_secret: other\n")
+
+
+def _secrets_differ(server: Server) -> None:
+    server.configure(worker_extra="worker_name: w1\nworker_replication_secret: other\n")
+
+
+def _unreachable(server: Server) -> None:
+    (server.folder / "w1.link").unlink()
+
+
+def _socket_twice(server: Server) -> None:
+    path = server.folder / "run/main.sock"
+    server.configure(worker_extra=f"worker_name: w1\nworker_listeners: [{{path: {path}, mode: 0660}}]\n")
+
+
+def _no_redis(server: Server) -> None:
+    server.edit(redis=None)
+
+
+def _database_down(server: Server) -> None:
+    server.edit(dsn=f"postgresql://ranvier@/ranvier?host={server.folder}")
+
+
+def _no_database(server: Server) -> None:
+    assert server.scene.dsn is not None
+    server.edit(dsn=server.scene.dsn.replace("/test_", "/absent_"))
+
+
+async def _other_owner(server: Server) -> None:
+    await _sql(server, "UPDATE server SET server_name = 'other.org'")
+
+
+async def _old_schema(server: Server) -> None:
+    await _sql(server, "DELETE FROM schema_migrations WHERE name = '0001_log'")
+
+
+async def _sql(server: Server, statement: str) -> None:
+    assert server.scene.dsn is not None
+    database = Database({"dsn": server.scene.dsn}, size=1)
+    await database.execute(statement)
+    await database.close()
+
+
+def _clock(server: Server) -> None:
+    server.edit(now_ms=lambda: time.time_ns() // 1_000_000 + 60_000)
+
+
+FAULTS: list[tuple[str, str, Plant]] = [
+    ("socket-folder-mode", "error", _folder_mode),
+    ("socket-folder-group", "error", _folder_group),
+    ("socket-folder-owner", "error", _folder_owner),
+    ("socket-folder", "error", _no_folder),
+    ("socket-mode", "error", _socket_mode),
+    ("socket-group", "error", _socket_group),
+    ("socket-missing", "error", _socket_missing),
+    ("socket-stale", "error", _socket_stale),
+    ("socket-kind", "error", _socket_is_a_file),
+    ("worker-no-answer", "error", _frozen),
+    ("group-member", "error", _no_member),
+    ("user-missing", "error", _no_user),
+    ("proxy", "warning", _proxy),
+    ("signing-key", "error", _no_key),
+    ("signing-key", "error", _broken_key),
+    ("signing-key-open", "warning", _open_key),
+    ("redis-down", "error", _redis_down),
+    ("redis-tcp-open", "error", _redis_tcp),
+    ("redis-password", "error", _redis_password),
+    ("redis-socket-mode", "warning", _redis_mode),
+    ("redis-eviction", "warning", _redis_evicts),
+    ("redis-missing", "error", _no_redis),
+    ("worker-missing", "error", _gone),
+    ("worker-not-subscribed", "error", _deaf),
+    ("worker-not-subscribed", "error", _unsubscribed),
+    ("worker-lagging", "error", _lagging),
+    ("worker-frozen", "error", _still),
+    ("name-twice", "error", _two_of_one_name),
+    ("name-twice", "error", _two_configured),
+    ("worker-versions", "warning", _versions),
+    ("worker-secret", "error", _wrong_secret),
+    ("secret-differs", "error", _secrets_differ),
+    ("worker-unreachable", "error", _unreachable),
+    ("socket-twice", "error", _socket_twice),
+    ("database-down", "error", _database_down),
+    ("database-down", "error", _no_database),
+    ("database-owner", "error", _other_owner),
+    ("schema", "warning", _old_schema),
+    ("clock-skew", "error", _clock),
+]
+
+
+@pytest.mark.parametrize(("check", "severity", "plant"), FAULTS, ids=[plant.__name__ for *_, plant in FAULTS])
+async def test_a_planted_fault_is_found(
+    server: Server, monkeypatch: pytest.MonkeyPatch, check: str, severity: str, plant: Plant
+) -> None:
+    """An administrator would look for hours for what is wrong."""
+    done = plant(server)
+    if done is not None:
+        await done
+    findings = await server.findings()
+    found = [it for it in findings if it.check == check and it.severity == severity]
+    assert found, "\n".join(map(str, findings))
+    assert all(it.advice for it in findings if it.severity in ("warning", "error"))
+    assert exit_status(findings) >= {"warning": 1, "error": 2}[severity]
+
+
+async def test_a_database_of_a_wrong_kind_is_found(server: Server, postgres: str) -> None:
+    """Indexes would break with an update of the system, and messages could not be stored."""
+    admin = Database({"dsn": postgres}, size=1)
+    name = f"wrong_{os.getpid()}"
+    await admin.execute(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        server.edit(dsn=postgres.replace("/ranvier?", f"/{name}?"))
+        found = {it.check: it for it in await server.findings()}
+        assert found["database-encoding"].severity == "error"
+        assert found["schema"].severity == "note"
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+
+
+def test_the_command_reads_its_files_and_tells_machines(tmp_path: Path) -> None:
+    """A monitoring script could not see that the server is ill."""
+    signing_key_file(tmp_path / "signing.key").write()
+    yaml = tmp_path / "homeserver.yaml"
+    yaml.write_text(f"server_name: example.org\nlisteners: [{{path: {tmp_path}/a.sock}}]\nsigning_kee: x\n")
+    result = CliRunner().invoke(main, ["doctor", "--data", str(tmp_path), "--json"])
+    told = json.loads(result.output)
+    assert (result.exit_code, told["status"]) == (2, "errors")
+    checks = {finding["check"]: finding for finding in told["findings"]}
+    assert "signing_kee" in checks["config"]["message"]
+    assert checks["config"]["severity"] == "warning"
+    assert checks["database-down"]["advice"]
+    yaml.write_text("server_name: 7\n")
+    result = CliRunner().invoke(main, ["doctor", "--config-path", str(yaml)])
+    assert result.exit_code == 2
+    assert "homeserver.yaml:1: error: server_name" in result.output
+    assert "1 error" in result.output
