@@ -1,6 +1,7 @@
 # make run        start the server in ./data (make run PORT=8009 for another port)
 # make install    make .venv with the `ranvier` command
 # make test       everything that CI runs; make test-quick the fast part of it
+# make chaos      ten minutes of random faults upon a server of four workers (MINUTES=60 SEED=7 for others)
 # make lint       ruff, mypy, import-linter
 # make bench      measure against Synapse; results in bench/results
 
@@ -8,6 +9,7 @@ VENV := .venv
 BENCH_VENV := bench/.venv
 DATA ?= data
 TESTS ?= tests
+MINUTES ?= 10
 
 # The first Python that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -21,7 +23,7 @@ endef
 PIP = if test -x $(1)/bin/pip; then set -- $(1)/bin/python -m pip; else set -- "$(PYTHON)" -m pip --python $(1)/bin/python; fi; \
 	"$$@" install --quiet --disable-pip-version-check --no-input
 
-.PHONY: run install test test-quick lint format bench clean
+.PHONY: run install test test-quick chaos lint format bench clean
 
 run: $(VENV)/.installed
 	@exec $(VENV)/bin/ranvier up --data "$(DATA)" $(if $(PORT),--port $(PORT))
@@ -49,6 +51,9 @@ test: lint
 
 test-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest tests/spec tests/storage tests/test_config.py
+
+chaos: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check ranvier tests bench

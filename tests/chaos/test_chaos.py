@@ -1,0 +1,24 @@
+"""Faults of every kind while twenty people talk through four workers."""
+
+from __future__ import annotations
+
+from tests.chaos.storm import storm
+
+SEED = 3
+FAULTS = (
+    *("worker killed",) * 4,
+    "worker frozen",
+    "worker added and drained",
+    "Redis killed",
+    "Redis emptied",
+    "Redis paused",
+    "PostgreSQL restarted",
+    "workers restarted one by one",
+)
+
+
+async def test_people_who_talk_notice_nothing_but_a_repeated_request() -> None:
+    """Messages would vanish, come twice or in another order, or people would have to log in again."""
+    async with storm(SEED, pause_s=3.0) as made:
+        for name in FAULTS:
+            await made.strike(name)
