@@ -7,7 +7,8 @@ from ranvier.deploy.settings import MAIN, Settings
 _HOMESERVER = """\
 # The configuration of a Ranvier homeserver; all its processes read it. The names are Synapse's.
 # conf.d/*.yaml is read after this file, and workers/NAME.yaml after that by the worker NAME alone.
-# `ranvier doctor` tells what is wrong; `systemctl reload ranvier.service 'ranvier-worker@*'` has it read again.
+# `ranvier doctor` tells what is wrong. To have changes read:
+# systemctl reload ranvier.service 'ranvier-worker@*'
 
 # The name that user IDs and room aliases end with. It can never be changed.
 server_name: "{server_name}"
