@@ -31,14 +31,13 @@ class Status:
     members: tuple[Member, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the same as plain values; ``lag`` counts rows of the log that a worker has not followed yet."""
+        """Give the same as plain values; ``lag`` counts rows of the log that a worker has not followed."""
         workers = []
         for member in self.members:
             values = msgspec.to_builtins(member)
             lag = None if self.head is None else max(0, self.head - member.pos)
-            workers.append(
-                {**values, "lag": lag, "uptime_s": round(time.time() - member.started_ts / 1000, 1)}
-            )
+            uptime_s = round(time.time() - member.started_ts / 1000, 1)
+            workers.append({**values, "lag": lag, "uptime_s": uptime_s})
         return {
             "server_name": self.server_name,
             "log": {"head": self.head},
@@ -50,10 +49,11 @@ class Status:
 
 def read_status(config: Config, data_dir: Path) -> Status:
     """Look at the cluster once. Raises StartError where it is not known where to look."""
-    return asyncio.run(_read(config, data_dir))
+    return asyncio.run(look(config, data_dir))
 
 
-async def _read(config: Config, data_dir: Path) -> Status:
+async def look(config: Config, data_dir: Path) -> Status:
+    """Look at the cluster once. Raises StartError where it is not known where to look."""
     around = find_surroundings(config, data_dir)
     registry = RedisRegistry(around.redis, prefix=key_prefix(config))
     database = Database({"dsn": around.dsn}, size=1)

@@ -26,6 +26,7 @@ from ranvier.processes.postgres import SETTINGS
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.redis import EmbeddedRedis
 from ranvier.processes.server import Supervise, addresses_of, database_dsn
+from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import tell_surroundings
 from ranvier.storage.database import Database
 
@@ -188,6 +189,7 @@ class Workers:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._unwanted: set[str] = set()
         self._always: list[asyncio.Task[None]] = []
+        self._starting = True
 
     @property
     def pids(self) -> dict[str, int]:
@@ -219,8 +221,9 @@ class Workers:
             self._signal(name, signal.SIGHUP)
 
     async def wait_ready(self) -> None:
-        """Wait until every worker takes connections."""
+        """Wait until every worker takes connections. Until then, one that ends takes all others with it."""
         await self._front.wait_ready(self._keeping)
+        self._starting = False
 
     async def stop(self) -> None:
         """Drain all workers and wait until they are gone; those that take too long are killed."""
@@ -244,6 +247,8 @@ class Workers:
                 status = await self._run(name)
                 if name in self._unwanted:
                     return
+                if self._starting:
+                    raise StartError(f"{name} ended (status {status}) before it was ready; its log says why")
                 logger.error("Worker %s ended (status %s); starting it again", name, status)
                 if time.monotonic() - started < _STEADY_S:
                     await asyncio.sleep(_RESTART_PAUSE_S)

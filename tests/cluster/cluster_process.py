@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from ranvier.config import load
+from ranvier.processes.status import look
 from tests.server.http_client import HttpClient, Refused, Unavailable
 from tests.server.process import ServerProcess
 
@@ -23,13 +22,9 @@ class ClusterProcess(ServerProcess):
     """Run ``ranvier up --workers N`` in a folder."""
 
     def __init__(self, folder: Path, workers: int = 3, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(folder, settings, ["--workers", str(workers)])
+        no_limit = {"rc_room_creation": {"per_second": 1_000_000, "burst_count": 1_000_000}}
+        super().__init__(folder, {**no_limit, **(settings or {})}, ["--workers", str(workers)])
         self.count = workers
-
-    @property
-    def options(self) -> list[str]:
-        """The options that name this server to other commands."""
-        return ["--data", str(self.folder / "data"), "--config", str(self.folder / "homeserver.yaml")]
 
     def worker_socket(self, name: str) -> Path:
         """Where one worker answers alone."""
@@ -41,16 +36,9 @@ class ClusterProcess(ServerProcess):
         await self.wait_live(self.count)
 
     async def status(self) -> dict[str, Any]:
-        """Ask ``ranvier status --json``."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ranvier.cli", "status", "--json", *self.options),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
-        found: dict[str, Any] = json.loads(out)
-        return found
+        """Give what ``ranvier status --json`` prints."""
+        config = load([self.folder / "homeserver.yaml"])
+        return (await look(config, self.folder / "data")).to_json()
 
     async def workers(self) -> dict[str, dict[str, Any]]:
         """Give what each live worker says of itself, by name."""

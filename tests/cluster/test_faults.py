@@ -1,0 +1,120 @@
+"""Workers that die, freeze, come and go while people talk: nothing answered is lost or told twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.load import Talk
+from tests.server.http_client import HttpClient
+
+
+@asynccontextmanager
+async def talking(cluster: ClusterProcess, sockets: Sequence[str] = ()) -> AsyncIterator[Talk]:
+    """Have six people talk in one room: four through the front, two asking workers at random."""
+    names = sockets or [f"worker{number}" for number in (1, 2, 3, 4)]
+    async with AsyncExitStack() as stack:
+        members: list[HttpClient] = []
+        for number in range(6):
+            client = (
+                HttpClient(cluster.url)
+                if number < 4
+                else HoppingClient([cluster.worker_socket(name) for name in names], seed=number)
+            )
+            members.append(await (await stack.enter_async_context(client)).register())
+        room_id = await members[0].create_room()
+        for member in members[1:]:
+            await member.join(room_id)
+        talk = Talk(members, [room_id])
+        try:
+            await talk.start()
+            yield talk
+            await talk.stop()
+        finally:
+            await talk.cancel()
+        talk.check()
+
+
+async def test_workers_are_killed_one_after_the_other(own_cluster: ClusterProcess) -> None:
+    """A crash would lose a message, tell it twice, or leave the server with a worker less."""
+    async with talking(own_cluster) as talk:
+        for name in ("worker1", "worker2", "worker3", "worker4"):
+            before = len(talk.sent)
+            pid = await own_cluster.kill_worker(name)
+            await own_cluster.wait_live(4, but_pids=[pid])
+            assert len(talk.sent) > before  # the others went on meanwhile
+    assert len(talk.sent) > 50
+
+
+async def test_a_frozen_worker_does_no_harm(own_cluster: ClusterProcess) -> None:
+    """While one worker stands still others would wait for it; and what it does late would break the order."""
+    async with talking(own_cluster, ["worker1", "worker2", "worker3"]) as talk:
+        pid = await own_cluster.kill_worker("worker4", signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(20), HttpClient(own_cluster.url) as newcomer:
+                while "worker4" in await own_cluster.workers():
+                    await newcomer.get("/versions")
+                before = len(talk.sent)
+                await newcomer.register()
+                room_id = await newcomer.create_room()
+                for number in range(20):
+                    await newcomer.send(room_id, str(number))
+                while len(talk.sent) < before + 20:
+                    await asyncio.sleep(0.05)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await own_cluster.wait_live(4)
+
+
+async def test_a_worker_is_added_and_another_drained(own_cluster: ClusterProcess) -> None:
+    """Somebody's request would fail while workers come and go in good order, through the front at least."""
+    async with talking(own_cluster, ["worker1"]) as talk:
+        os.kill(own_cluster.pid, signal.SIGTTIN)
+        assert await own_cluster.wait_live(5) == [f"worker{number}" for number in (1, 2, 3, 4, 5)]
+        os.kill(own_cluster.pid, signal.SIGTTOU)
+        assert await own_cluster.wait_live(4) == [f"worker{number}" for number in (1, 2, 3, 4)]
+    assert talk.failed == 0
+
+
+async def test_a_worker_of_its_own_joins_and_takes_its_share(own_cluster: ClusterProcess) -> None:
+    """`ranvier worker` beside a running server would not find it, or would be given nothing to do."""
+    socket = own_cluster.folder / "extra.sock"
+    (own_cluster.folder / "extra.yaml").write_text(
+        f'worker_name: extra\nworker_listeners: [{{type: http, path: "{socket}", '
+        "resources: [{names: [client, health]}]}]\n"
+    )
+    async with talking(own_cluster, ["worker1", "worker2"]) as talk:
+        with (own_cluster.folder / "server.log").open("ab") as log:
+            extra = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ranvier.app.worker", "--data", str(own_cluster.folder / "data")),
+                    *("--config-path", str(own_cluster.folder / "homeserver.yaml")),
+                    *("--config-path", str(own_cluster.folder / "extra.yaml")),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            await own_cluster.wait_live(5)
+            async with HoppingClient([socket]) as client:
+                await client.register()
+                await client.send(await client.create_room(), "hello")
+            async with HoppingClient([own_cluster.worker_socket("worker1")]) as client:
+                await client.register()
+                for _ in range(40):
+                    await client.send(await client.create_room(), "hello")
+            async with asyncio.timeout(10):
+                # Rooms that are placed on it are written by it, whoever was asked; it was asked three times.
+                while (await own_cluster.workers())["extra"]["requests"] <= 3:
+                    await asyncio.sleep(0.1)
+        finally:
+            extra.terminate()
+            assert await asyncio.to_thread(extra.wait, 20) == 0
+        assert len(await own_cluster.wait_live(4)) == 4
+    assert talk.failed == 0
