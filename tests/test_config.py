@@ -112,6 +112,8 @@ WRONG = {
     "listeners": "listeners: [{port: 80, bind_addresses: [a]}, {port: 80, bind_addresses: [a]}]",
     "listeners.0.mode": "listeners: [{path: a.sock, mode: 660}]",
     "listeners.0.path": "listeners: [{path: a.sock, port: 80}]",
+    "listeners.0.resources": "listeners: [{port: 80, resources: [{names: [console]}]}]",
+    "listeners.1.resources": "listeners: [{port: 80}, {path: s, resources: [{names: [client, console]}]}]",
     "listeners.0.port": "listeners: [{type: http}]",
     "listeners.0.type": "listeners: [{type: ftp, port: 80}]",
     "tls_certificate_path": "listeners: [{port: 80, tls: true}]\ntls_private_key_path: homeserver.yaml\n"

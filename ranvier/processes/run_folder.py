@@ -20,10 +20,7 @@ def run_folder(data_dir: Path) -> Path:
 
     Only its owner may enter it. Raises StartError.
     """
-    folder = data_dir.resolve() / "run"
-    if len(os.fsencode(folder)) > _LONGEST_PATH - _LONGEST_NAME:
-        name = sha256(os.fsencode(folder)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"ranvier-run-{os.geteuid()}-{name}"
+    folder = _place(data_dir, os.geteuid())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -32,3 +29,19 @@ def run_folder(data_dir: Path) -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise StartError(f"{folder} is not a folder of the user that runs Ranvier")
     return folder
+
+
+def find_run_folder(data_dir: Path) -> Path:
+    """Give the folder that the server of a data folder uses, whoever asks; it need not be there.
+
+    Raises ``OSError`` where there is no data folder.
+    """
+    return _place(data_dir, data_dir.stat().st_uid)
+
+
+def _place(data_dir: Path, uid: int) -> Path:
+    folder = data_dir.resolve() / "run"
+    if len(os.fsencode(folder)) <= _LONGEST_PATH - _LONGEST_NAME:
+        return folder
+    name = sha256(os.fsencode(folder)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"ranvier-run-{uid}-{name}"

@@ -104,7 +104,8 @@ function showPlots(status) {
   requests.add([now, asked]);
   for (const plot of [pace, latency, requests]) plot.draw(now);
   $("pace-now").textContent = `${number(log.rows_per_s)} rows/s in ${number(log.commits_per_s)} commits/s`;
-  $("latency-now").textContent = `${number(log.commit_ms)} ms, ${number(log.delivery_ms)} ms`;
+  $("commit-now").textContent = `${number(log.commit_ms)} ms`;
+  $("seen-now").textContent = `${number(log.delivery_ms)} ms`;
   $("requests-now").textContent = `${number(asked)} /s`;
 }
 
