@@ -47,6 +47,7 @@ $(BENCH_VENV)/.installed: requirements-bench.txt
 	@touch $@
 
 test: lint
+	@bash .ci/install
 	$(VENV)/bin/pytest $(TESTS)
 
 test-quick: $(VENV)/.installed-dev
