@@ -17,7 +17,7 @@ async def _main(minutes: float, seed: int) -> None:
     until = time.monotonic() + minutes * 60
     async with storm(seed, pause_s=10.0) as made:
         while time.monotonic() < until:
-            await made.strike(chance.choice(list(made.faults.all)))
+            await made.strike(chance.choice(list(made.all)))
     print("Nothing was lost, told twice or told in another order.")
 
 

@@ -22,7 +22,7 @@ from tests.cluster.cluster_process import ClusterProcess
 _WITHIN_S = 60.0
 _MARGIN_S: Final = 0.5
 _TRANSIT_S: Final = 1.0
-_TRANSIT_OF_ONE: Final = 5
+_TRANSIT_OF_ONE: Final = 10
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import aiohttp
 import asyncpg
 
 from ranvier.processes.postgres import running_dsn
-from tests.chaos.faults import Faults
+from tests.chaos.alone import lone_worker
+from tests.chaos.faults import NO_EXCUSE, Excuse, Faults
 from tests.chaos.talk import Talk
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.postgres import private_folder
@@ -25,6 +26,8 @@ PEOPLE = 20
 HOPPERS = 4
 ROOMS = 4
 WORKERS = 4
+WRITERS_ALONE = 4
+MESSAGES_ALONE = 20
 
 
 class _Through(HttpClient):
@@ -72,12 +75,32 @@ class Storm:
         self.done: Counter[str] = Counter()
         self._begun = time.monotonic()
 
+    @property
+    def all(self) -> Mapping[str, Callable[[], Awaitable[Excuse]]]:
+        """Everything that can go wrong, by name."""
+        return {**self.faults.all, "rooms written by two": self.write_twice}
+
+    async def write_twice(self) -> Excuse:
+        """Have a worker that knows of no other write into the rooms that the others write into."""
+        async with lone_worker(self.cluster) as where, asyncio.TaskGroup() as tasks:
+            for number, member in enumerate(self.talk.members[:WRITERS_ALONE]):
+                tasks.create_task(self._write_alone(where, number, member.token))
+        return NO_EXCUSE
+
+    async def _write_alone(self, where: Path, writer: int, token: str | None) -> None:
+        async with HoppingClient([where]) as client:
+            client.token = token
+            for number in range(MESSAGES_ALONE):
+                name = f"alone {self.done.total()} {writer} {number}"
+                room_id = self.talk.rooms[number % len(self.talk.rooms)]
+                self.talk.answered[name] = room_id, await client.send(room_id, name, txn_id=name)
+
     async def strike(self, name: str) -> None:
         """Do it, then wait until all is heard; only requests that it excuses may have failed."""
         await self.talk.wait_said(PEOPLE)
         failures, begun = len(self.talk.failures), time.monotonic()
         in_flight = len(self.talk.in_flight)
-        excuse = await self.faults.all[name]()
+        excuse = await self.all[name]()
         await self.talk.wait_said(PEOPLE)
         await self.talk.wait_heard()
         failed = self.talk.failures[failures:]

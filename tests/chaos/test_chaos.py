@@ -9,6 +9,7 @@ FAULTS = (
     *("worker killed",) * 4,
     "worker frozen",
     "worker added and drained",
+    "rooms written by two",
     "Redis killed",
     "Redis emptied",
     "Redis paused",
