@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
@@ -32,13 +32,15 @@ logger = logging.getLogger(__name__)
 DRAIN: Final = "drain"
 RESTART: Final = "restart"
 API: Final = "/_ranvier/api"
+HISTORY_S: Final = 120
 _MAX_ROOMS: Final = 5000  # of those active lately; placing one anew costs some microseconds
 _FRESH_S: Final = 0.9
 _PATIENCE_S: Final = 1.5
 _SIZE_FRESH_S: Final = 30.0
 
 T = TypeVar("T")
-Moment = tuple[int, float, float, float]
+Moment = tuple[int, float, float, float, float]
+"""Milliseconds of 1970; rows a second; commit and delivery in milliseconds; requests a second."""
 
 
 class Workers(Protocol):
@@ -201,7 +203,7 @@ class _Recent:
 
 
 class Overview:
-    """Tell how the server is, in a form for JSON."""
+    """Tell how the server is, in a form for JSON. ``record`` is to be called once a second."""
 
     def __init__(
         self,
@@ -211,14 +213,13 @@ class Overview:
         tail: Tail,
         database: Database,
         clock: Clock,
-        history: Callable[[], Sequence[Moment]],
     ) -> None:
         self.workers = workers
         self._server_name = server_name
         self._tail = tail
         self._database = database
         self._clock = clock
-        self._history = history
+        self._history: deque[Moment] = deque(maxlen=HISTORY_S)
         self._postgresql = _Recent(_FRESH_S)
         self._size = _Recent(_SIZE_FRESH_S)
         self._redis = _Recent(_FRESH_S)
@@ -228,27 +229,44 @@ class Overview:
         workers = self.workers
         members = workers.members()
         rooms = Counter(workers.worker_of(room) for room in islice(self._tail.rooms_active(), _MAX_ROOMS))
-        own = next(member for member in members if member.name == workers.own_name())
         status: dict[str, Any] = {
             "server_name": self._server_name,
             "version": ranvier.__version__,
             "now_ts": self._clock.now_ms(),
-            "answered_by": own.name,
+            "answered_by": workers.own_name(),
             "one_process": isinstance(workers, OneProcess),
             "workers": [self._worker(member, rooms[member.name]) for member in members],
-            "log": {
-                "head": self._tail.pos,
-                "rows_per_s": own.figures.rows_per_s,
-                "commits_per_s": round(sum(member.figures.commits_per_s for member in members), 1),
-                "commit_ms": max(member.figures.commit_ms for member in members),
-                "delivery_ms": max(member.figures.delivery_ms for member in members),
-            },
+            "log": self._log(members),
             "database": await self._postgresql.get(self._read_postgresql),
             "redis": await self._redis.get(self._read_redis),
         }
         if with_history:
-            status["history"] = list(self._history())
+            status["history"] = list(self._history)
         return status
+
+    def record(self) -> None:
+        """Keep this second for those who will want the last minutes."""
+        log = self._log(self.workers.members())
+        self._history.append(
+            (
+                self._clock.now_ms(),
+                log["rows_per_s"],
+                log["commit_ms"],
+                log["delivery_ms"],
+                log["requests_per_s"],
+            )
+        )
+
+    def _log(self, members: Sequence[Member]) -> dict[str, Any]:
+        own = self.workers.own_name()
+        return {
+            "head": self._tail.pos,
+            "rows_per_s": next(it.figures.rows_per_s for it in members if it.name == own),
+            "commits_per_s": round(sum(it.figures.commits_per_s for it in members), 1),
+            "commit_ms": max(it.figures.commit_ms for it in members),
+            "delivery_ms": max(it.figures.delivery_ms for it in members),
+            "requests_per_s": round(sum(it.figures.requests_per_s for it in members), 1),
+        }
 
     def _worker(self, member: Member, rooms: int) -> dict[str, Any]:
         figures = member.figures

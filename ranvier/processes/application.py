@@ -83,7 +83,7 @@ async def build_application(
     console = build_console(
         core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
     )
-    core.run_always(console.figures.run())
+    core.run_always(console.figures.run(console.overview.record))
     parts |= _named(console)
     application = Application(
         {

@@ -66,7 +66,6 @@ def build_console(
         tail=core.tail,
         database=core.database,
         clock=core.clock,
-        history=lambda: figures.history,
     )
     return ConsoleParts(overview, figures)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,10 +14,6 @@ from ranvier.wire.figures import Figures
 from ranvier.wire.log_rows import EventRow, Row
 
 PERIOD_S: Final = 1.0
-HISTORY_S: Final = 120
-
-Moment = tuple[int, float, float, float]
-"""Milliseconds of 1970, rows a second, commit and delivery in milliseconds."""
 
 
 class _Count:
@@ -33,7 +28,7 @@ class _Count:
 
 
 class ProcessFigures:
-    """Keep the figures of the last second, and a short history. ``run`` must be running in a task.
+    """Keep the figures of the last second. ``run`` must be running in a task.
 
     ``cpu`` is the share of one core that the process used in that second.
     """
@@ -51,24 +46,19 @@ class ProcessFigures:
         self._aged = 0
         self._rows, self._requests, self._commits, self._commit_s = _Count(), _Count(), _Count(), _Count()
         self._rows.grown(core.tail.pos)
-        self._history: deque[Moment] = deque(maxlen=HISTORY_S)
         self.now = Figures()
         self.cpu = 0.0
         self._cpu_s = time.process_time()
         core.tail.listen(self._on_rows)
 
-    @property
-    def history(self) -> Sequence[Moment]:
-        """Give the last ``HISTORY_S`` seconds, the oldest first."""
-        return self._history
-
-    async def run(self) -> None:
-        """Count once a second, for ever."""
+    async def run(self, counted: Callable[[], None]) -> None:
+        """Count once a second and call ``counted``, for ever."""
         since = time.monotonic()
         while True:
             await asyncio.sleep(PERIOD_S)
             now = time.monotonic()
             self._count(now - since)
+            counted()
             since = now
 
     def _count(self, seconds: float) -> None:
@@ -76,6 +66,7 @@ class ProcessFigures:
         cpu_s = time.process_time()
         self.cpu, self._cpu_s = round((cpu_s - self._cpu_s) / seconds, 3), cpu_s
         answered, in_flight = self._requests_now()
+        waiting = self._notifier.waiting
         commits = self._commits.grown(core.appender.commits)
         commit_s = self._commit_s.grown(core.appender.commit_s)
         self.now = Figures(
@@ -86,18 +77,16 @@ class ProcessFigures:
             rows_per_s=round(self._rows.grown(core.tail.pos) / seconds, 1),
             commits_per_s=round(commits / seconds, 1),
             commit_ms=round(commit_s * 1000 / commits, 2) if commits else 0.0,
-            delivery_ms=round(self._ages_ms / self._aged, 2) if self._aged else 0.0,
+            # While nobody waits here, messages are taken a few times a second only.
+            delivery_ms=round(self._ages_ms / self._aged, 2) if self._aged and waiting else 0.0,
             queued_writes=core.appender.queued,
             rooms_held=core.rooms.rooms_held,
-            sync_waiting=self._notifier.waiting,
+            sync_waiting=waiting,
             database_used=core.database.used,
             database_idle=core.database.idle,
             database_reachable=core.database.reachable,
         )
         self._ages_ms, self._aged = 0.0, 0
-        self._history.append(
-            (core.clock.now_ms(), self.now.rows_per_s, self.now.commit_ms, self.now.delivery_ms)
-        )
 
     def _on_rows(self, rows: Sequence[Row]) -> None:
         # One of each piece is enough, and what other servers sent says nothing of this one's log.

@@ -93,20 +93,20 @@ function show(status) {
 
 function showPlots(status) {
   const { log, now_ts: now } = status;
-  const asked = status.workers.reduce((sum, worker) => sum + worker.requests_per_s, 0);
   if (status.history) {
     pace.moments = status.history.map(([ts, rows]) => [ts, rows]);
     latency.moments = status.history.map(([ts, , commit, delivery]) => [ts, commit, delivery]);
+    requests.moments = status.history.map(([ts, , , , asked]) => [ts, asked]);
   } else {
     pace.add([now, log.rows_per_s]);
     latency.add([now, log.commit_ms, log.delivery_ms]);
+    requests.add([now, log.requests_per_s]);
   }
-  requests.add([now, asked]);
   for (const plot of [pace, latency, requests]) plot.draw(now);
   $("pace-now").textContent = `${number(log.rows_per_s)} rows/s in ${number(log.commits_per_s)} commits/s`;
   $("commit-now").textContent = `${number(log.commit_ms)} ms`;
   $("seen-now").textContent = `${number(log.delivery_ms)} ms`;
-  $("requests-now").textContent = `${number(asked)} /s`;
+  $("requests-now").textContent = `${number(log.requests_per_s)} /s`;
 }
 
 function showWorkers(status) {
