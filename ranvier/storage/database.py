@@ -18,7 +18,13 @@ logger = logging.getLogger(__name__)
 Connection = asyncpg.Connection
 Record = asyncpg.Record
 
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError)
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver meets when a connection ends between two statements
+    ConnectionError,
+    OSError,
+)
 _STARTING = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
