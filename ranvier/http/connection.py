@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 _MAX_PIPELINED = 256
 
 Serve = Callable[[Exchange], Awaitable[None]]
+
+
+LINGER_S: Final = 0.25
+"""How long a connection that has nothing to do stays open when the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Connection(asyncio.Protocol):
         # the one that was read last, the ones that wait for their turn, and the one that is answered
         self._latest: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
+        self._last = False  # whether the next answer is the last one
         self._current: Exchange | None = None
         # flow
         self._read_paused = False
@@ -202,6 +207,8 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
+        if self._last:
+            exchange.keep_alive = False
         self._state.exchanges.add(exchange)
         exchange.task = self._loop.create_task(self._answer(exchange))
 
@@ -245,11 +252,20 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def shut_down(self) -> None:
-        """Close the connection as soon as the request that is being answered is."""
+        """Close the connection after the request that is being answered, or that is on its way already.
+
+        A client that just sent one on an idle connection would else find it cut, and not know what became
+        of it: so idle connections stay for ``LINGER_S`` more.
+        """
+        self._last = True
         if self._current is None:
-            self.transport.close()
+            self._loop.call_later(LINGER_S, self._close_if_idle)
         else:
             self._current.keep_alive = False
+
+    def _close_if_idle(self) -> None:
+        if self._current is None:
+            self.transport.close()
 
     # -- bounds ----------------------------------------------------------------------------------------
 

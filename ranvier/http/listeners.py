@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ranvier.http.app import Edge
-from ranvier.http.connection import Connection, ConnectionLimits, Open
+from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Open
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ class Listener:
         self._remove_socket_files()
         for connection in list(self._state.connections):
             connection.shut_down()
+        if self._state.connections and grace_s > 0:
+            await asyncio.sleep(min(LINGER_S, grace_s))  # what was on its way is here by now
         tasks = [exchange.task for exchange in self._state.exchanges if exchange.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace_s)
