@@ -29,7 +29,13 @@ def private_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, onerror=_unless_gone)
+
+
+def _unless_gone(function: object, path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+    """Let a file that its program removed just now (a browser that ends) be gone."""
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ GROUP = "root:x:0:\nredis:x:901:\nwww-data:x:33:\n"
 REDIS_CONF = "bind 127.0.0.1 -::1\nport 6379\nsupervised systemd\n"
 
 Deploy = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Undo what ``doctor`` does to the log of its process, which here is that of all tests."""
+    yield
+    logging.getLogger("ranvier").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
