@@ -32,7 +32,7 @@ def private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, onerror=_unless_gone)
 
 
-def _unless_gone(function: object, path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+def _unless_gone(_: object, path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
     """Let a file that its program removed just now (a browser that ends) be gone."""
     if not isinstance(info[1], FileNotFoundError):
         raise info[1]
