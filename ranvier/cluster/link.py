@@ -12,7 +12,7 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, cast
 
 from ranvier.cluster import frames
@@ -233,9 +233,9 @@ class LinkServer:
         if not self.running:
             self._idle.set()
 
-    def start(self, work: Awaitable[None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in a task of the process."""
-        self._tasks.create_task(_run(work))
+        self._tasks.create_task(work)
 
     def knows_secret(self, nonce: bytes, given: bytes) -> bool:
         """Tell whether a proof is right."""
@@ -248,10 +248,6 @@ class LinkServer:
     def left(self, connection: _Served) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
-
-
-async def _run(work: Awaitable[None]) -> None:
-    await work
 
 
 class _Served(asyncio.Protocol):

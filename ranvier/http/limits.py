@@ -56,6 +56,10 @@ class RateLimiter:
         """Give the number of buckets held."""
         return len(self._empty_at)
 
+    def change_rates(self, rates: Mapping[str, Rate]) -> None:
+        """Go by other rates from now on; what was counted stays counted."""
+        self._rates = dict(rates)
+
     def check(self, name: str, key: str, now: float, cost: float = 1.0, *, count: bool = True) -> None:
         """Let an action pass and count it, or refuse it. Raises 429 ``M_LIMIT_EXCEEDED``.
 

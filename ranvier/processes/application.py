@@ -106,9 +106,14 @@ async def build_application(
     return application, sync.notifier.close, console
 
 
+def rates_of(config: Config) -> dict[str, Rate]:
+    """Give the configured rate limits."""
+    return {name: Rate(rate.per_second, rate.burst_count) for name, rate in config.rate_limits.items()}
+
+
 def _limiter(config: Config, core: Core, shared_counts: SharedCounts | None) -> RateLimiter:
     limiter = RateLimiter(
-        {name: Rate(rate.per_second, rate.burst_count) for name, rate in config.rate_limits.items()},
+        rates_of(config),
         counted=shared_counts.count if shared_counts is not None else None,
     )
     if shared_counts is not None:
@@ -139,12 +144,12 @@ def _run_always(
     loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
     metrics.registry.register(ProcessGauges(core, sync.notifier))
     metrics.registry.register(loop_lag)
+    core.run_once("expiry", accounts.expiry.run)
+    core.run_once("profile changes", users.profile_changes.run)
     for work in (
         accounts.deactivation.run,
         accounts.last_seen.run,
-        accounts.expiry.run,
         sync.notifier.run,
-        users.profile_changes.run,
         encryption.inboxes.run,
         ephemeral.presence.run,
         ephemeral.typing_users.run,

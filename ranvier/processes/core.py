@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ranvier.cluster.leases import Leases
 from ranvier.config.server import TailConfig
 from ranvier.log.append import Appender
 from ranvier.log.bus import Bus
@@ -56,11 +57,19 @@ class Core:
     tasks: asyncio.TaskGroup
     background: list[asyncio.Task[None]]
     closing: list[Callable[[], None]]
+    leases: Leases | None
     """What is called once nothing is served any more."""
 
     def run_always(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the process serves; if it fails the process ends."""
         self.background.append(self.tasks.create_task(work))
+
+    def run_once(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something always, but in one process of the server at a time."""
+        if self.leases is None:
+            self.run_always(_awaited(work))
+        else:
+            self.run_always(self.leases.run_alone(name, lambda lease: work()))
 
     def stop(self) -> None:
         """End what runs always; what was begun for requests is left to finish."""
@@ -69,6 +78,10 @@ class Core:
         self.pool.shutdown(wait=False)
         for close in self.closing:
             close()
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
 
 
 async def start_core(
@@ -80,10 +93,12 @@ async def start_core(
     tasks: asyncio.TaskGroup,
     tail_config: TailConfig = DEFAULT_TAIL,
     committed: Callable[[int], None] | None = None,
+    leases: Leases | None = None,
 ) -> Core:
     """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``.
 
-    ``committed`` is called with the position of each commit of this process before anybody is told of it.
+    ``committed`` is called with the position of each commit of this process before anybody is told of it;
+    ``leases`` are there where several processes share work that one of them is to do.
     """
     tail = Tail(max_rows=tail_config.rows, max_bytes=tail_config.size_bytes)
     follower = Follower(database=database, bus=bus, tail=tail, warm_rows=min(WARM_ROWS, tail_config.rows))
@@ -131,6 +146,7 @@ async def start_core(
         tasks=tasks,
         background=[],
         closing=[],
+        leases=leases,
     )
     core.run_always(follower.run())
     core.run_always(appender.run())

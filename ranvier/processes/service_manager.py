@@ -15,19 +15,23 @@ _NOTIFY: Final = "NOTIFY_SOCKET"
 _WATCHDOG: Final = "WATCHDOG_USEC"
 
 
-def notify(*assignments: str) -> None:
-    """Send assignments such as ``READY=1``; nothing happens where no service manager listens."""
+def notify(*assignments: str, wait_s: float = 1.0) -> None:
+    """Send assignments such as ``READY=1``; nothing happens where no service manager listens.
+
+    One that is busy is waited for, for at most ``wait_s`` seconds, in which the process stands still.
+    """
     address = os.environ.get(_NOTIFY, "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(wait_s)
         try:
             sock.connect(address)
             sock.sendall("\n".join(assignments).encode())
         except OSError:
-            return  # a manager that is restarting; it looks after us again by itself
+            return  # a manager that is restarting or busy; it looks after us again by itself
 
 
 def ready(status: str) -> None:
@@ -51,5 +55,5 @@ async def watchdog() -> None:
     if not text.isdigit() or not int(text):
         return
     while True:
-        notify("WATCHDOG=1")
+        notify("WATCHDOG=1", wait_s=0)
         await asyncio.sleep(int(text) / 1e6 / 3)

@@ -14,6 +14,7 @@ from pathlib import Path
 import uvloop
 
 from ranvier.cluster.head_board import HeadBoard
+from ranvier.cluster.leases import Leases
 from ranvier.cluster.rate_limits import SharedCounts
 from ranvier.config import Config, ConfigError
 from ranvier.config.database import RedisConfig
@@ -23,7 +24,7 @@ from ranvier.http.request_log import LOGGER_NAME, RequestLog
 from ranvier.log.clock import SystemClock
 from ranvier.log.redis_bus import RedisBus
 from ranvier.processes import front_protocol, service_manager
-from ranvier.processes.application import build_application
+from ranvier.processes.application import build_application, rates_of
 from ranvier.processes.cluster_parts import ClusterParts, cluster_parts, is_for_workers, key_prefix
 from ranvier.processes.console import private_listener
 from ranvier.processes.core import start_core
@@ -142,14 +143,19 @@ class RunningWorker:
     """A worker that serves, and what of its configuration can change meanwhile."""
 
     config: Config
+    application: Application
     cluster: ClusterParts
     listeners: list[Listener]
 
     def apply(self, config: Config) -> None:
-        """Take over what can change: log level, roles, certificates. Raises ``OSError`` for a bad one."""
+        """Take over what can change: log level, rate limits, roles, certificates.
+
+        Raises ``OSError`` for a certificate that cannot be used.
+        """
         for listener in self.listeners:
             listener.reload_certificate()
         logging.getLogger().setLevel(config.server.log_level)
+        self.application.limiter.change_rates(rates_of(config))
         if config.worker.roles != self.config.worker.roles:
             self.cluster.members.set_roles(config.worker.roles)
         self.config = config
@@ -177,6 +183,7 @@ async def running_worker(
                 tasks=tasks,
                 tail_config=config.server.tail,
                 committed=board.note,
+                leases=Leases(database=database, holder=config.worker.name, clock=SystemClock()),
             )
             board.begin(core.tail.pos)
             application, drain, console = await build_application(
@@ -197,7 +204,7 @@ async def running_worker(
                 core.run_always(collect_garbage())
                 grace_s = config.server.drain_timeout_ms / 1000
                 try:
-                    yield RunningWorker(config, cluster, listeners)
+                    yield RunningWorker(config, application, cluster, listeners)
                 except asyncio.CancelledError:
                     grace_s = min(grace_s, _FAILED_GRACE_S)
                     raise

@@ -1,8 +1,8 @@
 """New names and avatars reach the member events of all rooms, in the background.
 
 What is to be done is in the table ``profile_changes``, written in the commit of the change itself, so a
-restart loses nothing. Two processes that do it at once do no harm: a member event that says what is said
-already is not made again.
+restart loses nothing. Two processes that do it at once do no harm, but work for nothing: a member event that
+says what is said already is not made again.
 """
 
 from __future__ import annotations
@@ -43,16 +43,22 @@ class ProfileChanges:
         self._waiting: dict[str, None] = {}  # a set that keeps its order
         self._busy: set[str] = set()
         self._wake = asyncio.Event()
+        self._running = False
         tail.listen(self._apply)
 
     async def run(self) -> None:
         """Tell rooms of changes, those that were left by an earlier run first; for ever."""
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(_USERS_AT_ONCE):
-                tasks.create_task(self._work())
-            while True:
-                await self._look_for_more()
-                await asyncio.sleep(_RETRY_S)
+        self._running = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(_USERS_AT_ONCE):
+                    tasks.create_task(self._work())
+                while True:
+                    await self._look_for_more()
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            self._running = False
+            self._waiting.clear()
 
     async def _look_for_more(self) -> None:
         """Take up what an earlier process left, and what failed."""
@@ -125,6 +131,8 @@ class ProfileChanges:
         self._wake.set()
 
     def _apply(self, rows: Sequence[Row]) -> None:
+        if not self._running:
+            return  # another process does it; the table tells what it left
         for row in rows:
             if isinstance(row, LogRow) and row.kind == PROFILE and row.key in IN_MEMBER_EVENTS:
                 assert row.user_id is not None

@@ -1,0 +1,45 @@
+"""The table ``job_leases``: who does what only one process may do at a time."""
+
+from __future__ import annotations
+
+from ranvier.storage.database import Connection, Database
+
+_TAKE = """
+INSERT INTO job_leases AS l (name, holder, epoch, until)
+VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 millisecond')
+ON CONFLICT (name) DO UPDATE
+    SET holder = excluded.holder, epoch = l.epoch + 1, until = excluded.until
+    WHERE l.until < clock_timestamp() OR l.holder = excluded.holder
+RETURNING epoch
+"""
+_RENEW = """
+UPDATE job_leases SET until = clock_timestamp() + $3 * interval '1 millisecond'
+WHERE name = $1 AND epoch = $2
+"""
+_RELEASE = "UPDATE job_leases SET until = '-infinity' WHERE name = $1 AND epoch = $2"
+# Whoever takes the lease must wait for this lock: nobody else's epoch begins before this transaction ends.
+_HOLD = "SELECT true FROM job_leases WHERE name = $1 AND epoch = $2 FOR SHARE"
+
+
+class JobLeaseStore:
+    """Take, renew and give back leases. The database's clock alone decides."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take(self, name: str, holder: str, lease_ms: int) -> int | None:
+        """Take a lease that is free, or one's own anew, and give its epoch; None if somebody else has it."""
+        epoch: int | None = await self._database.fetchval(_TAKE, name, holder, lease_ms)
+        return epoch
+
+    async def renew(self, name: str, epoch: int, lease_ms: int) -> bool:
+        """Keep a lease; False if somebody else has taken it."""
+        return await self._database.execute(_RENEW, name, epoch, lease_ms) > 0
+
+    async def release(self, name: str, epoch: int) -> None:
+        """Let others have a lease at once; nothing happens if somebody else has it already."""
+        await self._database.execute(_RELEASE, name, epoch)
+
+    async def hold(self, connection: Connection, name: str, epoch: int) -> bool:
+        """Keep a lease until the transaction of ``connection`` ends; False if somebody else has it."""
+        return bool(await connection.fetchval(_HOLD, name, epoch))

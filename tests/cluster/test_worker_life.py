@@ -1,0 +1,183 @@
+"""A worker as its service manager and its administrator see it: started, reloaded, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.server.http_client import Refused
+
+
+class Worker:
+    """Run ``python -m ranvier.app.worker`` as a unit file does, and hear its notifications."""
+
+    def __init__(self, cluster: ClusterProcess, name: str) -> None:
+        self.folder = cluster.folder
+        self.socket = self.folder / f"{name}.sock"
+        self.config = self.folder / f"{name}.yaml"
+        self.name = name
+        self.write_config("")
+        self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._heard.bind(str(self.folder / f"{name}.notify"))
+        self._heard.setblocking(False)
+        self.log_path = self.folder / f"{name}.log"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ranvier.app.worker", "--data", str(self.folder / "data")),
+                    *(
+                        "--config-path",
+                        str(self.folder / "homeserver.yaml"),
+                        "--config-path",
+                        str(self.config),
+                    ),
+                ],
+                stdout=log,
+                stderr=log,
+                env={
+                    **os.environ,
+                    "NOTIFY_SOCKET": str(self.folder / f"{name}.notify"),
+                    "WATCHDOG_USEC": "300000",
+                },
+            )
+
+    def write_config(self, more: str) -> None:
+        """Write the worker's own file."""
+        self.config.write_text(
+            f'worker_name: {self.name}\nworker_listeners: [{{type: http, path: "{self.socket}", '
+            f"mode: 0660, resources: [{{names: [client, health]}}]}}]\n{more}\n"
+        )
+
+    async def hear(self, wanted: str) -> None:
+        """Wait for a notification."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(30):
+            while wanted not in (await loop.sock_recv(self._heard, 4096)).decode().split("\n"):
+                pass
+
+    async def logged(self, text: str) -> None:
+        """Wait for a line in its log."""
+        async with asyncio.timeout(10):
+            while text not in self.log_path.read_text():
+                await asyncio.sleep(0.05)
+
+    async def end(self) -> int:
+        """Wait for its end and give its exit status."""
+        return await asyncio.to_thread(self.process.wait, 30)
+
+    def close(self) -> None:
+        """Kill what is left."""
+        self.process.kill()
+        self.process.wait()
+        self._heard.close()
+        for path in (self.config, Path(self._heard_name)):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _heard_name(self) -> str:
+        return str(self.folder / f"{self.name}.notify")
+
+
+@contextmanager
+def running(cluster: ClusterProcess, name: str) -> Iterator[Worker]:
+    """Run a worker beside a running server."""
+    worker = Worker(cluster, name)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+async def test_the_service_manager_is_told_of_a_life(cluster: ClusterProcess) -> None:
+    """systemd would send requests too early, kill a healthy worker, or not know that a reload is done."""
+    with running(cluster, "life") as worker:
+        await worker.hear("READY=1")
+        assert worker.socket.stat().st_mode & 0o777 == 0o660
+        async with HoppingClient([worker.socket]) as client:
+            await client.get("/versions")
+        await worker.hear("WATCHDOG=1")
+        worker.process.send_signal(signal.SIGHUP)
+        await worker.hear("RELOADING=1")
+        await worker.hear("READY=1")
+        worker.process.terminate()
+        await worker.hear("STOPPING=1")
+        assert await worker.end() == 0
+        assert not worker.socket.exists()
+
+
+async def test_a_reload_changes_what_can_change_and_refuses_what_is_wrong(cluster: ClusterProcess) -> None:
+    """An administrator would restart everything for a new limit, or lose the server by a slip of the pen."""
+    with running(cluster, "reload") as worker:
+        await worker.hear("READY=1")
+        async with HoppingClient([worker.socket]) as client:
+            await client.register()
+            worker.write_config(
+                "rc_room_creation: {per_second: 0.001, burst_count: 1}\nworker_roles: [client]"
+            )
+            worker.process.send_signal(signal.SIGHUP)
+            await worker.logged("Read the configuration again")
+            await client.create_room()
+            with pytest.raises(Refused) as refused:
+                await client.create_room()
+            assert refused.value.errcode == "M_LIMIT_EXCEEDED"
+            async with asyncio.timeout(10):
+                while list((await cluster.workers())["reload"]["roles"]) != ["client"]:
+                    await asyncio.sleep(0.1)
+            worker.write_config("worker_roles: [king]")
+            worker.process.send_signal(signal.SIGHUP)
+            await worker.logged("the old one stays")
+            with pytest.raises(Refused) as refused:
+                await client.create_room()
+            assert refused.value.errcode == "M_LIMIT_EXCEEDED"
+        worker.process.terminate()
+        assert await worker.end() == 0
+
+
+async def test_draining_answers_those_who_wait(cluster: ClusterProcess) -> None:
+    """Clients that wait for news would see their connection break when a worker is restarted."""
+    with running(cluster, "drain") as worker:
+        await worker.hear("READY=1")
+        async with HoppingClient([worker.socket]) as client:
+            await client.register()
+            since = (await client.sync())["next_batch"]
+            waiting = [asyncio.create_task(client.sync(since, 25_000)) for _ in range(5)]
+            async with asyncio.timeout(10), HoppingClient([cluster.worker_socket("worker1")]) as other:
+                other.token = client.token
+                while (await cluster.workers())["drain"]["requests"] < 2:
+                    await asyncio.sleep(0.1)
+                worker.process.terminate()
+                for answer in await asyncio.gather(*waiting):
+                    assert answer["next_batch"]
+                assert await worker.end() == 0
+                assert (await other.get("/v3/account/whoami"))["user_id"] == client.user_id
+
+
+async def test_two_workers_of_one_name_are_told(cluster: ClusterProcess) -> None:
+    """Two workers would take turns under one name, and nobody would know why requests fail."""
+    with running(cluster, "twin") as worker:
+        await worker.hear("READY=1")
+        status = await asyncio.to_thread(
+            subprocess.run,
+            [
+                *(sys.executable, "-m", "ranvier.app.worker", "--data", str(cluster.folder / "data")),
+                *("--config-path", str(cluster.folder / "homeserver.yaml"), "--name", "twin"),
+            ],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert status.returncode == 1
+        assert b"twin" in status.stderr
+        assert b"Traceback" not in status.stderr
+        worker.process.terminate()
+        assert await worker.end() == 0
