@@ -30,7 +30,7 @@ class Server(ABC):
     def __init__(self, folder: Path, *, cheap_hashing: bool = True) -> None:
         self.folder = folder
         self.cheap_hashing = cheap_hashing
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Server(ABC):
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _answers(self.port):
+        while not answers(self.port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.title} does not start:\n{self._log_path.read_text()[-3000:]}")
             time.sleep(0.1)
@@ -98,14 +98,14 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", "/_matrix/client/versions")

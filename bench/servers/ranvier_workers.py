@@ -1,0 +1,62 @@
+"""Ranvier as `ranvier up --workers N` runs it: a front, N workers, embedded PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+from bench.servers.base import START_TIMEOUT_S, environment
+from bench.servers.ranvier import Ranvier
+
+
+class RanvierWorkers(Ranvier):
+    """This checkout's Ranvier as `count` workers."""
+
+    def __init__(self, folder: Path, python: str, count: int) -> None:
+        super().__init__(folder, python)
+        self.count = count
+        self.name = f"ranvier-{count}"
+        self.title = f"Ranvier, {count} worker{'s' if count > 1 else ''}"
+
+    def command(self) -> list[str]:
+        """Return the `up` command with the number of workers."""
+        return [*super().command(), "--workers", str(self.count)]
+
+    def start(self) -> None:
+        """Start everything and return when each worker serves."""
+        super().start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while len(self.live_workers()) < self.count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.title}: not all workers serve")
+            time.sleep(0.2)
+
+    def live_workers(self) -> dict[str, int]:
+        """Return the process IDs of the workers that serve, by name."""
+        command = [self._python, "-m", "ranvier.cli", "status", "--json", "--data", str(self._data)]
+        command += ["--config", str(self.folder / "homeserver.yaml")]
+        result = subprocess.run(command, capture_output=True, check=False, env=environment(), cwd=self.folder)
+        if result.returncode:
+            return {}
+        workers = json.loads(result.stdout)["workers"]
+        return {worker["name"]: worker["pid"] for worker in workers if worker["state"] == "live"}
+
+    def add_worker(self) -> None:
+        """Ask the front for one worker more."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGTTIN)
+
+
+def placed_on(room_id: str, workers: Iterable[str]) -> str:
+    """Return the worker that has a room: the one with the greatest weight (rendezvous hashing)."""
+
+    def weight(name: str) -> bytes:
+        return blake2b(f"room\0{room_id}\0{name}".encode(), digest_size=8).digest()
+
+    return max(workers, key=weight)

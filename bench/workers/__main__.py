@@ -1,0 +1,161 @@
+"""`python -m bench.workers`: measure Ranvier with one to four workers, and Synapse with its own."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from bench import report
+from bench.client import WrongAnswerError
+from bench.run import ServerResult, run_server
+from bench.scenarios.base import Pace
+from bench.servers.base import HOST, Server
+from bench.servers.ranvier import Ranvier
+from bench.servers.ranvier_workers import RanvierWorkers
+from bench.servers.synapse_workers import SynapseWorkers
+from bench.workers.load import AT_ONCE, make_rooms, make_user
+from bench.workers.scenarios import WorkerFigures, idle_costs, ranvier_figures
+from bench.workers.table import markdown
+
+_HERE = Path(__file__).resolve().parents[1]
+_WORK = _HERE / "work"
+_PACE = Pace(seconds=0.5, counts=0.5)
+_QUICK = Pace(seconds=0.1, counts=0.1)
+_SCENARIOS = ("send_many_rooms", "fanout")
+_WORKERS_FOR_FIGURES = 3
+_ERRORS = (WrongAnswerError, OSError, RuntimeError, ExceptionGroup)
+
+
+class _Run:
+    """What has been measured so far, written out after each server."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._pace = _QUICK if arguments.quick else _PACE
+        self._seconds = 2.0 if arguments.quick else 10.0
+        self._when = report.new_run_id() + (", a quick run" if arguments.quick else "")
+        self._results: list[ServerResult] = []
+        self._figures: dict[str, WorkerFigures] = {}
+        self._notes: list[str] = []
+
+    def ranvier(self) -> None:
+        """Measure the single process, then each number of workers, then what only workers have."""
+        python = self._arguments.ranvier_python
+        self._scenarios(lambda folder: Ranvier(folder, python))
+        for count in self._arguments.workers:
+            self._scenarios(partial(_ranvier_workers, python, count))
+        with_folder(
+            lambda folder: self._ranvier_figures(RanvierWorkers(folder, python, _WORKERS_FOR_FIGURES))
+        )
+
+    def synapse(self) -> None:
+        """Measure Synapse with its workers."""
+        python = self._arguments.synapse_python
+        self._scenarios(lambda folder: SynapseWorkers(folder, python))
+        with_folder(lambda folder: self._synapse_figures(SynapseWorkers(folder, python)))
+
+    def _scenarios(self, make: Callable[[Path], Server]) -> None:
+        def run(folder: Path) -> None:
+            server = make(folder)
+            print(server.title, file=sys.stderr, flush=True)
+            self._guarded(
+                server.title, lambda: self._results.append(run_server(server, self._pace, _SCENARIOS))
+            )
+
+        with_folder(run)
+
+    def _ranvier_figures(self, server: RanvierWorkers) -> None:
+        def run() -> None:
+            try:
+                server.start()
+                self._figures[server.title] = uvloop.run(ranvier_figures(server, self._seconds))
+            finally:
+                server.stop()
+
+        self._guarded(server.title, run)
+
+    def _synapse_figures(self, server: SynapseWorkers) -> None:
+        async def measure() -> WorkerFigures:
+            user = await make_user(HOST, server.port)
+            rooms = await make_rooms(user, AT_ONCE, lambda _: True, server.worker_ports["generic1"])
+            return WorkerFigures(await idle_costs(rooms, server.live_workers()["generic2"], self._seconds))
+
+        def run() -> None:
+            try:
+                server.start()
+                self._figures[server.title] = uvloop.run(measure())
+            finally:
+                server.stop()
+
+        self._guarded(server.title, run)
+
+    def _guarded(self, title: str, work: Callable[[], None]) -> None:
+        """Do one part; if it fails, the table says so and the others are measured all the same."""
+        try:
+            work()
+        except _ERRORS as error:
+            reasons = error.exceptions if isinstance(error, ExceptionGroup) else error
+            print(f"{title} failed: {reasons!r}", file=sys.stderr, flush=True)
+            self._notes.append(f"{title}: {str(reasons)[:300]!r}")
+        page = markdown(self._results, self._figures, self._when, self._notes)
+        self._arguments.results.write_text(page)
+
+    def finish(self) -> int:
+        """Print the table; the exit status is 1 when a part failed."""
+        print(self._arguments.results.read_text())
+        return 1 if self._notes else 0
+
+
+def _ranvier_workers(python: str, count: int, folder: Path) -> Server:
+    return RanvierWorkers(folder, python, count)
+
+
+def with_folder(work: Callable[[Path], None]) -> None:
+    """Do something with a folder of its own, which is removed afterwards."""
+    _WORK.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=_WORK))
+    # PostgreSQL runs as another user when this runs as root, and has to pass.
+    folder.chmod(0o755)
+    try:
+        work(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the time: to see that it works")
+    parser.add_argument("--server", choices=["ranvier", "synapse", "both"], default="both")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3, 4], help="default: 1 2 3 4")
+    parser.add_argument("--results", type=Path, default=_HERE / "results" / "workers.md")
+    ranvier = _HERE.parent / ".venv" / "bin" / "python"
+    parser.add_argument("--ranvier-python", default=str(ranvier), help="an interpreter that has Ranvier")
+    parser.add_argument(
+        "--synapse-python", default=sys.executable, help="one that has matrix-synapse[redis] and psycopg2"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the bench."""
+    arguments = _arguments()
+    # So that an ended bench ends the servers that it started, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run = _Run(arguments)
+    if arguments.server != "synapse":
+        run.ranvier()
+    if arguments.server != "ranvier":
+        run.synapse()
+    return run.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Users in rooms of their own, sending at a pace or as fast as they can."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from bench.client import Client
+from bench.measure import Recording
+
+AT_ONCE = 16
+
+
+@dataclass
+class Rooms:
+    """Rooms with a client each, whose connection is new: the first request on it says where it goes."""
+
+    pairs: list[tuple[Client, str]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client, _ in self.pairs:
+            client.connection.close()
+
+
+async def make_user(host: str, port: int) -> Client:
+    """Register a user of a name that nobody has."""
+    user = Client(host, port, f"w{secrets.token_hex(6)}")
+    await user.register(secrets.token_hex(8))
+    return user
+
+
+async def make_rooms(
+    user: Client, count: int, suits: Callable[[str], bool], port: int | None = None
+) -> Rooms:
+    """Create rooms until `count` of them suit; their clients use `port`, else the user's."""
+    rooms = Rooms()
+    while len(rooms.pairs) < count:
+        room_id = await user.create_room("bench")
+        if suits(room_id):
+            twin = user.twin()
+            if port is not None:
+                twin = Client(user.host, port, user.name)
+                twin.user_id, twin.token = user.user_id, user.token
+            rooms.pairs.append((twin, room_id))
+    return rooms
+
+
+async def send_for(rooms: Rooms, seconds: float, per_s: float | None = None) -> Recording:
+    """Send into all rooms for some time, `per_s` events in all, or as many as there can be."""
+    recording = Recording()
+    pause = len(rooms.pairs) / per_s if per_s else 0.0
+    begun = perf_counter()
+
+    async def send(client: Client, room_id: str, first: float) -> None:
+        turn = first
+        while perf_counter() < begun + seconds:
+            await asyncio.sleep(max(0.0, begun + turn - perf_counter()) if pause else 0)
+            await recording.time(client.send(room_id, "bench"))
+            turn += pause
+
+    async with asyncio.TaskGroup() as group:
+        for number, (client, room_id) in enumerate(rooms.pairs):
+            group.create_task(send(client, room_id, number * pause / len(rooms.pairs)))
+    return recording
+
+
+def process_cpu_ms(pid: int) -> float:
+    """Return the CPU time of a process in ms, all its threads together, finer than a clock tick."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6

@@ -1,0 +1,135 @@
+"""What only the form of several workers has: idle workers, forwarding, a worker that dies, one that comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+from time import perf_counter
+
+from bench.client import Client, WrongAnswerError
+from bench.measure import percentile
+from bench.servers.base import HOST
+from bench.servers.ranvier_workers import RanvierWorkers, placed_on
+from bench.workers.load import AT_ONCE, Rooms, make_rooms, make_user, process_cpu_ms, send_for
+
+_GIVE_UP_S = 30.0
+
+
+@dataclass(frozen=True)
+class IdleCost:
+    """What a worker without requests spends on following others' events."""
+
+    wanted_per_s: float
+    per_s: float
+    ms_per_event: float
+    percent_of_core: float
+
+
+@dataclass(frozen=True)
+class WorkerFigures:
+    """The figures of one server in its worker form; None where a scenario does not apply to it."""
+
+    idle: list[IdleCost]
+    local_p50_ms: float | None = None
+    forwarded_p50_ms: float | None = None
+    failover_s: float | None = None
+    slowest_before_ms: float | None = None
+    slowest_while_adding_ms: float | None = None
+
+
+async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float) -> list[IdleCost]:
+    """Measure a worker that gets no request: at 40 events/s, and as near to 1 000 as the machine comes.
+
+    What it uses when nothing happens at all is measured first and taken off.
+    """
+    await send_for(rooms, min(1.0, seconds), 20)
+    await asyncio.sleep(1)
+    before, begun = process_cpu_ms(idle_pid), perf_counter()
+    await asyncio.sleep(seconds)
+    at_rest = (process_cpu_ms(idle_pid) - before) / (perf_counter() - begun)
+    costs = []
+    for wanted in (40.0, 1000.0):
+        before, begun = process_cpu_ms(idle_pid), perf_counter()
+        sent = len((await send_for(rooms, seconds, wanted)).latencies_ms)
+        took = perf_counter() - begun
+        used = process_cpu_ms(idle_pid) - before
+        costs.append(IdleCost(wanted, sent / took, (used - at_rest * took) / sent, used / took / 10))
+    return costs
+
+
+async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigures:
+    """Run every scenario on three or more workers."""
+    workers = server.live_workers()
+    names = sorted(workers)
+    user = await make_user(HOST, server.port)
+    rooms = await make_rooms(user, AT_ONCE, lambda room_id: placed_on(room_id, names) == names[0])
+    costs = await idle_costs(rooms, workers[names[-1]], seconds)
+    local, forwarded = await _forwarded(user, rooms.pairs[0][1], names, seconds)
+    rooms.close()
+    before, adding = await _slowest_while_adding(server, user, seconds)
+    failover = await _failover(server, user)
+    return WorkerFigures(costs, local, forwarded, failover, before, adding)
+
+
+async def _forwarded(user: Client, room_id: str, names: list[str], seconds: float) -> tuple[float, float]:
+    """Send into one room by turns over a connection to its worker and over one to another (p50 in ms)."""
+    elsewhere = (await make_rooms(user, 1, lambda other: placed_on(other, names) == names[1])).pairs[0]
+    here = user.twin()
+    await here.send(room_id, "first")
+    # A connection stays with the worker that has the room of its first request.
+    away = elsewhere[0]
+    await away.send(elsewhere[1], "first")
+    latencies: tuple[list[float], list[float]] = ([], [])
+    end, turn = perf_counter() + seconds, 0
+    while perf_counter() < end or turn < 100:
+        for way in (0, 1) if turn % 2 else (1, 0):
+            begun = perf_counter()
+            await (here, away)[way].send(room_id, "bench")
+            latencies[way].append((perf_counter() - begun) * 1000)
+        turn += 1
+    here.connection.close()
+    away.connection.close()
+    return percentile(latencies[0], 50), percentile(latencies[1], 50)
+
+
+async def _slowest_while_adding(server: RanvierWorkers, user: Client, seconds: float) -> tuple[float, float]:
+    """Return the slowest request (ms) of a while in which nothing changes and of one with a worker added."""
+    rooms = await make_rooms(user, 8, lambda _: True)
+    before = max((await send_for(rooms, seconds, 60)).latencies_ms)
+    server.add_worker()
+    # Long enough for the worker to start and to take over its share of the rooms.
+    during = max((await send_for(rooms, max(8.0, seconds), 60)).latencies_ms)
+    rooms.close()
+    live = await asyncio.to_thread(server.live_workers)
+    if len(live) != server.count + 1:
+        raise WrongAnswerError(f"{len(live)} workers after one was added to {server.count}")
+    return before, during
+
+
+async def _failover(server: RanvierWorkers, user: Client) -> float:
+    """Kill a worker; return after how many seconds each of its rooms has taken an event again."""
+    workers = await asyncio.to_thread(server.live_workers)
+    victim = sorted(workers)[1]
+    rooms = await make_rooms(user, 4, lambda room_id: placed_on(room_id, workers) == victim)
+    await send_for(rooms, 0.5, 20)
+    os.kill(workers[victim], signal.SIGKILL)
+    killed = perf_counter()
+    back = await asyncio.gather(*(_until_sent(client, room_id) for client, room_id in rooms.pairs))
+    rooms.close()
+    return max(back) - killed
+
+
+async def _until_sent(client: Client, room_id: str) -> float:
+    """Send again and again, each time as a client whose connection broke does; return when it was done."""
+    end = perf_counter() + _GIVE_UP_S
+    while True:
+        try:
+            await client.send(room_id, "after")
+            return perf_counter()
+        except (OSError, WrongAnswerError):
+            if perf_counter() > end:
+                raise
+            client.connection.close()
+            await asyncio.sleep(0.02)

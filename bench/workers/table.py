@@ -1,0 +1,61 @@
+"""The figures of the worker form as Markdown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from bench.run import ServerResult
+from bench.workers.scenarios import WorkerFigures
+
+
+def markdown(
+    results: Sequence[ServerResult], figures: dict[str, WorkerFigures], when: str, notes: Sequence[str]
+) -> str:
+    """Return the page: costs by number of workers, then what only workers have, then what failed."""
+    lines = ["# Several workers", "", f"Measured {when}, {os.cpu_count()} cores. CPU of everything: ", ""]
+    lines[2] += "workers, front or nginx, Redis, PostgreSQL."
+    lines += _costs(results)
+    for title, found in figures.items():
+        lines += ["", f"## {title}", "", *_of_workers(found)]
+    if notes:
+        lines += ["", "## Not measured", "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _costs(results: Sequence[ServerResult]) -> list[str]:
+    lines = [
+        "| server | CPU per event, 16 clients (ms) | of it PostgreSQL | events/s | p99 (ms) "
+        "| CPU per delivery (ms) | delivered p99 (ms) | memory PSS (MiB) | others on the machine |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for result in results:
+        sent, fanout = result.measurements["send_many_rooms"], result.measurements["fanout"]
+        memory = result.memory_after.server_pss + result.memory_after.postgres_pss
+        lines.append(
+            f"| {result.title} {result.version} | {sent.cpu_ms:.2f} | {sent.postgres_cpu_ms:.2f} "
+            f"| {sent.rate:.0f} | {sent.p99_ms:.0f} | {fanout.cpu_ms:.3f} | {fanout.p99_ms:.0f} "
+            f"| {memory:.0f} | {max(sent.others_percent, fanout.others_percent):.0f} % |"
+        )
+    return lines
+
+
+def _of_workers(found: WorkerFigures) -> list[str]:
+    lines = ["| | |", "| --- | --: |"]
+    for cost in found.idle:
+        lines.append(
+            f"| idle worker, {cost.wanted_per_s:.0f} events/s wanted, {cost.per_s:.0f} reached "
+            f"| {cost.ms_per_event:.4f} ms per event, {cost.percent_of_core:.1f} % of a core |"
+        )
+    if found.local_p50_ms is not None and found.forwarded_p50_ms is not None:
+        more = found.forwarded_p50_ms - found.local_p50_ms
+        lines.append(
+            f"| send, local / forwarded (p50) | {found.local_p50_ms:.2f} / {found.forwarded_p50_ms:.2f} ms: "
+            f"{more:+.2f} ms |"
+        )
+    if found.slowest_while_adding_ms is not None:
+        lines.append(f"| slowest request, nothing changes | {found.slowest_before_ms:.0f} ms |")
+        lines.append(f"| slowest request while a worker is added | {found.slowest_while_adding_ms:.0f} ms |")
+    if found.failover_s is not None:
+        lines.append(f"| a killed worker's rooms take events again after | {found.failover_s:.2f} s |")
+    return lines
