@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ranvier.http.request import Request
-from ranvier.http.route import Route, versions
+from ranvier.http.route import PLACED_BY_USER, Route, versions
 from ranvier.spec.errors import invalid_param
 from ranvier.users.account_data import FULLY_READ
 from ranvier.users.receipts import READ, READ_PRIVATE, UNTHREADED, Mark, Receipts
@@ -51,7 +51,10 @@ async def set_read_markers(request: Request, *, receipts: Receipts) -> bytes:
 
 ROUTES = [
     Route(
-        "POST", V3("/rooms/{room_id}/receipt/{receipt_type}/{event_id}"), send_receipt, placed_by="room_id"
+        "POST",
+        V3("/rooms/{room_id}/receipt/{receipt_type}/{event_id}"),
+        send_receipt,
+        placed_by=PLACED_BY_USER,
     ),
-    Route("POST", V3("/rooms/{room_id}/read_markers"), set_read_markers, placed_by="room_id"),
+    Route("POST", V3("/rooms/{room_id}/read_markers"), set_read_markers, placed_by=PLACED_BY_USER),
 ]

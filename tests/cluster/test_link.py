@@ -1,0 +1,138 @@
+"""The wire between two workers, and which worker has what."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ranvier.cluster.link import Link, LinkLostError, LinkServer, NotAcceptedError, connect
+from ranvier.cluster.placement import ROOM, ranked
+
+SECRET = "a secret of the tests"
+
+
+@asynccontextmanager
+async def served(
+    answer: Callable[[bytes], Awaitable[bytes]],
+) -> AsyncIterator[tuple[LinkServer, str, list[bytes]]]:
+    """Serve calls on a free port; give the server, its address, and who greeted."""
+    greeted: list[bytes] = []
+    async with asyncio.TaskGroup() as tasks:
+        server = LinkServer(secret=SECRET, answer=answer, greet=greeted.append, tasks=tasks)
+        sock = socket.create_server(("127.0.0.1", 0))
+        await server.listen(sock)
+        try:
+            yield server, f"tcp:127.0.0.1:{sock.getsockname()[1]}", greeted
+        finally:
+            await server.stop(0.1)
+
+
+async def linked(address: str, secret: str = SECRET, lost: Callable[[], None] = lambda: None) -> Link:
+    """Connect as another worker does."""
+    return await connect(address, secret=secret, announcement=b"it is me", lost=lost)
+
+
+async def test_many_calls_share_one_connection() -> None:
+    """Requests that are passed on to a worker would wait for each other, or get each other's answers."""
+    others = asyncio.Event()
+
+    async def answer(body: bytes) -> bytes:
+        if body == b"slow":
+            await others.wait()
+        if body == b"last":
+            others.set()
+        return body * 2
+
+    async with served(answer) as (_, address, greeted):
+        link = await linked(address)
+        slow = asyncio.create_task(link.call(b"slow", accept_within_s=0.3))
+        for number in range(50):
+            assert await link.call(b"%d" % number, accept_within_s=5) == b"%d" % number * 2
+        await asyncio.sleep(0.4)  # longer than it may take to begin: it was begun, and is waited for
+        assert await link.call(b"last", accept_within_s=5) == b"lastlast"
+        assert await slow == b"slowslow"
+        assert await link.call(b"x" * 3_000_000, accept_within_s=5) == b"x" * 6_000_000
+        assert greeted == [b"it is me"]
+        link.close()
+
+
+async def test_who_does_not_know_the_secret_is_refused() -> None:
+    """Anybody who reaches the port could do anything in anybody's name."""
+    called = False
+
+    async def answer(body: bytes) -> bytes:
+        nonlocal called
+        called = True
+        return body
+
+    async with served(answer) as (_, address, greeted):
+        with pytest.raises(ConnectionError):
+            await linked(address, secret="another secret")
+        host, _, port = address.removeprefix("tcp:").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\nHost: somebody\r\n\r\n" + b"\xff" * 100)
+        assert len(await reader.read()) < 100  # the challenge, and then the end
+        writer.close()
+        assert greeted == []
+        assert not called
+
+
+async def test_a_call_that_comes_too_late_is_not_begun() -> None:
+    """A worker that stood still would do a second time what another one has done meanwhile."""
+    called = 0
+
+    async def answer(body: bytes) -> bytes:
+        nonlocal called
+        called += 1
+        return body
+
+    async with served(answer) as (_, address, _):
+        link = await linked(address)
+        with pytest.raises(NotAcceptedError):
+            await link.call(b"late", accept_within_s=-1.0)
+        assert await link.call(b"in time", accept_within_s=5) == b"in time"
+        assert called == 1
+        link.close()
+
+
+async def test_a_worker_that_dies_with_a_call_is_known_to_have_it_perhaps_done() -> None:
+    """The caller would wait for ever, or believe that nothing was done."""
+    begun = asyncio.Event()
+
+    async def answer(body: bytes) -> bytes:
+        begun.set()
+        await asyncio.sleep(60)
+        return body
+
+    lost = asyncio.Event()
+    async with asyncio.timeout(10):
+        try:
+            async with served(answer) as (server, address, _):
+                link = await linked(address, lost=lost.set)
+                call = asyncio.create_task(link.call(b"x", accept_within_s=5))
+                await begun.wait()
+                await server.stop(0)
+                with pytest.raises(LinkLostError):
+                    await call
+                await lost.wait()
+                with pytest.raises(NotAcceptedError):
+                    await link.call(b"y", accept_within_s=5)
+                raise KeyboardInterrupt  # ends the task that answers
+        except* KeyboardInterrupt:
+            pass
+
+
+def test_only_the_rooms_of_a_worker_that_is_gone_move() -> None:
+    """With each worker that comes or goes all rooms would grow cold."""
+    names = ["one", "two", "three", "four"]
+    keys = [f"!room{number}:example.org" for number in range(4000)]
+    before = {key: ranked(ROOM, key, names) for key in keys}
+    for name in names:
+        assert 850 < sum(order[0] == name for order in before.values()) < 1150
+    for key, order in before.items():
+        rest = ranked(ROOM, key, [name for name in names if name != "two"])
+        assert rest[0] == (order[1] if order[0] == "two" else order[0])
