@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import platform
@@ -105,6 +104,8 @@ async def cluster_parts(
     """Build the parts and listen for other workers, where they are not told of yet."""
     secret = config.worker.replication_secret or ""
     sockets = _sockets(config, folder)
+    paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
+    files = [(path, path.stat().st_ino) for path in paths]
     registry = RedisRegistry(redis, prefix=key_prefix(config))
     own = _own(config, _address(sockets[0]), board.identity, core.clock.now_ms())
 
@@ -141,7 +142,9 @@ async def cluster_parts(
     finally:
         registry.close()
         for sock in sockets:
-            _remove(sock)
+            sock.close()
+        for path, inode in files:
+            _remove(path, inode)
 
 
 def _end_this_process() -> None:
@@ -193,15 +196,7 @@ def _address(sock: socket.socket) -> str:
     return f"tcp:[{host}]:{name[1]}" if ":" in host else f"tcp:{host}:{name[1]}"
 
 
-def _remove(sock: socket.socket) -> None:
-    if sock.fileno() >= 0:
-        sock.close()
-
-
-async def wait_drained(application: Application, grace_s: float) -> None:
-    """Wait until no request is in flight, at most ``grace_s`` seconds."""
-    try:
-        async with asyncio.timeout(grace_s):
-            await application.wait_idle()
-    except TimeoutError:
-        logger.warning("%d requests were not finished in time", application.in_flight)
+def _remove(path: Path, inode: int) -> None:
+    # A successor may have put its own socket there meanwhile.
+    if path.exists() and path.stat().st_ino == inode:
+        path.unlink()
