@@ -87,7 +87,7 @@ async def running_readers(dsn: str) -> AsyncIterator[Readers]:
             "rooms": core.rooms,
             "memberships": core.memberships,
             "push_rules": push_rules,
-            "ignored": IgnoredUsers(store=store, tail=core.tail).of,
+            "ignored": IgnoredUsers(store=store, tail=core.tail),
             "tail": core.tail,
         }
         yield Readers(

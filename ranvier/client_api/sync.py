@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
-from ranvier.http.request import Request
+import re
+from functools import lru_cache
+from typing import Final
+
+from ranvier.http.request import Request, parse_query
 from ranvier.http.route import PLACED_BY_USER, Auth, Route, versions
+from ranvier.spec.errors import MatrixError
 from ranvier.sync.assemble import SyncAssembler, SyncRequest
+from ranvier.sync.long_polls import Asked, LongPoll, LongPolls
 from ranvier.users.filters import Filters
 from ranvier.users.presence import Presence
 from ranvier.wire.tokens import parse_token
 
-_MAX_TIMEOUT_MS = 10 * 60 * 1000
+_MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
+_PRESENCES: Final = ("online", "offline", "unavailable")
+_STATE_AFTER: Final = ("use_state_after", "org.matrix.msc4222.use_state_after")
+_SINCE: Final = re.compile(rb"(?:^|&)since=([^&%+]+)")
+# Filters may be long; what is longer than this is not kept.
+_LONGEST_KEPT: Final = 2000
 
 
 async def sync(request: Request, *, assembler: SyncAssembler, filters: Filters, presence: Presence) -> bytes:
     """Tell a client what is new, or everything; see the specification's ``GET /_matrix/client/v3/sync``."""
     user = request.user
     since = request.str_param("since", None)
-    set_presence = request.choice_param("set_presence", ("online", "offline", "unavailable"), "online")
-    # NOTSPEC: clients that ask for hours are answered earlier, and ask again.
-    timeout_ms = min(request.int_param("timeout", 0), _MAX_TIMEOUT_MS)
+    set_presence = request.choice_param("set_presence", _PRESENCES, "online")
     wanted = SyncRequest(
         user_id=user.user_id,
         device_id=user.device_id,
         filter=await filters.get(user.user_id, request.str_param("filter", None)),
         since=parse_token(since) if since else None,
-        timeout_s=timeout_ms / 1000,
+        # It may have waited before it came here.
+        timeout_s=_timeout_s(request) - request.age_s,
         full_state=request.bool_param("full_state"),
-        state_after=request.bool_param("use_state_after")
-        or request.bool_param("org.matrix.msc4222.use_state_after"),
+        state_after=any(request.bool_param(name) for name in _STATE_AFTER),
     )
     async with presence.syncing(user.user_id, user.device_id, set_presence):
         return await assembler.answer(wanted)
 
 
-ROUTES = [
-    Route(
-        "GET",
-        versions("v3", "r0")("/sync"),
-        sync,
-        auth=Auth.GUEST,
-        placed_by=PLACED_BY_USER,
-        long_poll=True,
-    )
-]
+def sync_at_once(request: Request, *, long_polls: LongPolls) -> bytes | LongPoll | None:
+    """Answer a client that knows all but the newest, or let it wait, if that takes no task."""
+    query = request.query_string
+    since = _SINCE.search(query)
+    if since is None or len(query) > _LONGEST_KEPT:
+        return None
+    # Such a client says the same each time, but for where it is.
+    asked = _asked(query[: since.start()] + query[since.end() :])
+    if asked is None:
+        return None
+    user = request.user
+    return long_polls.begin(user.user_id, user.device_id, parse_token(since[1].decode("latin-1")), asked)
+
+
+@lru_cache(maxsize=2000)
+def _asked(query_string: bytes) -> Asked | None:
+    """Read all parameters but ``since``; None for what ``sync`` is to refuse or to answer at once."""
+    request = Request("GET", "", _ROUTE, query_string=query_string)
+    try:
+        query = parse_query(query_string)
+        timeout_s = _timeout_s(request)
+        if "since" in query or request.bool_param("full_state") or not timeout_s:
+            return None
+        return Asked(
+            request.str_param("filter", None),
+            timeout_s,
+            request.choice_param("set_presence", _PRESENCES, "online"),
+            any(request.bool_param(name) for name in _STATE_AFTER),
+        )
+    except MatrixError:
+        return None
+
+
+def _timeout_s(request: Request) -> float:
+    # NOTSPEC: clients that ask for hours are answered earlier, and ask again.
+    return min(request.int_param("timeout", 0), _MAX_TIMEOUT_MS) / 1000
+
+
+_ROUTE: Final = Route(
+    "GET",
+    versions("v3", "r0")("/sync"),
+    sync,
+    auth=Auth.GUEST,
+    placed_by=PLACED_BY_USER,
+    long_poll=True,
+    at_once=sync_at_once,
+)
+ROUTES = [_ROUTE]

@@ -46,6 +46,10 @@ class Currency:
         self.waited = 0
         members.listen(self._on_change)
 
+    def is_current(self) -> bool:
+        """Tell, without waiting, whether this worker surely has followed as far as any other."""
+        return not self._elsewhere and self._board.newest() <= self._tail.pos
+
     def catch_up(self) -> Awaitable[None] | None:
         """Give what is to be awaited before a request is answered; mostly nothing."""
         if self._elsewhere:

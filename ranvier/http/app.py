@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ranvier.http.authentication import RequestAuthentication
 from ranvier.http.body import (
@@ -24,10 +24,10 @@ from ranvier.http.exchange import Exchange
 from ranvier.http.limits import RateLimiter
 from ranvier.http.metrics import Metrics
 from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
-from ranvier.http.request import Request
+from ranvier.http.request import Request, user_agent
 from ranvier.http.request_log import DatabaseTime, RequestLog
 from ranvier.http.response import Response, encode
-from ranvier.http.route import BoundRoute
+from ranvier.http.route import BoundRoute, Parked
 from ranvier.http.router import Router, bad_path
 from ranvier.spec.errors import MatrixError
 from ranvier.users.requester import Requester
@@ -49,6 +49,9 @@ class Timeouts:
 
 class Neighbours(Protocol):
     """The other workers of a server that has several; see ``http.forwarding``."""
+
+    def is_current(self) -> bool:
+        """Tell whether there surely is nothing to catch up with."""
 
     def catch_up(self) -> Awaitable[None] | None:
         """Give what is to be awaited before anything is read for a request."""
@@ -132,20 +135,40 @@ class Edge:
         self.router = router
         self.x_forwarded = x_forwarded
 
-    async def answer(self, exchange: Exchange) -> None:
-        """Answer one request, count it and log it; never raises but for a failing log or metric."""
-        application = self.application
-        request_id = application.begin()
-        try:
-            await _Call(self, exchange, request_id).run()
-        finally:
-            application.end()
+    def answer(self, exchange: Exchange) -> None:
+        """Answer one request, at once or in a task, count it and log it; never raises."""
+        _Call(self, exchange, self.application.begin()).start()
+
+
+class _Known(NamedTuple):
+    """What is the same for all requests with one head: the endpoint, the key of the token, who asks.
+
+    ``ip`` is empty where it is the connection's.
+    """
+
+    bound: BoundRoute
+    token_key: bytes
+    ip: str
+    scheme: str
+    agent: str
 
 
 class _Call:
     """Carry one request through: find, authenticate, limit, read, run, answer, log."""
 
-    __slots__ = ("application", "edge", "endpoint", "exchange", "id", "ip", "size", "status", "user")
+    __slots__ = (
+        "application",
+        "edge",
+        "endpoint",
+        "exchange",
+        "id",
+        "ip",
+        "parked",
+        "size",
+        "started",
+        "status",
+        "user",
+    )
 
     def __init__(self, edge: Edge, exchange: Exchange, request_id: str) -> None:
         self.edge = edge
@@ -157,32 +180,147 @@ class _Call:
         self.endpoint = "unrecognized"
         self.status = 0
         self.size = 0
+        self.started = time.perf_counter()
+        self.parked: Parked | None = None
 
-    async def run(self) -> None:
-        application, exchange = self.application, self.exchange
-        started = time.perf_counter()
-        database_time = application.database_time
+    # -- without a task ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Answer now, or park the request, where its endpoint can; else begin a task."""
+        outcome: bytes | Parked | None = None
+        try:
+            outcome = self._try_at_once()
+        except MatrixError:
+            pass  # the task comes upon it, too, and answers with it
+        except Exception:
+            logger.exception("Request %s could not be answered at once", self.id)
+        if outcome is None:
+            self._begin_task()
+        elif isinstance(outcome, bytes):
+            self._finish(outcome)
+        else:
+            self.parked = outcome
+            self.exchange.on_gone = self._leave
+            outcome.wait(self._resume)
+
+    def _try_at_once(self) -> bytes | Parked | None:
+        exchange, application = self.exchange, self.application
+        known: _Known | None = exchange.head.known or self._get_to_know()
+        neighbours = application.neighbours
+        if known is None or exchange.write_paused or (neighbours is not None and not neighbours.is_current()):
+            return None
+        bound, key, ip, scheme, agent = known
+        requester = application.authentication.known(bound.route.auth, key)
+        if requester is None:
+            return None
+        self.ip = ip or exchange.ip
+        self.endpoint = bound.route.name
+        self.user = requester.user_id
+        request = Request(
+            exchange.method,
+            "",
+            bound.route,
+            query_string=exchange.query_string,
+            headers=exchange.headers,
+            ip=self.ip,
+            scheme=scheme,
+            requester=requester,
+            request_id=self.id,
+            began_s=self.started,
+        )
+        assert bound.at_once is not None
+        outcome: bytes | Parked | None = bound.at_once(request)
+        if outcome is not None:
+            exchange.head.known = known
+            if application.seen is not None:
+                application.seen(requester, self.ip, agent)
+        return outcome
+
+    def _get_to_know(self) -> _Known | None:
+        """Find out what is the same for all requests with this head, if they may be answered at once."""
+        exchange = self.exchange
+        bound = self.edge.router.find_exact(exchange.method, exchange.raw_path)
+        if bound is None or bound.at_once is None or bound.route.limit is not None:
+            return None
+        if announced_length(exchange.headers) != 0:
+            return None
+        scheme = self._read_forwarded() if self.edge.x_forwarded else exchange.scheme
+        key = self.application.authentication.key(exchange.headers)
+        if key is None:
+            return None
+        return _Known(
+            bound, key, self.ip if self.edge.x_forwarded else "", scheme, user_agent(exchange.headers)
+        )
+
+    def _resume(self) -> None:
+        """Answer a request that was parked."""
+        assert self.parked is not None
+        self.exchange.on_gone = None
+        body = None
+        try:
+            body = self.parked.answer()
+        except Exception:
+            logger.exception("Request %s could not be answered at once", self.id)
+        if body is None or self.exchange.write_paused:
+            self._begin_task()
+        else:
+            self._finish(body)
+
+    def _leave(self) -> None:
+        """Give up a parked request: its client is gone, or the server will not wait any longer."""
+        assert self.parked is not None
+        self.exchange.on_gone = None
+        self.parked.leave()
+        self.status = CLIENT_GONE
+        self._end(0.0)
+
+    def _finish(self, body: bytes) -> None:
+        self.status = 200
+        self.size = len(body)
+        self.exchange.send_now(json_head(self.size), body)
+        self._end(0.0)
+
+    # -- in a task -----------------------------------------------------------------------------------
+
+    def _begin_task(self) -> None:
+        self.exchange.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        database_time = self.application.database_time
         if database_time is not None:
             database_time.begin()
-        await self._answer()
-        seconds = time.perf_counter() - started
+        try:
+            await self._answer()
+        finally:
+            self._end(database_time.spent_ms() if database_time is not None else 0.0)
+
+    def _end(self, database_ms: float) -> None:
+        """Count and log the request."""
+        application, exchange = self.application, self.exchange
+        seconds = time.perf_counter() - self.started
         method = exchange.method if exchange.method in _METHODS else "other"
-        application.metrics.observe(self.endpoint, method, self.status, seconds)
-        level = application.request_log.level(self.endpoint, self.status)
-        if level:
-            application.request_log.write(
-                level,
-                method=method,
-                raw_path=exchange.raw_path,
-                query_string=exchange.query_string,
-                status=self.status,
-                size=self.size,
-                duration_ms=seconds * 1000,
-                database_ms=database_time.spent_ms() if database_time is not None else 0.0,
-                user=self.user,
-                ip=self.ip,
-                request_id=self.id,
-            )
+        try:
+            application.metrics.observe(self.endpoint, method, self.status, seconds)
+            level = application.request_log.level(self.endpoint, self.status)
+            if level:
+                application.request_log.write(
+                    level,
+                    method=method,
+                    raw_path=exchange.raw_path,
+                    query_string=exchange.query_string,
+                    status=self.status,
+                    size=self.size,
+                    duration_ms=seconds * 1000,
+                    database_ms=database_ms,
+                    user=self.user,
+                    ip=self.ip,
+                    request_id=self.id,
+                )
+        except Exception:
+            logger.exception("Request %s could not be counted or logged", self.id)
+        finally:
+            exchange.end()
+            application.end()
 
     async def _answer(self) -> None:
         try:
@@ -241,6 +379,7 @@ class _Call:
             ip=self.ip,
             scheme=scheme,
             request_id=self.id,
+            began_s=self.started,
         )
         return await self._run_handler(bound, request, has_body=length != 0)
 

@@ -19,6 +19,12 @@ class Authenticator(Protocol):
     async def authenticate(self, token: str) -> Requester:
         """Give the holder of a token, be they locked. Raises ``unknown_token`` (401)."""
 
+    def key(self, token: str) -> bytes:
+        """Give what a token is known by in memory."""
+
+    def known(self, key: bytes) -> Requester | None:
+        """Give the holder of a valid token, by its key, if that is in memory."""
+
 
 def missing_token() -> MatrixError:
     """Say that the request needs an access token and has none (401 ``M_MISSING_TOKEN``)."""
@@ -54,6 +60,20 @@ class RequestAuthentication:
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", 403, "Guests may not do this")
         if auth is Auth.ADMIN and not requester.is_admin:
             raise MatrixError("M_FORBIDDEN", 403, "You are not a server admin")
+        return requester
+
+    def key(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """Give what a request's token is known by; None where there is none in the headers."""
+        token = self._token(headers, b"")
+        return None if token is None else self._authenticator.key(token)
+
+    def known(self, auth: Auth, key: bytes) -> Requester | None:
+        """Give who asks, by the key of their token, if they are in memory and may; else ask ``identify``."""
+        if auth is not Auth.USER and auth is not Auth.GUEST:
+            return None
+        requester = self._authenticator.known(key)
+        if requester is None or requester.locked or (requester.is_guest and auth is Auth.USER):
+            return None
         return requester
 
     def _token(self, headers: Iterable[tuple[bytes, bytes]], query_string: bytes) -> str | None:

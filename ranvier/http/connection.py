@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
 import httptools
 
 from ranvier.http.exchange import Exchange
+from ranvier.http.heads import Head, RepeatedHeads
 from ranvier.http.rendering import Headers, render_head
 from ranvier.http.response import Response, encode
 from ranvier.spec.errors import MatrixError
 
-logger = logging.getLogger(__name__)
-
 # Requests that may wait for the answers of those before them. One read may hold many times as many.
 _MAX_PIPELINED = 256
 
-Serve = Callable[[Exchange], Awaitable[None]]
+Serve = Callable[[Exchange], None]
+"""Begins to answer a request: at once, or later and from a task; never raises, and calls ``Exchange.end``."""
 
 
 LINGER_S: Final = 0.25
@@ -42,8 +41,23 @@ class ConnectionLimits:
 class Open:
     """What a listener has open: its connections, and the requests that are being answered."""
 
+    heads: RepeatedHeads = field(default_factory=RepeatedHeads)
     connections: set[Connection] = field(default_factory=set)
     exchanges: set[Exchange] = field(default_factory=set)
+    _none_left: asyncio.Future[None] | None = None
+
+    def answered(self, exchange: Exchange) -> None:
+        """Forget a request."""
+        self.exchanges.discard(exchange)
+        if self._none_left is not None and not self.exchanges and not self._none_left.done():
+            self._none_left.set_result(None)
+
+    async def wait_answered(self, timeout_s: float) -> bool:
+        """Wait until no request is being answered; False after ``timeout_s`` seconds."""
+        if self.exchanges:
+            self._none_left = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._none_left], timeout=timeout_s)
+        return not self.exchanges
 
 
 class Connection(asyncio.Protocol):
@@ -62,6 +76,8 @@ class Connection(asyncio.Protocol):
         self._scheme = "http"
         # the request whose head is being read
         self._reading_head = False
+        self._in_message = False
+        self._begun = 0  # requests in the bytes that came last
         self._url = b""
         self._headers: Headers = []
         self._expects_continue = False
@@ -110,7 +126,13 @@ class Connection(asyncio.Protocol):
         """Parse what came, as far as the bounds allow."""
         if self.transport.is_closing():
             return
+        between = self._current is None and not self._waiting and not self._in_message
+        if between and (again := self._state.heads.find(data)) is not None:
+            self._stop_head_timer()
+            self._start(Exchange(self, *again, self._ip, self._scheme))
+            return
         self._bytes_in_head += len(data)
+        self._begun = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -121,6 +143,10 @@ class Connection(asyncio.Protocol):
             else:
                 self._refuse(MatrixError("M_UNKNOWN", 400, "This is not a valid HTTP request"))
             return
+        if between and self._begun == 1 and not self._in_message:
+            assert self._latest is not None
+            if self._latest.head.known is not None:
+                self._state.heads.keep(data, self._latest.head)
         if self._reading_head:
             # The parser gathers a header of any length before it tells of it, so the bytes are counted here.
             if self._bytes_in_head > self._limits.max_head_bytes:
@@ -142,7 +168,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._reading_head = True
+        self._reading_head = self._in_message = True
+        self._begun += 1
         self._url = b""
         self._headers = []
         self._expects_continue = False
@@ -173,19 +200,17 @@ class Connection(asyncio.Protocol):
         self._stop_head_timer()
         raw_path, query_string = _split(self._url)
         modern = self._parser.get_http_version() != "1.0"
-        self._latest = Exchange(
-            self,
+        head = Head(
             method=self._parser.get_method().decode("ascii"),
             raw_path=raw_path,
             query_string=query_string,
             headers=self._headers,
-            ip=self._ip,
-            scheme=self._scheme,
             modern=modern,
             keep_alive=modern and self._parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
-        if self._current is None:
+        self._latest = Exchange(self, head, query_string, self._ip, self._scheme)
+        if self._current is None and not self._waiting:
             self._start(self._latest)
         elif len(self._waiting) < _MAX_PIPELINED:
             self.pause_reading()
@@ -201,6 +226,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """End a request."""
         assert self._latest is not None
+        self._in_message = False
         self._latest.feed_end()
 
     # -- the exchange's side ---------------------------------------------------------------------------
@@ -210,17 +236,13 @@ class Connection(asyncio.Protocol):
         if self._last:
             exchange.keep_alive = False
         self._state.exchanges.add(exchange)
-        exchange.task = self._loop.create_task(self._answer(exchange))
+        self._serve(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            await self._serve(exchange)
-        except Exception:
-            logger.exception("A request could not be answered")
-        finally:
-            self._state.exchanges.discard(exchange)
-            if not exchange.done:
-                self.transport.close()
+    def ended(self, exchange: Exchange) -> None:
+        """Forget a request; if its answer broke off, the connection is of no more use."""
+        self._state.answered(exchange)
+        if not exchange.done:
+            self.transport.close()
 
     def answered(self) -> None:
         """Go on with the next request."""
@@ -228,10 +250,17 @@ class Connection(asyncio.Protocol):
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._start_idle_timer(self._limits.keep_alive_s)
-        if self._waiting and not self.transport.is_closing():
-            self._start(self._waiting.popleft())
-        if self._read_paused and not self._waiting:
+        if self._waiting:
+            # Not from here: many that are answered at once would stand on each other's shoulders.
+            self._loop.call_soon(self._start_next)
+        elif self._read_paused:
             self.resume_reading()
+
+    def _start_next(self) -> None:
+        if self._waiting and self._current is None and not self.transport.is_closing():
+            self._start(self._waiting.popleft())
+            if self._read_paused and not self._waiting:
+                self.resume_reading()
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what it was sent, or is gone."""
@@ -281,7 +310,7 @@ class Connection(asyncio.Protocol):
         limit_s = self._limits.keep_alive_s
         remaining_s = self._idle_since + limit_s - self._loop.time()
         unsent = self.transport.get_write_buffer_size()
-        if self._current is not None or self._reading_head:
+        if self._current is not None or self._waiting or self._reading_head:
             return  # the end of the next answer starts the timer
         if remaining_s > 0:
             self._start_idle_timer(remaining_s)

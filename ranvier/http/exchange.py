@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from ranvier.http.body import ClientGoneError
-from ranvier.http.rendering import Headers
+from ranvier.http.heads import Head
 
 # Larger bodies are not copied behind their heads. Smaller ones go with them in one system call.
 _JOINED_UP_TO = 64 * 1024
@@ -39,13 +40,17 @@ class Carrier(Protocol):
     def answered(self) -> None:
         """Go on with the next request."""
 
+    def ended(self, exchange: Exchange) -> None:
+        """Know that nobody answers this request any more: it was answered, or will not be."""
+
 
 class Exchange:
     """Hold one request's head, give its body, and send the answer.
 
-    ``raw_path`` and ``query_string`` are as they came; ``headers`` have lower-case names. ``gone`` is true
+    ``raw_path``, ``query_string`` and ``headers`` are those of ``head``. ``gone`` is true
     once the connection is lost before the answer was complete; with ``cancel_when_gone`` that cancels
-    ``task``. ``keep_alive`` false closes the connection after the answer.
+    ``task``. Where there is no task ``on_gone`` is called. ``keep_alive`` false closes the connection after
+    the answer.
     """
 
     __slots__ = (
@@ -55,14 +60,15 @@ class Exchange:
         "_carrier",
         "_chunked",
         "_expects_continue",
-        "_modern",
         "cancel_when_gone",
         "done",
         "gone",
+        "head",
         "headers",
         "ip",
         "keep_alive",
         "method",
+        "on_gone",
         "query_string",
         "raw_path",
         "scheme",
@@ -72,32 +78,27 @@ class Exchange:
     def __init__(
         self,
         carrier: Carrier,
-        *,
-        method: str,
-        raw_path: bytes,
+        head: Head,
         query_string: bytes,
-        headers: Headers,
         ip: str,
         scheme: str,
-        modern: bool,
-        keep_alive: bool,
-        expects_continue: bool,
     ) -> None:
-        self.method = method
-        self.raw_path = raw_path
+        self.head = head
+        self.method = head.method
+        self.raw_path = head.raw_path
         self.query_string = query_string
-        self.headers = headers
+        self.headers = head.headers
         self.ip = ip
         self.scheme = scheme
-        self.keep_alive = keep_alive
+        self.keep_alive = head.keep_alive
         self.task: asyncio.Task[None] | None = None
+        self.on_gone: Callable[[], None] | None = None
         self.cancel_when_gone = False
         self.gone = False
         self.done = False
         self._carrier = carrier
-        self._modern = modern  # HTTP/1.1, whose clients know chunks
         self._chunked = False
-        self._expects_continue = expects_continue
+        self._expects_continue = head.expects_continue
         self._body = b""
         self._body_complete = False
         self._arrival: asyncio.Future[None] | None = None
@@ -144,8 +145,21 @@ class Exchange:
         """Know that the client is gone."""
         self.gone = True
         self._wake()
-        if self.cancel_when_gone and self.task is not None:
+        if self.task is None:
+            self._tell_gone()
+        elif self.cancel_when_gone:
             self.task.cancel()
+
+    def abandon(self) -> None:
+        """Break off whoever makes the answer: the server stops and has waited long enough."""
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        if self.on_gone is not None:
+            self.on_gone()
 
     # -- the answer ------------------------------------------------------------------------------------
 
@@ -153,6 +167,15 @@ class Exchange:
         """Send a whole answer; ``head`` is its status line and headers, each line with its end."""
         if self._carrier.write_paused:
             await self._carrier.drain()
+        self.send_now(head, body)
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client takes its answers too slowly, so that ``send`` would wait."""
+        return self._carrier.write_paused
+
+    def send_now(self, head: bytes, body: bytes) -> None:
+        """Send a whole answer without waiting until the client has taken what came before."""
         if not self.gone:
             self._write(self._end_head(head), b"" if self.method == "HEAD" else body)
             self._complete()
@@ -162,7 +185,7 @@ class Exchange:
 
         ``sized`` says that the head tells the body's length.
         """
-        self._chunked = self._modern and not sized
+        self._chunked = self.head.modern and not sized
         if not self._chunked and not sized:
             self.keep_alive = False  # the end of the connection is the end of the body
         if not self.gone:
@@ -192,6 +215,10 @@ class Exchange:
             self._carrier.transport.write(head + body)
         else:
             self._carrier.transport.writelines((head, body))
+
+    def end(self) -> None:
+        """Be done with the request, answered or not; an answer that broke off ends the connection."""
+        self._carrier.ended(self)
 
     def _complete(self) -> None:
         self.done = True

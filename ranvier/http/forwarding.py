@@ -41,6 +41,10 @@ class Neighbours:
         self._currency = currency
         self._forwarding = forwarding
 
+    def is_current(self) -> bool:
+        """Tell whether there surely is nothing to catch up with."""
+        return self._currency.is_current()
+
     def catch_up(self) -> Awaitable[None] | None:
         """Give what is to be awaited before anything is read for a request; mostly nothing."""
         return self._currency.catch_up()

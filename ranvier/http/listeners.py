@@ -19,6 +19,7 @@ from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Open
 logger = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 1.0
+_BREAK_OFF_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,10 @@ class Listener:
             connection.shut_down()
         if self._state.connections and grace_s > 0:
             await asyncio.sleep(min(LINGER_S, grace_s))  # what was on its way is here by now
-        tasks = [exchange.task for exchange in self._state.exchanges if exchange.task is not None]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=1.0)
+        if not await self._state.wait_answered(grace_s):
+            for exchange in list(self._state.exchanges):
+                exchange.abandon()
+            await self._state.wait_answered(_BREAK_OFF_S)
         for connection in list(self._state.connections):
             connection.transport.close()
         self._servers.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Hashable, Mapping
 from functools import cache
 from typing import Any, Protocol, TypeVar, cast, overload
@@ -40,7 +41,7 @@ class Request:
 
     ``path`` and ``query_string`` are raw, ``params`` the decoded pieces of the path.
     ``ip`` is the client's address (from X-Forwarded-For where the listener says so; empty on a UNIX socket),
-    ``scheme`` http or https.
+    ``scheme`` http or https. ``began_s`` is when its head was complete, by ``time.perf_counter``.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Request:
         "_query",
         "_raw_headers",
         "_reader",
+        "began_s",
         "body",
         "id",
         "ip",
@@ -74,6 +76,7 @@ class Request:
         body: bytes = b"",
         requester: Requester | None = None,
         request_id: str = "",
+        began_s: float | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -85,10 +88,16 @@ class Request:
         self.body = body
         self.requester_or_none = requester
         self.id = request_id
+        self.began_s = time.perf_counter() if began_s is None else began_s
         self._raw_headers = headers if headers is not None else []
         self._headers: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None
         self._reader: BodyReader | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Give the seconds since its head was complete."""
+        return time.perf_counter() - self.began_s
 
     @property
     def user(self) -> Requester:
@@ -116,11 +125,7 @@ class Request:
     @property
     def user_agent(self) -> str:
         """Give the client's name of itself, empty where it has none."""
-        # Asked for on every request: no reason to decode all headers.
-        for name, value in self._raw_headers:
-            if name == b"user-agent":
-                return value.decode("latin-1")
-        return ""
+        return user_agent(self._raw_headers)
 
     @property
     def query(self) -> Mapping[str, list[str]]:
@@ -129,7 +134,7 @@ class Request:
         Raises ``M_INVALID_PARAM`` for text that is not UTF-8 and for too many fields.
         """
         if self._query is None:
-            self._query = _parse_query(self.query_string)
+            self._query = parse_query(self.query_string)
         return self._query
 
     @overload
@@ -216,13 +221,23 @@ class Request:
         return self._reader()
 
 
+def user_agent(headers: list[tuple[bytes, bytes]]) -> str:
+    """Give a client's name of itself, empty where it has none."""
+    # Asked for on every request: no reason to decode all headers.
+    for name, value in headers:
+        if name == b"user-agent":
+            return value.decode("latin-1")
+    return ""
+
+
 @cache
 def _decoder(shape: Hashable) -> msgspec.json.Decoder[Any]:
     """Make a decoder once: it costs a millisecond, and there are as many as shapes in the code."""
     return msgspec.json.Decoder(cast(Any, shape))
 
 
-def _parse_query(query_string: bytes) -> dict[str, list[str]]:
+def parse_query(query_string: bytes) -> dict[str, list[str]]:
+    """Decode a query: every value of every name, in order. Raises ``M_INVALID_PARAM``, as ``query`` does."""
     query: dict[str, list[str]] = {}
     if not query_string:
         return query

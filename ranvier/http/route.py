@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 DEFAULT_MAX_BODY = 1024 * 1024
 PLACED_BY_USER = "user"
@@ -24,6 +24,20 @@ _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 
 # Any callable: its first parameter is the Request, its keyword-only ones are filled by ``bind``.
 Handler = Callable[..., Awaitable[Any]]
+AtOnce = Callable[..., "bytes | Parked | None"]
+
+
+class Parked(Protocol):
+    """A request that waits without a task of its own: nothing but this object stands for it."""
+
+    def wait(self, resume: Callable[[], None]) -> None:
+        """Begin to wait; ``resume`` is called once, on the event loop, when the wait is over."""
+
+    def answer(self) -> bytes | None:
+        """Give the answer after the wait; None if the handler is to make it."""
+
+    def leave(self) -> None:
+        """End the wait: whoever asked is gone. ``resume`` is not called any more."""
 
 
 class Auth(Enum):
@@ -47,6 +61,10 @@ class Route:
     user, per address. ``max_body`` is in bytes. ``long_poll`` marks a handler that waits and is cancelled
     when its client goes away; others always finish what they began. ``stream`` leaves the body unread, for
     ``Request.chunks``. ``name`` (the handler's own by default) is what metrics and logs call the endpoint.
+
+    ``at_once`` is for what is asked for most: a plain function that is tried before the handler, without a
+    task. It gives the answer as JSON, or what stands for the request while it waits, or None if the handler
+    is needed; it changes nothing that the handler would not change in the same way again, and raises nothing.
     """
 
     method: str
@@ -58,6 +76,7 @@ class Route:
     max_body: int = DEFAULT_MAX_BODY
     long_poll: bool = False
     stream: bool = False
+    at_once: AtOnce | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +106,7 @@ class BoundRoute:
 
     route: Route
     run: Callable[..., Awaitable[Any]]
+    at_once: AtOnce | None = None
 
 
 def parameters(path: str) -> tuple[str, ...]:
@@ -112,32 +132,41 @@ def bind(routes: Iterable[Route], parts: Mapping[str, object]) -> list[BoundRout
     Raises ``TypeError`` when a part is missing (and the parameter has no default) or is of another class
     than the annotation says.
     """
-    return [BoundRoute(route, _with_parts(route, parts)) for route in routes]
+    return [
+        BoundRoute(
+            route,
+            _with_parts(route, route.handler, parts),
+            None if route.at_once is None else _with_parts(route, route.at_once, parts),
+        )
+        for route in routes
+    ]
 
 
-def _with_parts(route: Route, parts: Mapping[str, object]) -> Handler:
-    signature = inspect.signature(route.handler)
+def _with_parts(route: Route, handler: Callable[..., Any], parts: Mapping[str, object]) -> Callable[..., Any]:
+    signature = inspect.signature(handler)
     wanted = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     chosen: dict[str, object] = {}
     for parameter in wanted:
         if parameter.name in parts:
             part = parts[parameter.name]
-            _check_part(route, parameter, part)
+            _check_part(route, handler, parameter, part)
             chosen[parameter.name] = part
         elif parameter.default is inspect.Parameter.empty:
             raise TypeError(f"{route.name}: no part named {parameter.name!r}")
-    return partial(route.handler, **chosen) if chosen else route.handler
+    return partial(handler, **chosen) if chosen else handler
 
 
-def _check_part(route: Route, parameter: inspect.Parameter, part: object) -> None:
+def _check_part(
+    route: Route, handler: Callable[..., Any], parameter: inspect.Parameter, part: object
+) -> None:
     annotation = parameter.annotation
     if isinstance(annotation, str):
-        annotation = _resolve(annotation, route.handler)
+        annotation = _resolve(annotation, handler)
     if not _fits(part, annotation):
         raise TypeError(f"{route.name}: {parameter.name} is a {type(part).__name__}, not {annotation}")
 
 
-def _resolve(annotation: str, handler: Handler) -> Any:
+def _resolve(annotation: str, handler: Callable[..., Any]) -> Any:
     """Find what an annotation written as text means; a name imported only for type checks stays text."""
     inner = inspect.unwrap(handler)
     namespace = getattr(inner, "__globals__", None) or vars(sys.modules[inner.__module__])

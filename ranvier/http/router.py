@@ -42,9 +42,12 @@ class Router:
 
     def __init__(self, routes: Iterable[BoundRoute]) -> None:
         self._root = _Node()
+        self._exact: dict[tuple[str, bytes], BoundRoute] = {}
         for bound in routes:
             for path in bound.route.paths:
                 self._add(path, bound)
+                if "{" not in path:
+                    self._exact[bound.route.method, path.encode()] = bound
 
     def _add(self, path: str, bound: BoundRoute) -> None:
         node = self._root
@@ -63,6 +66,10 @@ class Router:
                 f"{bound.route.name} and {node.ends[method][0].route.name} are both {method} {path}"
             )
         node.ends[method] = (bound, parameters(path))
+
+    def find_exact(self, method: str, raw_path: bytes) -> BoundRoute | None:
+        """Find an endpoint whose path has no parameters and came as it is declared, cheaply."""
+        return self._exact.get((method, raw_path))
 
     def find(self, method: str, raw_path: str) -> Match:
         """Find who answers a method and a raw (still percent-encoded) path.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,12 +21,12 @@ class Turns:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
 
     async def take(self) -> None:
         """Wait for a turn."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.give(future)
+        self.give(partial(resolve, future))
         await future
 
     async def slices(self, items: Sequence[T], size: int) -> AsyncIterator[Sequence[T]]:
@@ -37,18 +38,20 @@ class Turns:
             await self.take()
             yield items[first : first + size]
 
-    def give(self, future: asyncio.Future[None]) -> None:
-        """Resolve a future when it is its turn."""
+    def give(self, work: Callable[[], None]) -> None:
+        """Call something when it is its turn. It must not raise."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
-        self._waiting.append(future)
+        self._waiting.append(work)
 
     def _next(self) -> None:
-        given = 0
-        while self._waiting and given < self._at_once:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                given += 1
+        for _ in range(min(self._at_once, len(self._waiting))):
+            self._waiting.popleft()()
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Let whoever waits for a future go on, if they still wait."""
+    if not future.done():
+        future.set_result(None)

@@ -12,6 +12,7 @@ from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
+from ranvier.sync.long_polls import LongPolls
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.plain import PlainNews
 from ranvier.sync.render import PreviousStates, Renderer
@@ -31,6 +32,7 @@ class SyncParts:
     """The objects, under the names that endpoints ask for. ``notifier.run`` is to run always."""
 
     assembler: SyncAssembler
+    long_polls: LongPolls
     notifier: Notifier
     renderer: Renderer
 
@@ -54,6 +56,24 @@ def build_sync(
         clock=core.clock,
     )
     unread = UnreadSection(unread=users.unread)
+    room_answers = RoomSections(
+        rooms=core.rooms,
+        tail=core.tail,
+        events=core.events,
+        store=core.room_store,
+        visibility=rooms.visibility,
+    )
+    plain = PlainNews(
+        tail=core.tail,
+        bus=core.bus,
+        notifier=notifier,
+        memberships=core.memberships,
+        ignored=users.ignored_users,
+        unread=users.unread,
+        key_counts=encryption.key_counts,
+        room_sections=room_answers,
+        clock=core.clock,
+    )
     always: dict[str, UserSection] = {
         "device_one_time_keys_count": OneTimeKeyCountsSection(encryption.key_counts),
         "device_unused_fallback_key_types": UnusedFallbackKeysSection(encryption.key_counts),
@@ -67,13 +87,7 @@ def build_sync(
         store=core.room_store,
         events=core.events,
         renderer=renderer,
-        room_answers=RoomSections(
-            rooms=core.rooms,
-            tail=core.tail,
-            events=core.events,
-            store=core.room_store,
-            visibility=rooms.visibility,
-        ),
+        room_answers=room_answers,
         unread=unread,
         user_sections={**_user_sections(core, config, users, encryption, ephemeral), **always},
         room_sections={
@@ -88,16 +102,16 @@ def build_sync(
         ignored=users.ignored_users.of,
         forgotten=rooms.forgotten.of,
         now_ms=core.clock.now_ms,
-        plain=PlainNews(
-            tail=core.tail,
-            bus=core.bus,
-            notifier=notifier,
-            unread=unread,
-            always=always,
-            clock=core.clock,
-        ),
+        plain=plain,
     )
-    return SyncParts(assembler=assembler, notifier=notifier, renderer=renderer)
+    long_polls = LongPolls(
+        notifier=notifier,
+        memberships=core.memberships,
+        filters=users.filters,
+        presence=ephemeral.presence,
+        plain=plain,
+    )
+    return SyncParts(assembler=assembler, long_polls=long_polls, notifier=notifier, renderer=renderer)
 
 
 def _user_sections(

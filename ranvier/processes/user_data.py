@@ -78,7 +78,7 @@ def build_user_data(core: Core, config: Config) -> UserParts:
             rooms=core.rooms,
             memberships=core.memberships,
             push_rules=push_rules,
-            ignored=ignored_users.of,
+            ignored=ignored_users,
             tail=tail,
         ),
         profile_changes=ProfileChanges(
@@ -103,7 +103,7 @@ def build_user_data(core: Core, config: Config) -> UserParts:
             rooms=core.rooms,
             memberships=core.memberships,
             push_rules=push_rules,
-            ignored=ignored_users.of,
+            ignored=ignored_users,
             tail=tail,
         ),
     )

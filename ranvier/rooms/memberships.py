@@ -63,6 +63,13 @@ class Memberships:
         await self._tail.wait_for(newest)
         return rooms
 
+    def held(self, user_id: str) -> dict[str, Membership] | None:
+        """Give the user's memberships if they are in memory: the live object, as ``of`` does."""
+        rooms = self._users.get(user_id)
+        if rooms is not None:
+            self._users.move_to_end(user_id)
+        return rooms
+
     async def joined(self, user_id: str) -> list[str]:
         """Give the ids of the rooms that the user is joined to."""
         return [m.room_id for m in (await self.of(user_id)).values() if m.membership == "join"]

@@ -115,35 +115,21 @@ class SyncAssembler:
             return (await self._make(request))[0]
         deadline = self._now_ms() + request.timeout_s * 1000
         with await self._notifier.waiter(request.user_id) as waiter:
-            if self._is_quiet(request, waiter.rooms) and not self._notifier.closed:
+            if self._plain.is_quiet(request.user_id, waiter.rooms, since) and not self._notifier.closed:
                 await waiter.wait(request.timeout_s)
             while True:
-                if (plain := await self._plain_answer(request, since, waiter.rooms)) is not None:
+                if (plain := self._plain_answer(request, since)) is not None:
                     return plain
                 body, news = await self._make(request)
                 left_s = (deadline - self._now_ms()) / 1000
                 if news or self._notifier.closed or not await waiter.wait(left_s):
                     return body
 
-    async def _plain_answer(
-        self, request: SyncRequest, since: Token, rooms: Mapping[str, Membership]
-    ) -> bytes | None:
-        if request.state_after or not is_plain_filter(request.filter):
+    def _plain_answer(self, request: SyncRequest, since: Token) -> bytes | None:
+        if not is_plain_filter(request.filter):
             return None
-        ignored = await self._ignored(request.user_id)
-        return await self._plain.answer(
-            request.user_id, request.device_id, since, request.filter, rooms, ignored
-        )
-
-    def _is_quiet(self, request: SyncRequest, rooms: Mapping[str, Membership]) -> bool:
-        """Tell whether surely nothing came since: the usual case of a client that asks again at once."""
-        since, tail = request.since, self._tail
-        if since is None or since.pos < max(tail.start, self._notifier.shared_pos):
-            return False
-        if self._bus.ephemeral_now() != since[1:]:
-            return False
-        return since.pos == tail.pos or not (
-            tail.has_rows_of_user(request.user_id, since.pos) or tail.has_rows_of_rooms(rooms, since.pos)
+        return self._plain.answer(
+            request.user_id, request.device_id, since, request.filter, state_after=request.state_after
         )
 
     async def _make(self, request: SyncRequest) -> tuple[bytes, bool]:

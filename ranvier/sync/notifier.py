@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 from ranvier.log.bus import Bus, Ephemeral
 from ranvier.log.tail import Tail
-from ranvier.log.turns import Turns
+from ranvier.log.turns import Turns, resolve
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
@@ -27,6 +28,21 @@ ROOM_KINDS = frozenset({"receipt"})
 
 SHARED_KINDS = frozenset({"device_list"})
 """Kinds of rows that everybody who shares a room with ``user_id`` is told of."""
+
+
+class Wakeable(Protocol):
+    """Something that waits for news of one user, who had these memberships when it began."""
+
+    @property
+    def user_id(self) -> str:
+        """Give whose news they are."""
+
+    @property
+    def rooms(self) -> Mapping[str, Membership]:
+        """Give the user's memberships."""
+
+    def wake(self) -> None:
+        """End the wait, or let the notifier end it in its turn (``Notifier.give``)."""
 
 
 class Waiter:
@@ -49,7 +65,7 @@ class Waiter:
         if not self._woken and timeout_s > 0:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
-            timer = loop.call_later(timeout_s, _resolve, self._future)
+            timer = loop.call_later(timeout_s, resolve, self._future)
             try:
                 await self._future
             finally:
@@ -61,7 +77,7 @@ class Waiter:
     def wake(self) -> None:
         """End the wait."""
         if not self._woken and self._future is not None:
-            self._notifier.resolve(self._future)
+            self._notifier.give(partial(resolve, self._future))
         self._woken = True
 
     def __enter__(self) -> Waiter:
@@ -72,11 +88,6 @@ class Waiter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._notifier.remove(self)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Notifier:
@@ -91,7 +102,7 @@ class Notifier:
         self._bus = bus
         self._rooms = rooms
         self._memberships = memberships
-        self._waiting: dict[str, set[Waiter]] = {}
+        self._waiting: dict[str, set[Wakeable]] = {}
         self._shared: asyncio.Queue[str] = asyncio.Queue()
         self._turns = Turns(_WOKEN_AT_ONCE)
         self._closed = False
@@ -105,14 +116,14 @@ class Notifier:
         """Make a waiter for a user; enter it before looking at what there is."""
         return Waiter(self, user_id, await self._memberships.of(user_id))
 
-    def add(self, waiter: Waiter) -> None:
+    def add(self, waiter: Wakeable) -> None:
         """Wake this one from now on."""
         self._waiting.setdefault(waiter.user_id, set()).add(waiter)
         self._bus.attend()
         if self._closed:
             waiter.wake()
 
-    def remove(self, waiter: Waiter) -> None:
+    def remove(self, waiter: Wakeable) -> None:
         """Forget this one."""
         waiters = self._waiting[waiter.user_id]
         waiters.discard(waiter)
@@ -124,13 +135,13 @@ class Notifier:
         """Give the number of those who wait."""
         return sum(map(len, self._waiting.values()))
 
-    def resolve(self, future: asyncio.Future[None]) -> None:
+    def give(self, work: Callable[[], None]) -> None:
         """Let a waiter go on, in its turn.
 
         All that are let go on at once make their answers before the event loop does anything else, so that a
         message in a large room would keep everybody else waiting.
         """
-        self._turns.give(future)
+        self._turns.give(work)
 
     @property
     def closed(self) -> bool:

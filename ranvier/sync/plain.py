@@ -1,6 +1,7 @@
 """The most usual news, answered cheaply: something was said in a room, and nothing else happened.
 
-Everybody who waits in a room is told the same then, so its timeline is put into bytes once for all of them.
+Everybody who waits in a room is told the same then, so its timeline is put into bytes once for all of them,
+and what an answer needs is in memory: it is made without waiting for anything.
 Whatever is not that simple is left to the sections, which know all the rules (``sync.assemble``).
 """
 
@@ -8,38 +9,49 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
-from ranvier.rooms.memberships import Membership
+from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.spec.filters import NO_FILTER, Filter
-from ranvier.sync.context import SyncContext, UnreadSection, UserSection
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.render import render_for_joined
+from ranvier.sync.sections.rooms import RoomSections
+from ranvier.sync.sections.unread import UnreadCounts
 from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT
+from ranvier.users.account_data import IgnoredUsers
+from ranvier.users.device_keys import KeyCounts
+from ranvier.users.unread import Unread
 from ranvier.wire.log_rows import EventRow
 from ranvier.wire.tokens import Token
 
-_KEPT = 256
+_KEPT: Final = 256
+_MOST_ROWS: Final = 500
 
 
 class _Said(NamedTuple):
-    """A room's timeline between two positions: ``parts`` are its keys, for everybody but the ``senders``."""
+    """A room's timeline between two positions: ``parts`` are its keys, for everybody but the ``senders``,
+    who get the transaction ids of what they sent."""
 
     parts: bytes
     senders: frozenset[str]
     length: int
 
 
-class PlainNews:
-    """Answer an incremental sync of which all is in the tail and all is messages.
+class _News(NamedTuple):
+    """Whom and what the log's rows between two positions concern."""
 
-    ``always`` are the sections of those keys that every answer has.
-    """
+    event_rooms: frozenset[str]
+    other_rooms: frozenset[str]
+    users: frozenset[str]
+
+
+class PlainNews:
+    """Answer an incremental sync of which all is in memory and all is messages."""
 
     def __init__(
         self,
@@ -47,63 +59,131 @@ class PlainNews:
         tail: Tail,
         bus: Bus,
         notifier: Notifier,
-        unread: UnreadSection,
-        always: Mapping[str, UserSection],
+        memberships: Memberships,
+        ignored: IgnoredUsers,
+        unread: Unread,
+        key_counts: KeyCounts,
+        room_sections: RoomSections,
         clock: Clock,
     ) -> None:
         self._tail = tail
         self._bus = bus
         self._notifier = notifier
+        self._memberships = memberships
+        self._ignored = ignored
         self._unread = unread
-        self._always = [(b',"%b":' % key.encode(), section) for key, section in always.items()]
+        self._key_counts = key_counts
+        self._room_sections = room_sections
         self._clock = clock
         self._said: OrderedDict[tuple[str, int, int], _Said | None] = OrderedDict()
+        self._news: OrderedDict[tuple[int, int], _News | None] = OrderedDict()
 
-    async def answer(
-        self,
-        user_id: str,
-        device_id: str | None,
-        since: Token,
-        filter: Filter,
-        memberships: Mapping[str, Membership],
-        ignored: frozenset[str],
+    def is_quiet(self, user_id: str, memberships: Mapping[str, Membership], since: Token) -> bool:
+        """Tell whether surely nothing came since: the usual case of a client that asks again at once."""
+        tail = self._tail
+        if since.pos < max(tail.start, self._notifier.shared_pos) or self._bus.ephemeral_now() != since[1:]:
+            return False
+        if since.pos >= tail.pos:
+            return since.pos == tail.pos
+        news = self._between(since.pos, tail.pos)
+        if news is None:
+            return False
+        event_rooms, other_rooms, users = news
+        rooms = memberships.keys()
+        return not (user_id in users or rooms & event_rooms or rooms & other_rooms)
+
+    def answer(
+        self, user_id: str, device_id: str | None, since: Token, filter: Filter, *, state_after: bool
     ) -> bytes | None:
         """Give the answer, or None where it is not as simple as that (or there is nothing to tell)."""
         tail = self._tail
         if since.pos < max(tail.start, self._notifier.shared_pos) or self._bus.ephemeral_now() != since[1:]:
             return None
-        if tail.has_rows_of_user(user_id, since.pos) or tail.rooms_with_rows(memberships, since.pos):
+        memberships, ignored = self._memberships.held(user_id), self._ignored.held(user_id)
+        news = self._between(since.pos, tail.pos)
+        if news is None or memberships is None or ignored is None or user_id in news.users:
             return None
-        upto = Token(tail.pos, since.ephemeral, since.epoch)
+        rooms = memberships.keys()
+        if rooms & news.other_rooms:
+            return None
         told: list[tuple[str, _Said]] = []
         most = _limit(filter)
-        for room_id in tail.rooms_with_events(memberships, since.pos):
+        for room_id in rooms & news.event_rooms:
             membership = memberships[room_id]
-            said = self._timeline(room_id, since.pos, upto.pos)
-            if said is None or said.length > most or user_id in said.senders or ignored & said.senders:
+            said = self._timeline(room_id, since.pos, tail.pos)
+            if said is None or said.length > most or ignored & said.senders:
                 return None
             if membership.membership != "join" or membership.pos > since.pos:
                 return None
+            if user_id in said.senders:
+                said = self._as_sender(tail.events_of_room(room_id, since.pos, tail.pos), user_id, device_id)
             told.append((room_id, said))
-        if not told:
+        if not told or not self._members_known(user_id, device_id, filter, told):
             return None
-        context = _context(user_id, device_id, since, upto, filter, [room_id for room_id, _ in told])
-        unread = await self._unread.since(context, context.joined)
-        pieces = [b'{"next_batch":"%b"' % str(upto).encode()]
-        for key, section in self._always:
-            if (value := await section.since(context)) is not None:
-                pieces += (key, value)
+        return self._compose(user_id, device_id, since, filter, told, state_after=state_after)
+
+    def _members_known(
+        self, user_id: str, device_id: str | None, filter: Filter, told: Sequence[tuple[str, _Said]]
+    ) -> bool:
+        if not filter.room.state.lazy_load_members:
+            return True
+        has_sent = self._room_sections.has_sent_members
+        return all(has_sent(user_id, device_id, room_id, said.senders) for room_id, said in told)
+
+    def _compose(
+        self,
+        user_id: str,
+        device_id: str | None,
+        since: Token,
+        filter: Filter,
+        told: Sequence[tuple[str, _Said]],
+        *,
+        state_after: bool,
+    ) -> bytes | None:
+        unread = self._unread.held(user_id, [room_id for room_id, _ in told])
+        if unread is None:
+            return None
+        pieces = [b'{"next_batch":"%b"' % str(Token(self._tail.pos, since.ephemeral, since.epoch)).encode()]
+        if device_id is not None:
+            keys = self._key_counts.held(user_id, device_id)
+            if keys is None:
+                return None
+            pieces.append(b',"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % keys)
         threads = filter.room.timeline.unread_thread_notifications
+        state = b',"state_after":{"events":[]}' if state_after else b',"state":{"events":[]}'
         comma = b',"rooms":{"join":{'
         for room_id, said in told:
-            pieces += (comma, orjson.dumps(room_id), b":{", said.parts)
-            if (counts := unread.get(room_id)) is not None:
-                for part in counts.parts(threads=threads):
-                    pieces += (b",", part)
+            pieces += (comma, orjson.dumps(room_id), b":{", said.parts, state)
+            for part in UnreadCounts(unread[room_id]).parts(threads=threads):
+                pieces += (b",", part)
             pieces.append(b"}")
             comma = b","
         pieces.append(b"}}}")
         return b"".join(pieces)
+
+    # -- the same for everybody ------------------------------------------------------------------------
+
+    def _between(self, after: int, upto: int) -> _News | None:
+        """Give whom the rows between two positions concern, None where there are very many."""
+        key = (after, upto)
+        if key in self._news:
+            return self._news[key]
+        news = self._news[key] = self._sum_up(after, upto) if upto - after <= _MOST_ROWS else None
+        if len(self._news) > _KEPT:
+            self._news.popitem(last=False)
+        return news
+
+    def _sum_up(self, after: int, upto: int) -> _News:
+        event_rooms, other_rooms, users = set[str](), set[str](), set[str]()
+        for row in self._tail.rows_since(after, upto):
+            if isinstance(row, EventRow):
+                event_rooms.add(row.room_id)
+                continue
+            if row.room_id is not None:
+                other_rooms.add(row.room_id)
+            if row.user_id is not None:
+                users.add(row.user_id)
+        return _News(frozenset(event_rooms), frozenset(other_rooms), frozenset(users))
 
     def _timeline(self, room_id: str, after: int, upto: int) -> _Said | None:
         """Put a room's news into bytes, once for all who wait; None where they are not messages alone."""
@@ -118,16 +198,24 @@ class PlainNews:
     def _put(self, rows: Sequence[EventRow]) -> _Said | None:
         if any(row.state_key is not None or row.redacts is not None or row.state_changes for row in rows):
             return None
+        return self._as_sender(rows, None, None)
+
+    def _as_sender(self, rows: Sequence[EventRow], user_id: str | None, device_id: str | None) -> _Said:
+        """Put messages into bytes for the device that sent some of them: it gets its transaction ids."""
         now_ms = self._clock.now_ms()
-        parts = b'"timeline":{"events":[%b],"limited":false,"prev_batch":"%b"},"state":{"events":[]}' % (
-            b",".join([render_for_joined(row, now_ms) for row in rows]),
+        events = [
+            render_for_joined(row, now_ms, own=row.sender == user_id and row.txn_device == device_id)
+            for row in rows
+        ]
+        parts = b'"timeline":{"events":[%b],"limited":false,"prev_batch":"%b"}' % (
+            b",".join(events),
             str(Token(rows[0].pos - 1)).encode(),
         )
         return _Said(parts, frozenset(row.sender for row in rows), len(rows))
 
 
 def is_plain_filter(filter: Filter) -> bool:
-    """Tell whether a filter takes every event of every room as it is, and asks for no members."""
+    """Tell whether a filter takes every event of every room as it is."""
     if filter is NO_FILTER:
         return True
     room = filter.room
@@ -136,31 +224,10 @@ def is_plain_filter(filter: Filter) -> bool:
         and not filter.selects_fields
         and room.is_every_room
         and room.timeline.is_everything
-        and not room.state.lazy_load_members
+        and not (room.state.lazy_load_members and room.state.include_redundant_members)
     )
 
 
 def _limit(filter: Filter) -> int:
     limit = filter.room.timeline.limit
     return DEFAULT_LIMIT if limit is None else min(limit, MAX_LIMIT)
-
-
-def _context(
-    user_id: str,
-    device_id: str | None,
-    since: Token,
-    upto: Token,
-    filter: Filter,
-    room_ids: Sequence[str],
-) -> SyncContext:
-    return SyncContext(
-        user_id=user_id,
-        device_id=device_id,
-        filter=filter,
-        since=since,
-        upto=upto,
-        joined=room_ids,
-        newly_joined=frozenset(),
-        left=frozenset(),
-        in_tail=True,
-    )

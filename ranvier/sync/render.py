@@ -243,9 +243,16 @@ class Rendering:
         return orjson.dumps(self._filter.project(shown) if self._filter.selects_fields else shown)
 
 
-def render_for_joined(row: EventRow, now_ms: int) -> bytes:
-    """Write a new message as everybody gets it in ``/sync`` who is in the room, but for who sent it."""
-    return b'{%b,"unsigned":{"age":%d,"membership":"join"}}' % (row.client, now_ms - row.origin_server_ts)
+def render_for_joined(row: EventRow, now_ms: int, *, own: bool) -> bytes:
+    """Write a new message as everybody gets it in ``/sync`` who is in the room.
+
+    ``own`` is for the device that sent it.
+    """
+    txn = b""
+    if own and row.txn_id is not None:
+        txn = b',"transaction_id":' + orjson.dumps(row.txn_id)
+    age_ms = now_ms - row.origin_server_ts
+    return b'{%b,"unsigned":{"age":%d,"membership":"join"%b}}' % (row.client, age_ms, txn)
 
 
 class Renderer:

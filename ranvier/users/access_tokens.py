@@ -104,6 +104,17 @@ class AccessTokens:
             raise unknown_token(soft_logout=True)
         return known.requester
 
+    def key(self, token: str) -> bytes:
+        """Give what a token is known by in memory: its hash."""
+        return token_hash(token)
+
+    def known(self, key: bytes) -> Requester | None:
+        """Give the holder of a valid token, by its key, if that is in memory."""
+        known = self._known.get(key)
+        if known is None or (known.expires_ts is not None and known.expires_ts <= self._clock.now_ms()):
+            return None
+        return known.requester
+
     async def _load(self, token: str) -> _Known:
         if not is_well_formed(ACCESS, token):
             raise unknown_token()

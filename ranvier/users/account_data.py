@@ -128,6 +128,10 @@ class IgnoredUsers:
         """Give the ids of the users that a user ignores."""
         return await self._users.of(user_id)
 
+    def held(self, user_id: str) -> frozenset[str] | None:
+        """Give the ids of the users that a user ignores if they are in memory."""
+        return self._users.held(user_id)
+
     async def _load(self, user_id: str) -> frozenset[str]:
         row = await self._store.get(user_id, "", IGNORED_USERS)
         ignored = None if row is None else orjson.loads(row.content).get("ignored_users")

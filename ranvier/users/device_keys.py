@@ -54,6 +54,10 @@ class KeyCounts:
         self._loading: dict[tuple[str, str], object] = {}
         tail.listen(self._apply)
 
+    def held(self, user_id: str, device_id: str) -> Counts | None:
+        """Give the counts of a device if they are in memory."""
+        return self._counts.get((user_id, device_id))
+
     async def of(self, user_id: str, device_id: str) -> Counts:
         """Give the counts of a device, at least as new as the tail."""
         key = (user_id, device_id)

@@ -84,6 +84,13 @@ class Filters:
         self._keep(key, parsed, len(document))
         return parsed
 
+    def held(self, user_id: str, wanted: str | None) -> Filter | None:
+        """Give the filter that a query parameter names if it is in memory."""
+        if not wanted:
+            return NO_FILTER
+        known = self._parsed.get(("" if wanted.startswith("{") else user_id, wanted))
+        return None if known is None else known[0]
+
     def _keep(self, key: tuple[str, str], parsed: Filter, size: int) -> None:
         size += len(key[1]) + 500
         if size > self._max_bytes // 8 or key in self._parsed:

@@ -45,6 +45,13 @@ class FollowedByUser(Generic[T]):
                 self._known.popitem(last=False)
         return value
 
+    def held(self, user_id: str) -> T | None:
+        """Give what is known of a user if that is in memory."""
+        value = self._known.get(user_id)
+        if value is not None:
+            self._known.move_to_end(user_id)
+        return value
+
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if isinstance(row, LogRow) and row.user_id is not None and self._concerns(row):

@@ -18,22 +18,36 @@ MAX_NOTED = 50_000
 _MAX_AGENT_LENGTH = 500
 
 
+class _Seen:
+    """When (ms since the epoch) and from where a device made its latest request."""
+
+    __slots__ = ("agent", "ip", "ts")
+
+    def __init__(self, ts: int, ip: str, agent: str) -> None:
+        self.ts = ts
+        self.ip = ip
+        self.agent = agent
+
+
 class LastSeen:
     """Note who is seen, and write it every ``WRITE_INTERVAL_S``."""
 
     def __init__(self, *, devices: Devices, clock: Clock) -> None:
         self._devices = devices
         self._clock = clock
-        self._noted: dict[tuple[str, str], Sighting] = {}
+        self._noted: dict[tuple[str, str], _Seen] = {}
 
     def note(self, requester: Requester, ip: str, user_agent: str) -> None:
         """Note that a device made a request; past a bound, new devices wait for the next writing."""
         if requester.device_id is None:
             return
         key = (requester.user_id, requester.device_id)
-        if key in self._noted or len(self._noted) < MAX_NOTED:
+        noted = self._noted.get(key)
+        if noted is not None and noted.ip == ip and noted.agent == user_agent:
+            noted.ts = self._clock.now_ms()
+        elif noted is not None or len(self._noted) < MAX_NOTED:
             agent = user_agent[:_MAX_AGENT_LENGTH].replace("\0", "")
-            self._noted[key] = Sighting(*key, self._clock.now_ms(), ip, agent)
+            self._noted[key] = _Seen(self._clock.now_ms(), ip, agent)
 
     async def write(self) -> None:
         """Write what was noted. What can not be written now is kept."""
@@ -41,7 +55,9 @@ class LastSeen:
         if not noted:
             return
         try:
-            await self._devices.saw(list(noted.values()))
+            await self._devices.saw(
+                [Sighting(*key, seen.ts, seen.ip, seen.agent) for key, seen in noted.items()]
+            )
         except MatrixError as error:
             logger.warning("Can not write when devices were seen: %s", error.message)
             self._noted = {**noted, **self._noted}

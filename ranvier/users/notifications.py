@@ -12,9 +12,10 @@ from ranvier.rooms.rooms import Rooms
 from ranvier.spec.push_rules import Actions, highlights, notifies
 from ranvier.storage.events import EventStore
 from ranvier.storage.unread import UnreadStore
+from ranvier.users.account_data import IgnoredUsers
 from ranvier.users.notes import Note, RoomNotes
 from ranvier.users.push_rules import PushRules
-from ranvier.users.unread import Ignored, joined_at
+from ranvier.users.unread import joined_at
 from ranvier.wire.log_rows import EventRow
 
 MAX_LIMIT: Final = 100
@@ -51,7 +52,7 @@ class Notifications:
         rooms: Rooms,
         memberships: Memberships,
         push_rules: PushRules,
-        ignored: Ignored,
+        ignored: IgnoredUsers,
         tail: Tail,
     ) -> None:
         self._store = store
@@ -94,7 +95,7 @@ class Notifications:
 
     async def _notifying(self, user_id: str, rows: list[EventRow]) -> list[Notification]:
         """Give those events that notify the user, the newest first."""
-        rules, ignored = await self._push_rules.of(user_id), await self._ignored(user_id)
+        rules, ignored = await self._push_rules.of(user_id), await self._ignored.of(user_id)
         notes = await self._notes.notes_of(rows)
         marks = await self._marks(user_id, {row.room_id for row in rows})
         found: list[Notification] = []

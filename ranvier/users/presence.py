@@ -34,13 +34,22 @@ _AGAIN_S: Final = 3.0
 _BEFORE_RESTART: Final = "\0"
 
 
-class _Device:
+class OpenSync:
+    """A device that syncs, as ``sync_begins`` gives it to ``sync_ends``."""
+
+    __slots__ = ()
+
+
+class _Device(OpenSync):
     __slots__ = ("open_syncs", "presence", "until_s")
 
     def __init__(self) -> None:
         self.presence = UNAVAILABLE
         self.open_syncs = 0
         self.until_s = 0.0
+
+
+NOT_FOLLOWED: Final = OpenSync()
 
 
 class _Connected:
@@ -132,6 +141,30 @@ class Presence:
         try:
             yield
         finally:
+            self.sync_ends(user_id, device)
+
+    def sync_begins(self, user_id: str, device_id: str | None, presence: str) -> OpenSync | None:
+        """Note that a device goes on to sync; ``sync_ends`` is to be called with what this gives.
+
+        None where somebody has to be told of it, or something to be read: ``syncing`` does that.
+        """
+        if not self.enabled:
+            return NOT_FOLLOWED
+        user = self._connected.get(user_id)
+        if user is None or presence == OFFLINE or (device_id or "") not in user.devices:
+            return None
+        device = self._device(user, device_id, presence, self._timeout_s)
+        if presence == ONLINE:
+            user.last_active_ts = self._clock.now_ms()
+        if self._differs(user_id, user):
+            return None
+        self._schedule(user_id)
+        device.open_syncs += 1
+        return device
+
+    def sync_ends(self, user_id: str, device: OpenSync) -> None:
+        """Note that a sync of a device ended."""
+        if isinstance(device, _Device):
             device.open_syncs -= 1
             device.until_s = self._clock.monotonic() + self._timeout_s
             self._schedule(user_id)

@@ -42,6 +42,10 @@ class PushRules:
         """Give a user's rules."""
         return await self._users.of(user_id)
 
+    def held(self, user_id: str) -> RulesOfUser | None:
+        """Give a user's rules if they are in memory."""
+        return self._users.held(user_id)
+
     async def edit(self, user_id: str, change: Callable[[UserPushRules], UserPushRules]) -> None:
         """Replace a user's rules by what ``change`` makes of them (see ``spec.push_rule_edits``).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -23,7 +23,7 @@ from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.push_rules import CompiledRules, highlights, notifies
 from ranvier.storage.unread import MemberChange, UnreadStore
-from ranvier.users.account_data import is_ignored_list
+from ranvier.users.account_data import IgnoredUsers, is_ignored_list
 from ranvier.users.notes import MAIN, Note, RoomNotes
 from ranvier.users.push_rules import PushRules, is_push_rules
 from ranvier.wire.log_rows import EventRow, LogRow, Row
@@ -33,8 +33,6 @@ READ_TYPES: Final = frozenset({"m.read", "m.read.private"})
 MAX_COUNTED: Final = 1000
 """Unread notifications of one user in one room that are counted; the newest."""
 _TALLY_WEIGHT: Final = 5
-
-Ignored = Callable[[str], Awaitable[frozenset[str]]]
 
 
 class Count(NamedTuple):
@@ -173,7 +171,7 @@ class Unread:
         rooms: Rooms,
         memberships: Memberships,
         push_rules: PushRules,
-        ignored: Ignored,
+        ignored: IgnoredUsers,
         tail: Tail,
         max_weight: int = 200_000,
     ) -> None:
@@ -191,7 +189,7 @@ class Unread:
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
         """Give the counts of rooms that the user is joined to, as of now; other rooms are left out."""
-        rules, ignored = await self._push_rules.of(user_id), await self._ignored(user_id)
+        rules, ignored = await self._push_rules.of(user_id), await self._ignored.of(user_id)
         reader = _Reader(user_id, rules.compiled, ignored)
         tallies = self._tallies(user_id)
         found: dict[str, Counts] = {}
@@ -204,6 +202,22 @@ class Unread:
                 waiting.append(room_id)
         if waiting:
             found.update(await self._load(reader, tallies, waiting))
+        return found
+
+    def held(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts] | None:
+        """Give the counts of rooms that the user is joined to if all that they hang on is in memory."""
+        rules, ignored = self._push_rules.held(user_id), self._ignored.held(user_id)
+        tallies = self._users.get(user_id)
+        if rules is None or ignored is None or tallies is None:
+            return None
+        self._users.move_to_end(user_id)
+        reader = _Reader(user_id, rules.compiled, ignored)
+        found: dict[str, Counts] = {}
+        for room_id in room_ids:
+            tally = tallies.get(room_id)
+            if tally is None or not self._advance(reader, room_id, tally):
+                return None
+            found[room_id] = tally.counts()
         return found
 
     def _tallies(self, user_id: str) -> dict[str, _Tally]:

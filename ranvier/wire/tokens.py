@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ranvier.spec.errors import invalid_param
@@ -27,6 +28,7 @@ class Token(NamedTuple):
         return f"s{self.pos}_{self.ephemeral}-{self.epoch}"
 
 
+@lru_cache(maxsize=256)  # those who wait for the same news come with the same token
 def parse_token(text: str, name: str = "since") -> Token:
     """Read a token, or raise 400 ``M_INVALID_PARAM``."""
     match = _TOKEN.fullmatch(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ranvier.log.tail import Tail
@@ -108,6 +108,17 @@ class RoomSections:
                 continue
             answers.append(await self._answer_since(asked, span, window, in_tail=in_tail))
         return [a for a in answers if a.window.rows or a.state or a.window.limited or a.summary_changed]
+
+    def has_sent_members(
+        self, user_id: str, device_id: str | None, room_id: str, members: Iterable[str]
+    ) -> bool:
+        """Tell whether a device that lazy-loads members surely has the member events of these users."""
+        room = self._rooms.held(room_id)
+        sent = self._members_sent.of(user_id, device_id, room_id)
+        if room is None or not sent:
+            return False
+        state = room.state
+        return all((row := state.get((MEMBER, it))) is not None and row.event_nid in sent for it in members)
 
     async def _full(
         self, asked: Asked, spans: Sequence[Span], windows: Mapping[str, Window], *, in_tail: bool
@@ -248,6 +259,9 @@ class _MembersSent:
 
     def reset(self, asked: Asked, room_id: str) -> None:
         self._sent.get((asked.user_id, asked.device_id), {}).pop(room_id, None)
+
+    def of(self, user_id: str, device_id: str | None, room_id: str) -> Set[int]:
+        return self._sent.get((user_id, device_id), {}).get(room_id, frozenset())
 
     def without(self, asked: Asked, members: list[EventRow]) -> list[EventRow]:
         sent = self._sent.get((asked.user_id, asked.device_id), {})
