@@ -8,10 +8,13 @@ from ranvier.config import Config
 from ranvier.processes.core import Core
 from ranvier.processes.encryption import EncryptionParts
 from ranvier.processes.ephemeral import EphemeralParts
+from ranvier.processes.old_sync import build_event_stream, build_initial_sync
 from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
+from ranvier.sync.event_stream import EventStream
+from ranvier.sync.initial_sync import InitialSync
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.plain import PlainNews
 from ranvier.sync.render import PreviousStates, Renderer
@@ -31,6 +34,8 @@ class SyncParts:
     """The objects, under the names that endpoints ask for. ``notifier.run`` is to run always."""
 
     assembler: SyncAssembler
+    event_stream: EventStream
+    initial_syncs: InitialSync
     notifier: Notifier
     renderer: Renderer
 
@@ -97,7 +102,17 @@ def build_sync(
             clock=core.clock,
         ),
     )
-    return SyncParts(assembler=assembler, notifier=notifier, renderer=renderer)
+    return SyncParts(
+        assembler=assembler,
+        event_stream=build_event_stream(
+            core, config, notifier, renderer, rooms=rooms, users=users, ephemeral=ephemeral
+        ),
+        initial_syncs=build_initial_sync(
+            core, config, renderer, rooms=rooms, users=users, ephemeral=ephemeral
+        ),
+        notifier=notifier,
+        renderer=renderer,
+    )
 
 
 def _user_sections(

@@ -194,6 +194,8 @@ BODIES: dict[str, Json] = {
 
 QUERIES: dict[str, dict[str, str]] = {
     "sync": {"timeout": "0"},
+    "events": {"timeout": "0", "from": "$since"},
+    "initial_sync": {"limit": "3", "archived": "true"},
     "messages": {"dir": "b", "limit": "3"},
     "timestamp_to_event": {"ts": "0", "dir": "f"},
     "key_changes": {"from": "$since", "to": "$since"},
