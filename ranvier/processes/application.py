@@ -31,6 +31,8 @@ from ranvier.processes.room_parts import build_rooms
 from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
+from ranvier.storage.erasure import ErasureStore
+from ranvier.users.erasure import Erasure
 
 
 def client_routes() -> list[Route]:
@@ -58,7 +60,9 @@ async def build_application(
         limiter.check(name, key, core.clock.monotonic())
 
     async def depart(user_id: str, erase: bool) -> None:
+        await erasure.say_farewell(user_id)
         await rooms.membership.leave_all(user_id)
+        await erasure.remove(user_id, erase=erase)
 
     users = build_user_data(core, config)
     rooms = build_rooms(
@@ -71,6 +75,7 @@ async def build_application(
     accounts = build_accounts(core, config, clock=core.clock, limiter=limiter, depart=depart)
     encryption = build_encryption(core)
     ephemeral = build_ephemeral(core, config)
+    erasure = Erasure(store=ErasureStore(core.database), set_presence=ephemeral.presence.set)
     sync = build_sync(core, config, rooms=rooms, users=users, encryption=encryption, ephemeral=ephemeral)
     metrics = Metrics()
     parts: dict[str, Any] = {"config": config, "limiter": limiter, "metrics": metrics}

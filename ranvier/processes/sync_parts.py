@@ -11,6 +11,8 @@ from ranvier.processes.ephemeral import EphemeralParts
 from ranvier.processes.old_sync import build_event_stream, build_initial_sync
 from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
+from ranvier.rooms.erased_users import ErasedUsers
+from ranvier.storage.erasure import ErasureStore
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
 from ranvier.sync.event_stream import EventStream
@@ -56,6 +58,7 @@ def build_sync(
         visibility=rooms.visibility,
         memberships=core.memberships,
         relations=rooms.relations,
+        erased=ErasedUsers(store=ErasureStore(core.database), tail=core.tail),
         clock=core.clock,
     )
     unread = UnreadSection(unread=users.unread)
