@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from ranvier.cli.data_folder import DEFAULT_DATA, load_config
-from ranvier.cli.up import stops_with_a_sentence, with_signing_key
-from ranvier.config import Config, load
+from ranvier.cli.up import read_again, stops_with_a_sentence, with_signing_key
+from ranvier.config import Config
 from ranvier.config.generate import CONFIG_NAME
 
 
@@ -41,13 +41,13 @@ def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: 
     """Run one worker until SIGTERM, then let it finish what it began.
 
     SIGHUP makes it read its configuration again. It finds PostgreSQL and Redis in the configuration, or those
-    of a running `ranvier up --workers` with the same data folder.
+    of a running `ranvier up` with the same data folder.
     """
-    paths = list(configs) or [data_dir / CONFIG_NAME]
     config = with_signing_key(load_config(data_dir, configs), data_dir)
     # Imported here, so that the commands that need no server start at once.
+    from ranvier.processes.life import receive_plan, run_worker  # noqa: PLC0415
     from ranvier.processes.surroundings import find_surroundings  # noqa: PLC0415
-    from ranvier.processes.worker import Surroundings, named, receive_plan, run_worker  # noqa: PLC0415
+    from ranvier.processes.worker import Surroundings, named  # noqa: PLC0415
 
     with stops_with_a_sentence():
         if front_fd is not None:
@@ -61,7 +61,7 @@ def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: 
             config = named(config, name)
 
         def reload() -> Config:
-            again = with_signing_key(load(paths), data_dir)
+            again = read_again(data_dir, configs)
             return again if name is None else named(again, name)
 
         run_worker(config, data_dir=data_dir, reload=reload, around=around)

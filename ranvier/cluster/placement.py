@@ -21,6 +21,7 @@ USER: Final = "user"
 DESTINATION: Final = "destination"
 PUSHER: Final = "pusher"
 APPSERVICE: Final = "appservice"
+PROCESS: Final = "process"
 
 _ROLES: Final = {
     ROOM: "client",
@@ -28,6 +29,7 @@ _ROLES: Final = {
     DESTINATION: "federation_sender",
     PUSHER: "push",
     APPSERVICE: "appservice",
+    PROCESS: "background",
 }
 _MAX_KEPT: Final = 50_000
 

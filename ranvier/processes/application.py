@@ -6,7 +6,7 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ranvier import client_api
@@ -33,6 +33,7 @@ from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
 from ranvier.storage.erasure import ErasureStore
 from ranvier.users.erasure import Erasure
+from ranvier.users.returning import ReturningUsers
 
 
 def client_routes() -> list[Route]:
@@ -42,6 +43,16 @@ def client_routes() -> list[Route]:
     return [route for module in modules for route in getattr(module, "ROUTES", ())]
 
 
+@dataclass(frozen=True)
+class Built:
+    """What ``build_application`` makes: ``drain`` is to be called when the process is about to stop."""
+
+    application: Application
+    drain: Callable[[], None]
+    console: ConsoleParts
+    returning_users: ReturningUsers
+
+
 async def build_application(
     config: Config,
     core: Core,
@@ -49,8 +60,8 @@ async def build_application(
     request_log: RequestLog,
     *,
     shared_counts: SharedCounts | None = None,
-) -> tuple[Application, Callable[[], None], ConsoleParts]:
-    """Build the application, what tells it that the process is about to stop, and the console's parts.
+) -> Built:
+    """Build the application and what its process has to do with.
 
     ``shared_counts`` is there where several processes keep the same rate limits.
     """
@@ -83,7 +94,6 @@ async def build_application(
     parts |= {"ready": lambda: not sync.notifier.closed}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
-    await ephemeral.presence.start()
     loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
     console = build_console(
         core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
@@ -108,7 +118,7 @@ async def build_application(
         seen=accounts.last_seen.note,
     )
     core.closing.append(accounts.passwords.close)
-    return application, sync.notifier.close, console
+    return Built(application, sync.notifier.close, console, ephemeral.returning_users)
 
 
 def rates_of(config: Config) -> dict[str, Rate]:
@@ -157,6 +167,7 @@ def _run_always(
         sync.notifier.run,
         encryption.inboxes.run,
         ephemeral.presence.run,
+        ephemeral.returning_users.run,
         ephemeral.typing_users.run,
         guests.run,
         loop_lag.run,
