@@ -5,31 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.services import Notifications
 from tests.server.http_client import Refused
+from tests.server.process import ServerProcess
 
 
 class Worker:
     """Run ``python -m ranvier.app.worker`` as a unit file does, and hear its notifications."""
 
-    def __init__(self, cluster: ClusterProcess, name: str) -> None:
-        self.folder = cluster.folder
+    def __init__(self, server: ServerProcess, name: str) -> None:
+        self.folder = server.folder
         self.socket = self.folder / f"{name}.sock"
         self.config = self.folder / f"{name}.yaml"
         self.name = name
         self.write_config("")
-        self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._heard.bind(str(self.folder / f"{name}.notify"))
-        self._heard.setblocking(False)
+        self._notifications = Notifications(self.folder / f"{name}.notify")
         self.log_path = self.folder / f"{name}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -44,11 +42,7 @@ class Worker:
                 ],
                 stdout=log,
                 stderr=log,
-                env={
-                    **os.environ,
-                    "NOTIFY_SOCKET": str(self.folder / f"{name}.notify"),
-                    "WATCHDOG_USEC": "300000",
-                },
+                env={**os.environ, **self._notifications.environment},
             )
 
     def write_config(self, more: str) -> None:
@@ -60,10 +54,7 @@ class Worker:
 
     async def hear(self, wanted: str) -> None:
         """Wait for a notification."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(30):
-            while wanted not in (await loop.sock_recv(self._heard, 4096)).decode().split("\n"):
-                pass
+        await self._notifications.hear(wanted)
 
     async def logged(self, text: str) -> None:
         """Wait for a line in its log."""
@@ -79,19 +70,14 @@ class Worker:
         """Kill what is left."""
         self.process.kill()
         self.process.wait()
-        self._heard.close()
-        for path in (self.config, Path(self._heard_name)):
-            path.unlink(missing_ok=True)
-
-    @property
-    def _heard_name(self) -> str:
-        return str(self.folder / f"{self.name}.notify")
+        self._notifications.close()
+        self.config.unlink(missing_ok=True)
 
 
 @contextmanager
-def running(cluster: ClusterProcess, name: str) -> Iterator[Worker]:
+def running(server: ServerProcess, name: str) -> Iterator[Worker]:
     """Run a worker beside a running server."""
-    worker = Worker(cluster, name)
+    worker = Worker(server, name)
     try:
         yield worker
     finally:
