@@ -26,9 +26,11 @@ from ranvier.config.rooms import (
     PresenceConfig,
     ProfileConfig,
     RoomsConfig,
+    UserDirectoryConfig,
     read_presence,
     read_profiles,
     read_rooms,
+    read_user_directory,
 )
 from ranvier.config.server import KeysConfig, ServerConfig, read_keys, read_server
 from ranvier.config.yaml_files import read_files
@@ -67,6 +69,7 @@ class Config:
     rooms: RoomsConfig
     profiles: ProfileConfig
     presence: PresenceConfig
+    user_directory: UserDirectoryConfig
     worker: WorkerConfig
     warnings: tuple[Problem, ...] = ()
 
@@ -106,6 +109,7 @@ def _read(root: Section) -> Config:
         rooms=read_rooms(root),
         profiles=read_profiles(root),
         presence=read_presence(root),
+        user_directory=read_user_directory(root),
         worker=WorkerConfig(
             name=root.take("worker_name", _worker_name, "main"),
             listeners=read_listeners(root, "worker_listeners"),

@@ -95,7 +95,7 @@ thumbnail_sizes track_appservice_user_ips track_puppeted_user_ips turn_allow_gue
 turn_shared_secret turn_shared_secret_path turn_uris turn_user_lifetime turn_username
 unused_expiration_time url_preview_accept_language url_preview_enabled url_preview_ip_range_blacklist
 url_preview_ip_range_whitelist url_preview_url_blacklist use_appservice_legacy_authorization user_consent
-user_directory user_ips_max_age user_types web_client_location
+user_ips_max_age user_types web_client_location
 """
 
 UNSUPPORTED = frozenset(_FEATURES.split())

@@ -169,3 +169,28 @@ def read_presence(root: Section) -> PresenceConfig:
         section.error("idle_timeout", "expected more than last_active_granularity")
     section.finish()
     return found
+
+
+@dataclass(frozen=True)
+class UserDirectoryConfig:
+    """Whom a search for users finds."""
+
+    enabled: bool
+    search_all_users: bool
+    prefer_local_users: bool
+    exclude_remote_users: bool
+    show_locked_users: bool
+
+
+def read_user_directory(root: Section) -> UserDirectoryConfig:
+    """Read ``user_directory``."""
+    section = root.section("user_directory")
+    found = UserDirectoryConfig(
+        enabled=section.boolean("enabled", True),
+        search_all_users=section.boolean("search_all_users", False),
+        prefer_local_users=section.boolean("prefer_local_users", False),
+        exclude_remote_users=section.boolean("exclude_remote_users", False),
+        show_locked_users=section.boolean("show_locked_users", False),
+    )
+    section.finish()
+    return found

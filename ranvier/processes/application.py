@@ -161,6 +161,7 @@ def _run_always(
     metrics.registry.register(loop_lag)
     core.run_once("expiry", accounts.expiry.run)
     core.run_once("profile changes", users.profile_changes.run)
+    core.run_once("user directory", users.user_directory_upkeep.run)
     for work in (
         accounts.deactivation.run,
         accounts.last_seen.run,

@@ -164,6 +164,7 @@ BODIES: dict[str, Json] = {
     "kick": _MEMBER,
     "ban": _MEMBER,
     "unban": _MEMBER,
+    "search_users": {"search_term": "user", "limit": 5},
     "set_presence": {"presence": "online", "status_msg": "s"},
     "put_profile_field": {"displayname": "d"},
     "put_push_rule": _RULE,

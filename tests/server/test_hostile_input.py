@@ -170,6 +170,7 @@ async def stage() -> AsyncIterator[Stage]:
         "rc_room_creation": _UNLIMITED,
         "rc_profile": _UNLIMITED,
         "rc_reports": _UNLIMITED,
+        "rc_user_directory": _UNLIMITED,
     }
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(private_folder())
