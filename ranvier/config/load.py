@@ -102,7 +102,7 @@ def _read(root: Section) -> Config:
         listeners=listeners if root.has("listeners") else (DEFAULT_LISTENER,),
         database=read_database(root),
         redis=read_redis(root),
-        registration=read_registration(root),
+        registration=read_registration(root, server.server_name),
         passwords=read_passwords(root),
         sessions=read_sessions(root),
         rate_limits=read_rate_limits(root),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import pkgutil
@@ -27,7 +28,7 @@ from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.encryption import EncryptionParts, build_encryption
 from ranvier.processes.ephemeral import EphemeralParts, build_ephemeral
 from ranvier.processes.gauges import ProcessGauges
-from ranvier.processes.room_parts import build_rooms
+from ranvier.processes.room_parts import build_auto_join, build_rooms
 from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
@@ -83,7 +84,16 @@ async def build_application(
         invites_blocked=users.account_data.invites_blocked,
         limit=limit,
     )
-    accounts = build_accounts(core, config, clock=core.clock, limiter=limiter, depart=depart)
+    new_users = asyncio.Event()
+    accounts = build_accounts(
+        core,
+        config,
+        clock=core.clock,
+        limiter=limiter,
+        depart=depart,
+        on_registered=new_users.set,
+    )
+    auto_join = build_auto_join(core, config, accounts, rooms, new_users)
     encryption = build_encryption(core)
     ephemeral = build_ephemeral(core, config)
     erasure = Erasure(store=ErasureStore(core.database), set_presence=ephemeral.presence.set)
@@ -94,6 +104,7 @@ async def build_application(
     parts |= {"ready": lambda: not sync.notifier.closed}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
+    core.run_always(auto_join.run())
     loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
     console = build_console(
         core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
