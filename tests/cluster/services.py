@@ -40,26 +40,25 @@ async def services(dsn: str) -> AsyncIterator[dict[str, Any]]:
 @asynccontextmanager
 async def _tcp(path: Path) -> AsyncIterator[int]:
     """Give a TCP port that leads to a UNIX socket."""
-    open_now: set[asyncio.Task[Any]] = set()
+    tasks: set[asyncio.Task[Any]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        open_now.add(task)
-        try:
-            inner_reader, inner_writer = await asyncio.open_unix_connection(str(path))
-            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-        finally:
-            open_now.discard(task)
+        tasks.add(task)
+        inner_reader, inner_writer = await asyncio.open_unix_connection(str(path))
+        writers.extend((writer, inner_writer))
+        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in list(open_now):
-            task.cancel()
-        await asyncio.gather(*open_now, return_exceptions=True)
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
