@@ -58,3 +58,5 @@ class Absences:
                 await self.look()
             except MatrixError as error:
                 logger.debug("Cannot see what others left behind: %s", error)
+            except Exception:
+                logger.exception("Cannot take over what others left behind")

@@ -13,6 +13,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.rooms.room import MEMBER
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.batches import write_each
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.users.deadlines import Deadlines
 from ranvier.users.presence_states import OFFLINE, ONLINE, UNAVAILABLE, PresenceState, PresenceStates
@@ -255,7 +256,11 @@ class Presence:
     async def settle(self) -> None:
         """Tell of those whose state changed with time."""
         for user_id in self._deadlines.due():
-            await self._tell(user_id)
+            try:
+                await self._tell(user_id)
+            except Exception:
+                # One user must not be in the way of all others.
+                logger.exception("What %s is cannot be told", user_id)
 
     # -- what others say ---------------------------------------------------------------------------
 
@@ -299,9 +304,12 @@ class Presence:
         while self._unwritten:
             rows = [self._unwritten[user_id] for user_id in list(self._unwritten)[:_BATCH]]
             try:
-                await self._store.put(rows)
+                await write_each(self._store.put, rows)
             except MatrixError as error:
                 logger.warning("Can not write presence: %s", error.message)
+                return
+            except Exception:
+                logger.exception("Can not write presence")
                 return
             for row in rows:
                 if self._unwritten.get(row.user_id) is row:

@@ -147,6 +147,9 @@ class ReturningUsers:
         except MatrixError as error:
             logger.warning("Can not write who is offline: %s", error.message)
             return
+        except Exception:
+            logger.exception("Can not write who is offline")
+            return
         self._unwritten.clear()
 
     def _is_back(self, user_id: str) -> bool:
@@ -156,7 +159,8 @@ class ReturningUsers:
     async def _find_claimed(self) -> None:
         try:
             rows = await self._store.of_process(self._process, limit=_MAX_OWN)
-        except MatrixError:
+        except MatrixError as error:
+            logger.debug("Can not read who is to be waited for: %s", error)
             return
         self._claim_lost = False
         # Of those who are connected here this process said so.

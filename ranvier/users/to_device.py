@@ -19,6 +19,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError, invalid_param
 from ranvier.spec.ids import check_event_type, check_user_id, domain_of, fits
+from ranvier.storage.batches import write_each
 from ranvier.storage.devices import DeviceStore
 from ranvier.storage.to_device import Message, ToDeviceStore, TransactionRepeatedError
 from ranvier.wire.log_rows import LogRow, Row
@@ -241,13 +242,13 @@ class ToDeviceInboxes:
         self._wake.set()
 
     async def flush(self) -> None:
-        """Remove what was acknowledged. Raises DatabaseUnavailable; then it is still to be removed."""
+        """Remove what was acknowledged. Whatever it raises, that is still to be removed then."""
         acked, self._acked = self._acked, {}
         if not acked:
             return
         try:
-            await self._store.acknowledge(acked)
-        except MatrixError:
+            await write_each(lambda some: self._store.acknowledge(dict(some)), list(acked.items()))
+        except Exception:
             for device, since in acked.items():
                 self._acknowledge(device, since)
             raise
@@ -267,4 +268,7 @@ class ToDeviceInboxes:
                     await self._store.forget_transactions(_TRANSACTION_AGE_S)
             except MatrixError as error:
                 logger.warning("Can not remove delivered messages: %s", error.message)
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("Can not remove delivered messages")
                 await asyncio.sleep(_RETRY_S)
