@@ -254,3 +254,14 @@ async def test_tokens_are_not_stored(database: str) -> None:
         assert issued.access_token.rpartition("_")[0][-32:] not in str(rows)
         hashes = await server.core.database.fetchval("SELECT password_hash FROM accounts")
         assert hashes.startswith("$argon2id$")
+
+
+async def test_without_the_local_password_database_no_password_logs_in(database: str) -> None:
+    """An administrator who turned passwords off would leave that door open."""
+    async with account_server(database, OPEN.replace("{argon2", "{localdb_enabled: false, argon2")) as server:
+        await server.parts.registration.register("alice", PASSWORD)
+        flows = (await server.get("/v3/login")).body["flows"]
+        assert "m.login.password" not in {flow["type"] for flow in flows}
+        answer = await server.login("alice")
+        assert answer.status in (400, 403)
+        assert "access_token" not in answer.body

@@ -111,7 +111,6 @@ class PasswordConfig:
 
     enabled_for_login: bool
     enabled_for_reauth: bool
-    localdb_enabled: bool
     pepper: str = field(repr=False)
     policy: PasswordPolicy
     argon2_time_cost: int
@@ -123,11 +122,13 @@ def read_passwords(root: Section) -> PasswordConfig:
     """Read ``password_config``."""
     section = root.section("password_config")
     enabled = section.choice("enabled", ("on", "off", "only_for_reauth"), "on")
+    # "Set to false to disable authentication against the local password database": here is no other one.
+    if not section.boolean("localdb_enabled", True):
+        enabled = "off"
     argon2 = section.section("argon2")
     found = PasswordConfig(
         enabled_for_login=enabled == "on",
         enabled_for_reauth=enabled != "off",
-        localdb_enabled=section.boolean("localdb_enabled", True),
         pepper=section.text("pepper"),
         policy=_read_policy(section.section("policy")),
         argon2_time_cost=argon2.integer("time_cost", 2, minimum=1, maximum=100),

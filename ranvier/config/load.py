@@ -18,7 +18,7 @@ from ranvier.config.accounts import (
 )
 from ranvier.config.database import DatabaseConfig, RedisConfig, read_database, read_redis
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener, read_listeners
-from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED
+from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED, WITHOUT_EFFECT
 from ranvier.config.problems import Problem, Problems
 from ranvier.config.rate_limits import RateLimit, read_rate_limits
 from ranvier.config.reader import Section, WrongValueError, text, texts
@@ -88,6 +88,7 @@ def load(paths: Sequence[Path]) -> Config:
     root.ignore(UNNEEDED, "unnecessary: {}; this has no effect")
     unsupported = dict.fromkeys(UNSUPPORTED, "")
     root.ignore(unsupported, "Ranvier does not have this feature; this has no effect", severity="warning")
+    root.ignore(WITHOUT_EFFECT, "{}; this has no effect", severity="warning")
     root.finish()
     problems.raise_errors()
     return replace(config, warnings=problems.sorted())

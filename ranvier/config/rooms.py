@@ -88,9 +88,7 @@ def read_rooms(root: Section) -> RoomsConfig:
         block_non_admin_invites=root.boolean("block_non_admin_invites", False),
         filter_timeline_limit=root.integer("filter_timeline_limit", 100, minimum=1, maximum=1000),
         redaction_retention_period_ms=root.optional_duration_ms("redaction_retention_period", "7d"),
-        forgotten_room_retention_period_ms=root.optional_duration_ms(
-            "forgotten_room_retention_period", "28d"
-        ),
+        forgotten_room_retention_period_ms=root.optional_duration_ms("forgotten_room_retention_period"),
     )
 
 

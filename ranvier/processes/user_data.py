@@ -78,7 +78,7 @@ def build_user_data(core: Core, config: Config) -> UserParts:
     return UserParts(
         account_data=account_data,
         account_data_store=account_data_store,
-        filters=Filters(store=FilterStore(database)),
+        filters=Filters(store=FilterStore(database), timeline_limit=config.rooms.filter_timeline_limit),
         ignored_users=ignored_users,
         notifications=Notifications(
             store=unread_store,

@@ -14,6 +14,7 @@ WITH account_data AS (DELETE FROM account_data WHERE user_id = $1),
     key_backups AS (DELETE FROM key_backups WHERE user_id = $1),
     signed_by_others AS (DELETE FROM key_signatures WHERE target_user_id = $1),
     signed AS (DELETE FROM key_signatures WHERE signer_user_id = $1 AND target_user_id <> $1),
+    found AS (DELETE FROM user_directory WHERE user_id = $1),
     cross_signing AS (DELETE FROM cross_signing_keys WHERE user_id = $1)
 UPDATE presence SET status_msg = NULL WHERE user_id = $1 AND status_msg IS NOT NULL
 """
