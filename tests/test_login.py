@@ -45,7 +45,7 @@ async def test_a_user_logs_in_by_any_form_of_their_name(database: str, who: Any)
         ({"type": "m.login.password", "user": "alice", "password": "wrong"}, 403, "M_FORBIDDEN"),
         ({"type": "m.login.password", "user": "nobody", "password": PASSWORD}, 403, "M_FORBIDDEN"),
         ({"type": "m.login.password", "user": "@alice:other.org", "password": "x"}, 403, "M_FORBIDDEN"),
-        ({"type": "m.login.password", "user": "a\0b", "password": "x"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.password", "user": "a\0b", "password": "x"}, 400, "M_BAD_JSON"),
         ({"type": "m.login.password", "user": "x" * 9999, "password": "x"}, 403, "M_FORBIDDEN"),
         ({"type": "m.login.password", "user": "alice", "password": "x" * 9999}, 403, "M_FORBIDDEN"),
         ({"type": "m.login.password", "user": "alice"}, 400, "M_MISSING_PARAM"),
@@ -184,7 +184,7 @@ async def test_the_token_before_a_refresh_works_until_the_new_one_is_used(databa
         assert (await server.whoami(old["access_token"])).status == 401
 
 
-@pytest.mark.parametrize("token", ["", "nonsense", "rvr_a_b_c", "x" * 9999, "é\0"])
+@pytest.mark.parametrize("token", ["", "nonsense", "rvr_a_b_c", "x" * 9999, "é"])
 async def test_a_wrong_refresh_token_is_refused(database: str, token: str) -> None:
     """A stranger could get a session, or a broken token would be answered 500."""
     async with account_server(database) as server:

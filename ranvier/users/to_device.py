@@ -70,8 +70,8 @@ class ToDevice:
         are dropped. Raises 400 ``M_INVALID_PARAM`` and 413 ``M_TOO_LARGE``.
         """
         check_event_type(event_type)
-        if "\0" in event_type or "\0" in txn_id or not fits(txn_id):
-            raise invalid_param("A transaction ID has at most 255 bytes and no NUL")
+        if not fits(txn_id):
+            raise invalid_param("A transaction ID has at most 255 bytes")
         key = (*sender, txn_id)
         lock = self._sending.get(key)
         if lock is None:
