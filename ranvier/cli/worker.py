@@ -8,33 +8,13 @@ from pathlib import Path
 
 import click
 
-from ranvier.cli.data_folder import DEFAULT_DATA, load_config
+from ranvier.cli.data_folder import load_config, place_options
 from ranvier.cli.up import read_again, stops_with_a_sentence, with_signing_key
 from ranvier.config import Config
-from ranvier.config.generate import CONFIG_NAME
 
 
 @click.command()
-@click.option(
-    "--config-path",
-    "--config",
-    "-c",
-    "configs",
-    multiple=True,
-    metavar="FILE_OR_FOLDER",
-    type=click.Path(path_type=Path, exists=True),
-    help="A configuration file, or a folder of *.yaml files; may be given several times, and later ones "
-    f"replace keys of earlier ones. Default: {CONFIG_NAME} in the data folder.",
-)
-@click.option(
-    "--data",
-    "data_dir",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_DATA,
-    show_default=True,
-    help="The folder that the server keeps its data in; workers of one machine name the same.",
-)
+@place_options
 @click.option("--name", metavar="NAME", help="The worker's name; it goes over worker_name.")
 @click.option("--front-fd", type=int, hidden=True)
 def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: int | None) -> None:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final
 
 from ranvier.cluster.members import Members
-from ranvier.wire.members import Member
+from ranvier.wire.members import BACKGROUND, Member
 
 ROOM: Final = "room"
 USER: Final = "user"
@@ -29,7 +29,7 @@ _ROLES: Final = {
     DESTINATION: "federation_sender",
     PUSHER: "push",
     APPSERVICE: "appservice",
-    PROCESS: "background",
+    PROCESS: BACKGROUND,
 }
 _MAX_KEPT: Final = 50_000
 

@@ -216,9 +216,11 @@ class Workers:
             self._signal(names[-1], signal.SIGTERM)
 
     def reload(self) -> None:
-        """Have each worker read the configuration again."""
+        """Have each worker read the configuration again; each says by itself what is wrong with it."""
+        service_manager.reloading()
         for name in self._processes:
             self._signal(name, signal.SIGHUP)
+        service_manager.ready(f"{len(self._processes)} workers serve")
 
     async def wait_ready(self) -> None:
         """Wait until every worker takes connections. Until then, one that ends takes all others with it."""

@@ -39,6 +39,7 @@ from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.run_folder import run_folder
 from ranvier.processes.start_error import StartError
 from ranvier.storage.database import Database
+from ranvier.wire.members import BACKGROUND
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class RunningWorker:
     config: Config
     application: Application
     cluster: ClusterParts | None
+    leases: Leases | None
     listeners: list[Listener]
 
     @property
@@ -92,6 +94,8 @@ class RunningWorker:
         self.application.limiter.change_rates(rates_of(config))
         if self.cluster is not None and config.worker.roles != before.worker.roles:
             self.cluster.members.set_roles(config.worker.roles)
+        if self.leases is not None:
+            self.leases.willing = BACKGROUND in config.worker.roles
         changed = _taken_over(before, config)
         names = [it.name for it in fields(config)]
         if later := [name for name in names if getattr(changed, name) != getattr(config, name)]:
@@ -174,11 +178,16 @@ async def _core(
         tasks=tasks,
         tail_config=config.server.tail,
         committed=board.note if board is not None else None,
-        leases=Leases(database=database, holder=config.worker.name, clock=clock) if board else None,
+        leases=_leases(config, database) if board is not None else None,
     )
     if board is not None:
         board.begin(core.tail.pos)
     return core
+
+
+def _leases(config: Config, database: Database) -> Leases:
+    willing = BACKGROUND in config.worker.roles
+    return Leases(database=database, holder=config.worker.name, clock=SystemClock(), willing=willing)
 
 
 @asynccontextmanager
@@ -220,7 +229,7 @@ async def _serving(
         core.run_always(around.supervise())
     grace_s = config.server.drain_timeout_ms / 1000
     try:
-        yield RunningWorker(config, application, cluster, listeners)
+        yield RunningWorker(config, application, cluster, core.leases, listeners)
     except asyncio.CancelledError:
         # A part failed, and all others were stopped with it: who waits for them would wait in vain.
         grace_s = min(grace_s, _FAILED_GRACE_S)

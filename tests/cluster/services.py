@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,9 +21,9 @@ async def services(dsn: str) -> AsyncIterator[dict[str, Any]]:
     at = urlsplit(dsn)
     query = parse_qs(at.query)
     postgres = Path(query["host"][0]) / f".s.PGSQL.{query['port'][0]}"
-    async with private_redis() as redis, _tcp(postgres) as postgres_port:
+    async with private_redis() as redis, tcp_port_of(postgres) as postgres_port:
         assert redis.config.path is not None
-        async with _tcp(redis.config.path) as redis_port:
+        async with tcp_port_of(redis.config.path) as redis_port:
             database = {
                 "host": "127.0.0.1",
                 "port": postgres_port,
@@ -38,8 +39,8 @@ async def services(dsn: str) -> AsyncIterator[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def _tcp(path: Path) -> AsyncIterator[int]:
-    """Give a TCP port that leads to a UNIX socket."""
+async def tcp_port_of(path: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Give a TCP port that leads to a UNIX socket, by TLS if that is given."""
     tasks: set[asyncio.Task[Any]] = set()
     writers: list[asyncio.StreamWriter] = []
 
@@ -51,7 +52,7 @@ async def _tcp(path: Path) -> AsyncIterator[int]:
         writers.extend((writer, inner_writer))
         await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
