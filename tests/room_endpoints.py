@@ -20,6 +20,7 @@ from ranvier.http.route import bind
 from ranvier.log.clock import SystemClock
 from ranvier.rooms.access import RoomAccess
 from ranvier.rooms.actor import Actor
+from ranvier.rooms.erased_users import ErasedUsers
 from ranvier.rooms.redact import Redactor
 from ranvier.rooms.relations import Relations
 from ranvier.rooms.room import Room
@@ -28,6 +29,7 @@ from ranvier.rooms.timeline import Timeline
 from ranvier.rooms.transactions import Transactions
 from ranvier.rooms.visibility import Visibility
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.erasure import ErasureStore
 from ranvier.storage.relations import RelationStore
 from ranvier.storage.transactions import TransactionStore
 from ranvier.sync.render import PreviousStates, Renderer
@@ -183,6 +185,7 @@ async def running_endpoints(
             visibility=visibility,
             memberships=core.memberships,
             relations=Relations(store=relation_store, tail=core.tail),
+            erased=ErasedUsers(store=ErasureStore(core.database), tail=core.tail),
             clock=clock,
         )
         parts = {

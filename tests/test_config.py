@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ranvier import config as config_package
 from ranvier.config import Config, ConfigError, Problem, generate, generate_files, load
-from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED
+from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED, WITHOUT_EFFECT
 from ranvier.config.rate_limits import DEFAULTS, RateLimit
 from ranvier.config.units import parse_duration_ms, parse_size_bytes
 from ranvier.spec.signatures import SigningKey
@@ -71,14 +73,14 @@ def test_all_errors_are_told_together_with_file_line_key_and_what_was_expected(t
         "  - port: 99999\n"
         "    resources: [{names: [client, nonsense]}]\n"
         "session_lifetime: 5 minutes\n"
-        "max_upload_size: 1.5G\n",
+        "tail: {size: 1.5G}\n",
     )
     assert [(problem.line, problem.key) for problem in found] == [
         (2, "public_baseurl"),
         (4, "listeners.0.port"),
         (5, "listeners.0.resources.0.names"),
         (6, "session_lifetime"),
-        (7, "max_upload_size"),
+        (7, "tail.size"),
     ]
     assert all(problem.severity == "error" for problem in found)
     assert all(problem.file == str(tmp_path / "homeserver.yaml") for problem in found)
@@ -93,7 +95,7 @@ WRONG = {
     "rc_login.address.burst_count": "rc_login: {address: {burst_count: -1}}",
     "default_room_version": "default_room_version: '99'",
     "database.name": "database: {name: sqlite3}",
-    "database.args.cp_min": "database: {name: psycopg2, args: {cp_min: 11}}",
+    "database.args.cp_max": "database: {name: psycopg2, args: {cp_max: 1}}",
     "database.args.port": "database: {args: {port: a}}",
     "enable_registration": "enable_registration: true",
     "allow_guest_access": "allow_guest_access: 'yes'",
@@ -175,6 +177,54 @@ def test_what_the_design_makes_pointless_is_accepted_and_said_to_be_unnecessary(
     assert {problem.key for problem in config.warnings if problem.severity == "note"} == set(UNNEEDED)
     assert {problem.key for problem in config.warnings if problem.severity == "warning"} == set(UNSUPPORTED)
     assert not UNNEEDED.keys() & UNSUPPORTED
+
+
+def test_what_is_checked_and_has_no_effect_is_said_to_have_none(tmp_path: Path) -> None:
+    """An administrator would believe that a setting works because nobody says that it does not."""
+    values = dict.fromkeys(WITHOUT_EFFECT, "{}") | {
+        "trusted_key_servers": "[{server_name: other.org}]",
+        "key_refresh_interval": "1d",
+        "admin_contact": "mailto:root@example.org",
+        "max_upload_size": "1M",
+        **{key: "1d" for key in WITHOUT_EFFECT if key.endswith("_retention_period")},
+    }
+    values |= {key: "true" for key in values if key.startswith(("allow_", "serve_", "suppress_"))}
+    config = read(tmp_path, "\n".join(f"{key}: {value}" for key, value in values.items()))
+    assert {problem.key: problem.severity for problem in config.warnings} == dict.fromkeys(
+        WITHOUT_EFFECT, "warning"
+    )
+    nested = "rc_joins: {remote: {per_second: 1}}\ndatabase: {args: {cp_min: 2}}"
+    assert [problem.key for problem in read(tmp_path, nested).warnings] == [
+        "rc_joins.remote",
+        "database.args.cp_min",
+    ]
+
+
+# Fields of the configuration that only its own reading looks at.
+_ONLY_READ = {"without_verification", "warnings", "any_alias", "file", "line", "found"}
+# Of keys that are said to have no effect, under the names that they have here.
+_NO_EFFECT = WITHOUT_EFFECT.keys() | {"max_upload_size_bytes", "key_refresh_interval_ms", "expired_ts"}
+_NO_EFFECT |= {"allow_lookup_over_federation"} | {f"{key}_ms" for key in WITHOUT_EFFECT}
+
+
+def test_every_setting_is_used_or_said_to_have_no_effect() -> None:
+    """A setting would be read, checked, and never looked at again, without anybody being told."""
+    package = Path(config_package.__file__).parent
+    source = "".join(
+        path.read_text() for path in package.parent.rglob("*.py") if path.parent.name != "config"
+    )
+    used = set(re.findall(r"\.([a-z_0-9]+)\b", source))
+    fields: set[str] = set()
+    for path in package.glob("*.py"):
+        module = importlib.import_module(f"ranvier.config.{path.stem}")
+        for kind in vars(module).values():
+            if isinstance(kind, type) and kind.__module__ == module.__name__:
+                fields |= {field.name for field in getattr(kind, "__dataclass_fields__", {}).values()}
+    assert len(fields) > 100
+    assert fields - used - _ONLY_READ - _NO_EFFECT == set()
+    quoted = set(re.findall(r'"(rc_[a-z_0-9.]+)"', source))
+    unused = {name for name in DEFAULTS if name not in quoted}
+    assert unused == {name for name in WITHOUT_EFFECT if name.startswith("rc_")} | {"rc_joins.remote"}
 
 
 def test_later_files_replace_top_level_keys_of_earlier_ones(tmp_path: Path) -> None:

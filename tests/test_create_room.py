@@ -206,6 +206,4 @@ async def test_nul_in_a_state_event_is_refused(database: str) -> None:
     async with running_rooms_app(database) as app:
         for wrong in ({"type": "a\0b", "content": {}}, {"type": "a", "state_key": "\0", "content": {}}):
             answer = await app.post("/createRoom", "alice", {"initial_state": [wrong]})
-            assert answer.error == (400, "M_INVALID_PARAM")
-        related = {"rel_type": "m.thread", "event_id": "$\0"}
-        await app.create(initial_state=[{"type": "a", "content": {"m.relates_to": related}}])
+            assert answer.error == (400, "M_BAD_JSON")

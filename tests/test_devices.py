@@ -53,7 +53,7 @@ async def test_a_login_makes_a_device_and_a_second_one_finds_it(core: Core) -> N
     ]
 
 
-@pytest.mark.parametrize("device_id", ["", "*", "a\0b", "x" * 256])
+@pytest.mark.parametrize("device_id", ["", "*", "x" * 256])
 async def test_a_device_id_that_can_not_be_is_refused(core: Core, device_id: str) -> None:
     """A client with a strange device id would get an internal error, or messages for others' devices."""
     with pytest.raises(MatrixError) as caught:

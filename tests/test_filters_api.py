@@ -7,9 +7,24 @@ import pytest
 
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.filters import NO_FILTER
+from ranvier.storage.filters import FilterStore
+from ranvier.users.filters import Filters
 from tests.account_features import ALICE, BOB, running_features
 
 FILTER = f"/user/{ALICE}/filter"
+
+
+async def test_no_filter_takes_more_than_the_server_gives(database: str) -> None:
+    """One client could ask for the whole history of every room with each sync."""
+    async with running_features(database) as features:
+        filters = Filters(store=FilterStore(features.core.database), timeline_limit=7)
+        for limit, given in ((5, 5), (7, 7), (8, 7), (10_000, 7)):
+            body = {"room": {"timeline": {"limit": limit, "types": ["m.room.message"]}}}
+            stored = await features.ok("alice", "POST", f"/user/{ALICE}/filter", body)
+            for wanted in (stored["filter_id"], orjson.dumps(body).decode()):
+                timeline = (await filters.get(ALICE, wanted)).room.timeline
+                assert (timeline.limit, timeline.types) == (given, ("m.room.message",))
+        assert (await filters.get(ALICE, None)).room.timeline.limit is None
 
 
 async def test_a_filter_is_stored_once_and_kept(database: str) -> None:

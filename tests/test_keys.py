@@ -168,7 +168,6 @@ async def test_a_retried_upload_is_no_error_and_another_key_is(core: Core) -> No
     ("upload", "errcode"),
     [
         ({"one_time_keys": {"nocolon": "x"}}, "M_INVALID_PARAM"),
-        ({"one_time_keys": {"curve25519:a\0": "x"}}, "M_INVALID_PARAM"),
         ({"one_time_keys": {"curve25519:a": 5}}, "M_BAD_JSON"),
         ({"one_time_keys": {"signed_curve25519:a": {"signatures": {}}}}, "M_BAD_JSON"),
         ({"one_time_keys": {"curve25519:a": "x" * 5000}}, "M_TOO_LARGE"),

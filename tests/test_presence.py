@@ -18,6 +18,7 @@ from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.sync.sections.presence import PresenceSection
 from ranvier.users.presence import Presence
 from ranvier.users.presence_states import PresenceStates
+from ranvier.users.returning import ReturningUsers
 from ranvier.users.shown_presence import ShownPresence
 from ranvier.wire.tokens import Token
 from tests.core import Core, running_core
@@ -94,6 +95,23 @@ def build(
         config=config, states=states, shown=shown, store=store, rooms=core.rooms, ignored=nobody_ignored
     )
     return store, states, presence, shown, section
+
+
+def build_returning(
+    core: Core, states: PresenceStates, clock: ManualClock, process: str = "main"
+) -> ReturningUsers:
+    """Build what looks after the users of a process that is gone."""
+    return ReturningUsers(
+        config=CONFIG, states=states, store=PresenceStore(core.database), clock=clock, process=process
+    )
+
+
+async def until_asked(clock: ManualClock, presence: Presence, returning: ReturningUsers) -> None:
+    """Let one process ask for those whose time has come, and another one answer."""
+    await returning.settle()
+    await presence.settle()
+    clock.forward(3.1)
+    await returning.settle()
 
 
 @pytest.fixture
@@ -202,7 +220,6 @@ async def test_a_status_is_told_and_kept(scene: Scene, database: str) -> None:
     await scene.presence.flush()
     async with running_core(database) as core:
         *_, presence, shown, _ = build(core, LocalBus(), scene.clock)
-        await presence.start()
         assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
         await presence.touch(BOB, "PHONE", "online")
         assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
@@ -228,21 +245,62 @@ async def test_after_a_crash_nobody_stays_online(scene: Scene, database: str) ->
     bus = LocalBus()
     async with running_core(database, bus=bus) as core:
         _, states, presence, _, section = build(core, bus, scene.clock)
-        await presence.start()
+        returning = build_returning(core, states, scene.clock)
+        await returning.resume()
         assert states.present == {ALICE, BOB}
         await presence.touch(ALICE, "PHONE", "online")
         since = Token(core.tail.pos, *bus.ephemeral_now())
         scene.clock.forward(91)
         await presence.touch(ALICE, "PHONE", "online")
-        await presence.settle()
+        await until_asked(scene.clock, presence, returning)
         told = await section.since(await sync_context(core, bus, ALICE, since))
         assert told is not None
         [event] = orjson.loads(told)["events"]
         assert (event["sender"], event["content"]["presence"]) == (BOB, "offline")
-        await presence.flush()
         row = await PresenceStore(core.database).get(BOB)
         assert row is not None
         assert row.process is None
+
+
+async def test_who_went_elsewhere_from_a_dead_process_stays_online(scene: Scene) -> None:
+    """Those whose worker died would be online for ever; or those who reconnected would be said to be gone."""
+    _, _, dead, _, _ = build(scene.core, scene.bus, scene.clock, process="dead")
+    for user in (ALICE, BOB):
+        await dead.touch(user, "PHONE", "online")
+    await dead.flush()
+    since, count = await scene.now(), len(scene.messages)
+    heir = build_returning(scene.core, scene.states, scene.clock, process="heir")
+    late = build_returning(scene.core, scene.states, scene.clock, process="late")
+    assert await heir.left_by() == ["dead"]
+    await heir.take_over("dead")
+    await late.take_over("dead")
+    assert await heir.left_by() == ["heir"]
+    await scene.presence.touch(ALICE, "PHONE", "online")
+    assert len(scene.messages) == count
+    scene.clock.forward(31)
+    await scene.presence.touch(ALICE, "PHONE", "online")
+    await late.settle()
+    await until_asked(scene.clock, scene.presence, heir)
+    assert {user: told["presence"] for user, told in (await scene.told(ALICE, since)).items()} == {
+        BOB: "offline"
+    }
+    assert not any(it.key == ALICE and b"offline" in it.body for it in scene.messages)
+    await scene.presence.flush()
+    assert {user: row.process for user in (ALICE, BOB) if (row := await scene.store.get(user))} == {
+        ALICE: "main",
+        BOB: None,
+    }
+
+
+async def test_who_is_waited_for_is_known_after_a_reset_of_the_bus(scene: Scene) -> None:
+    """Redis and a worker lost together would leave people offline who never went away."""
+    await scene.store.put([PresenceRow(BOB, "here", 5, "dead")])
+    heir = build_returning(scene.core, scene.states, scene.clock, process="heir")
+    await heir.take_over("dead")
+    scene.bus._epoch, scene.bus._count = "new", 0
+    await scene.bus.publish_ephemeral("presence", CAROL, b'["online",5,false,null,"other"]')
+    await heir.settle()
+    assert (await scene.told(ALICE, Token(0, 0, "new")))[BOB]["status_msg"] == "here"
 
 
 async def test_strangers_see_nothing(scene: Scene) -> None:
@@ -322,7 +380,7 @@ async def test_filters_and_ignored_users(scene: Scene) -> None:
         (ALICE, {}, 400, "M_BAD_JSON"),
         (ALICE, {"presence": "online", "status_msg": 5}, 400, "M_BAD_JSON"),
         (ALICE, {"presence": "online", "status_msg": "x" * (MAX_STATUS_LENGTH + 1)}, 400, "M_INVALID_PARAM"),
-        (ALICE, {"presence": "online", "status_msg": "\0"}, 400, "M_INVALID_PARAM"),
+        (ALICE, {"presence": "online", "status_msg": "\0"}, 400, "M_BAD_JSON"),
     ],
 )
 async def test_wrong_requests_are_refused(

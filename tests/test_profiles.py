@@ -67,8 +67,7 @@ async def test_a_field_that_cannot_be(database: str, key: str, body: Any, errcod
 
 async def test_only_the_user_changes_a_profile(database: str) -> None:
     """A stranger, a suspended user, or a guest beyond their name, could change a profile."""
-    rules = {"enable_set_avatar_url": False}
-    async with running_features(database, profile_rules=rules) as features:
+    async with running_features(database) as features:
         name = {"displayname": "Mallory"}
         assert await features.refused("bob", "PUT", f"{PROFILE}/displayname", name) == (403, "M_FORBIDDEN")
         assert await features.refused("bob", "DELETE", f"{PROFILE}/displayname") == (403, "M_FORBIDDEN")
@@ -77,8 +76,19 @@ async def test_only_the_user_changes_a_profile(database: str) -> None:
         await features.ok("guest", "PUT", f"/profile/{GUEST}/displayname", name)
         answer = await features.refused("guest", "PUT", f"/profile/{GUEST}/a.b", {"a.b": 1})
         assert answer == (403, "M_GUEST_ACCESS_FORBIDDEN")
+
+
+async def test_a_field_that_the_server_manages_is_set_once(database: str) -> None:
+    """People would change names that come from a directory, or could not have a first one."""
+    rules = {"enable_set_avatar_url": False}
+    async with running_features(database, profile_rules=rules) as features:
         avatar = {"avatar_url": AVATAR}
-        assert await features.refused("alice", "PUT", f"{PROFILE}/avatar_url", avatar) == (403, "M_FORBIDDEN")
+        await features.ok("alice", "PUT", f"{PROFILE}/avatar_url", avatar)
+        for method, body in (("PUT", {"avatar_url": AVATAR + "2"}), ("PUT", avatar), ("DELETE", None)):
+            answer = await features.refused("alice", method, f"{PROFILE}/avatar_url", body)
+            assert answer == (403, "M_FORBIDDEN")
+        await features.ok("alice", "PUT", f"{PROFILE}/displayname", {"displayname": "A"})
+        await features.ok("alice", "PUT", f"{PROFILE}/displayname", {"displayname": "B"})
 
 
 async def test_profiles_may_be_kept_from_strangers(database: str) -> None:

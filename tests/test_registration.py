@@ -46,9 +46,7 @@ async def test_a_client_may_repeat_only_the_session(database: str) -> None:
         assert stored == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["", "al ice", "ällice", "a:b", "_bridge", "12345", "x" * 250, "@a:b", "a\0b"]
-)
+@pytest.mark.parametrize("name", ["", "al ice", "ällice", "a:b", "_bridge", "12345", "x" * 250, "@a:b"])
 async def test_a_name_that_cannot_be_is_refused_at_once(database: str, name: str) -> None:
     """People would fill in a form to the end, or get names that other servers refuse."""
     async with account_server(database) as server:
@@ -126,7 +124,7 @@ async def test_a_registration_token_makes_as_many_accounts_as_it_allows(database
         await server.parts.registration_tokens.create("for-one", uses_allowed=1)
         await server.parts.registration_tokens.create("gone", expires_ts=server.clock.ms - 1)
         assert (await server.get(path, token="for-one")).body == {"valid": True}
-        for wrong in ("gone", "unknown", "\0", "x" * 65):
+        for wrong in ("gone", "unknown", "x" * 65):
             assert (await server.get(path, token=wrong)).body == {"valid": False}
         assert (await server.get(path)).errcode == "M_MISSING_PARAM"
         asked = await server.post("/v3/register", {"username": "ann", "password": PASSWORD})

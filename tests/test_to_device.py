@@ -170,7 +170,7 @@ async def test_too_much_is_refused(core: Core) -> None:
     with pytest.raises(MatrixError) as caught:
         await to_device.send(SENDER, "m.test", "t1", {ALICE: {"PHONE": {"n": "x" * 70_000}}})
     assert caught.value.errcode == "M_TOO_LARGE"
-    for event_type, txn_id in (("m.test", "a\0"), ("m.\0", "t"), ("x" * 256, "t")):
+    for event_type, txn_id in (("m.test", "a" * 256), ("x" * 256, "t")):
         with pytest.raises(MatrixError) as caught:
             await to_device.send(SENDER, event_type, txn_id, {ALICE: {"PHONE": {"n": 1}}})
         assert caught.value.errcode == "M_INVALID_PARAM"

@@ -20,9 +20,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def place_options(command: Command) -> Command:
-    """Add ``--data`` and ``--config``."""
+    """Add ``--data`` and ``--config-path``, whose other names are ``--config`` and ``-c``."""
     command = click.option(
+        "--config-path",
         "--config",
+        "-c",
         "configs",
         multiple=True,
         metavar="FILE_OR_FOLDER",
@@ -37,7 +39,7 @@ def place_options(command: Command) -> Command:
         type=click.Path(path_type=Path, file_okay=False),
         default=DEFAULT_DATA,
         show_default=True,
-        help="The folder that the server keeps its data in.",
+        help="The folder that the server keeps its data in; workers of one machine name the same.",
     )(command)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from ranvier.cli.data_folder import DEFAULT_DATA, is_new, load_config, make_data_folder, place_options
-from ranvier.config import Config
-from ranvier.config.generate import SIGNING_KEY_NAME, signing_key_file
+from ranvier.config import Config, load
+from ranvier.config.generate import CONFIG_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener
 from ranvier.processes.postgres import PostgresError
 from ranvier.processes.start_error import StartError
@@ -35,9 +35,10 @@ from ranvier.processes.start_error import StartError
 def up(
     data_dir: Path, configs: Sequence[Path], server_name: str | None, port: int | None, workers: int | None
 ) -> None:
-    """Start the server and run it until Ctrl-C or SIGTERM.
+    """Start the server and run it until Ctrl-C or SIGTERM; SIGHUP makes it read its configuration again.
 
-    The first time, with neither a configuration nor a data folder, it makes both.
+    The first time, with neither a configuration nor a data folder, it makes both. Where the configuration has
+    a Redis, `ranvier worker` may be started beside it.
     """
     if not configs and is_new(data_dir):
         make_data_folder(data_dir, server_name, port)
@@ -57,9 +58,13 @@ def up(
     def ready() -> None:
         click.echo(greeting(config, data_dir, configs))
 
+    def reload() -> Config:
+        again = read_again(data_dir, configs)
+        return again if port is None else with_port(again, port)
+
     with stops_with_a_sentence():
         if workers is None:
-            run(config, data_dir=data_dir, ready=ready)
+            run(config, data_dir=data_dir, reload=reload, ready=ready)
         else:
             from ranvier.processes.supervisor import run_workers  # noqa: PLC0415
 
@@ -109,6 +114,14 @@ def with_signing_key(config: Config, data_dir: Path) -> Config:
     elif not path.is_file():
         raise click.ClickException(f"there is no signing key {path}; `ranvier generate-config` makes one")
     return replace(config, keys=replace(config.keys, signing_key_path=path))
+
+
+def read_again(data_dir: Path, configs: Sequence[Path]) -> Config:
+    """Read the configuration of a running server. Raises ConfigError, StartError, ``OSError``."""
+    try:
+        return with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
+    except click.ClickException as error:
+        raise StartError(error.message) from error
 
 
 def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:

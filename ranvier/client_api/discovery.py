@@ -83,7 +83,7 @@ async def get_capabilities(request: Request, *, config: Config) -> dict[str, Any
             "default": config.rooms.default_room_version,
             "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
         },
-        "m.change_password": {"enabled": passwords.localdb_enabled and passwords.enabled_for_reauth},
+        "m.change_password": {"enabled": passwords.enabled_for_reauth},
         "m.set_displayname": {"enabled": "displayname" not in locked_fields},
         "m.set_avatar_url": {"enabled": "avatar_url" not in locked_fields},
         "m.profile_fields": profile_fields,

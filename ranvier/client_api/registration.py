@@ -12,7 +12,7 @@ from ranvier.http.limits import RateLimiter, address_key
 from ranvier.http.request import Request
 from ranvier.http.route import Auth, Route, versions
 from ranvier.log.clock import Clock
-from ranvier.spec.errors import MatrixError, bad_json, forbidden, missing_param
+from ranvier.spec.errors import bad_json, forbidden, missing_param
 from ranvier.spec.ids import domain_of, localpart_of
 from ranvier.users.access_tokens import AccessTokens
 from ranvier.users.devices import check_device_id
@@ -177,9 +177,6 @@ async def register_by_secret(
 ) -> dict[str, Any]:
     """Make an account for somebody who knows the shared secret, whether registration is open or not."""
     body = request.json(SharedSecretBody)
-    for name, value in (("username", body.username), ("password", body.password)):
-        if "\0" in value:
-            raise MatrixError("M_UNKNOWN", 400, f"Invalid {name}")
     shared_secret.check(
         body.nonce, body.username, body.password, body.mac, admin=body.admin, user_type=body.user_type
     )

@@ -41,10 +41,8 @@ async def one_state(request: Request, *, access: RoomAccess, renderer: Renderer)
     row = (await access.state(view)).get((params["event_type"], params.get("state_key", "")))
     if row is None:
         raise not_found("The room has no such state")
-    if format == "content":
-        return orjson.dumps(row.content)
     rendering = await renderer.prepare([row], user_id=user.user_id, device_id=user.device_id)
-    return rendering.event(row)
+    return rendering.content(row) if format == "content" else rendering.event(row)
 
 
 async def members(request: Request, *, access: RoomAccess, timeline: Timeline, renderer: Renderer) -> bytes:

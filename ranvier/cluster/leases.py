@@ -20,6 +20,11 @@ from ranvier.storage.job_leases import JobLeaseStore
 logger = logging.getLogger(__name__)
 
 LEASE_MS: Final = 10_000
+_LEFT_LEASES: Final = 3
+"""For how many lengths of a lease nobody has a job before one takes it that is not there for it."""
+
+_STANDING_IN_S: Final = 3600.0
+"""After which time such a one looks whether somebody else would rather."""
 
 
 class LeaseLostError(Exception):
@@ -51,14 +56,26 @@ Job = Callable[[Lease], Awaitable[None]]
 
 
 class Leases:
-    """Run jobs alone among all processes of a server. ``holder`` is this process's name."""
+    """Run jobs alone among all processes of a server. ``holder`` is this process's name.
 
-    def __init__(self, *, database: Database, holder: str, clock: Clock, lease_ms: int = LEASE_MS) -> None:
+    One that is not ``willing`` leaves jobs to the others, unless nobody takes them. That may change.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        holder: str,
+        clock: Clock,
+        lease_ms: int = LEASE_MS,
+        willing: bool = True,
+    ) -> None:
         self._database = database
         self._store = JobLeaseStore(database)
         self._holder = holder
         self._clock = clock
         self._lease_ms = lease_ms
+        self.willing = willing
 
     async def run_alone(self, name: str, job: Job) -> None:
         """Do a job whenever this process has the lease, for ever; it is cancelled when the lease is lost.
@@ -75,7 +92,10 @@ class Leases:
 
     async def _take(self, name: str) -> int | None:
         try:
-            return await self._store.take(name, self._holder, self._lease_ms)
+            if self.willing:
+                return await self._store.take(name, self._holder, self._lease_ms)
+            left_ms = self._lease_ms * _LEFT_LEASES
+            return await self._store.take_left(name, self._holder, self._lease_ms, left_ms)
         except MatrixError:
             return None  # without a database nobody has it
 
@@ -92,7 +112,7 @@ class Leases:
             await asyncio.gather(working, keeping, return_exceptions=True)
             await self._release(lease)
         if working.cancelled():
-            logger.warning("Another process does %s now", lease.name)
+            logger.warning("This process does %s no more", lease.name)
             return False
         error = working.exception()
         if isinstance(error, LeaseLostError):
@@ -102,10 +122,13 @@ class Leases:
         return True
 
     async def _keep(self, lease: Lease) -> None:
-        """Renew the lease; return when it is lost, or may be."""
+        """Renew the lease; return when it is lost, or may be, or is better left to others."""
         lease_s = self._lease_ms / 1000
-        renewed = self._clock.monotonic()
+        begun = renewed = self._clock.monotonic()
+        was_willing = self.willing
         while self._clock.monotonic() - renewed < lease_s:
+            if not self.willing and (was_willing or self._clock.monotonic() - begun > _STANDING_IN_S):
+                return
             await asyncio.sleep(lease_s / 3)
             asked = self._clock.monotonic()
             try:

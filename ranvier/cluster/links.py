@@ -13,6 +13,8 @@ from ranvier.wire.members import Member
 logger = logging.getLogger(__name__)
 
 _RETRY_S: Final = 0.25
+_LONGEST_RETRY_S: Final = 5.0
+_WORTH_A_WARNING: Final = 3
 
 
 class Links:
@@ -25,7 +27,8 @@ class Links:
         self._members = members
         self._secret = secret
         self._links: dict[str, tuple[str, Link]] = {}  # by name: of which instance
-        self._opening: set[str] = set()
+        self._opening: set[str] = set()  # instances
+        self._failed: dict[str, int] = {}  # by instance: how often it could not be reached
         self._changed = asyncio.Event()
         members.listen(self._on_change)
 
@@ -36,21 +39,19 @@ class Links:
 
     async def start(self) -> None:
         """Greet everybody who is there, before anybody is told that this worker is ready."""
-        await asyncio.gather(*(self._open(member) for member in self._members.others()))
+        others = self._members.others()
+        self._opening.update(member.instance for member in others)
+        await asyncio.gather(*(self._open(member, pause=False) for member in others))
 
     async def run(self) -> None:
         """Open what is missing, for ever."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 for member in self._members.others():
-                    if not self._has(member) and member.name not in self._opening:
+                    if not self._has(member) and member.instance not in self._opening:
+                        self._opening.add(member.instance)
                         tasks.create_task(self._open(member))
-                missing = any(not self._has(member) for member in self._members.others())
-                try:
-                    async with asyncio.timeout(_RETRY_S if missing else None):
-                        await self._changed.wait()
-                except TimeoutError:
-                    pass
+                await self._changed.wait()
                 self._changed.clear()
 
     def close(self) -> None:
@@ -62,8 +63,8 @@ class Links:
         known = self._links.get(member.name)
         return known is not None and known[0] == member.instance and known[1].is_open
 
-    async def _open(self, member: Member) -> None:
-        self._opening.add(member.name)
+    async def _open(self, member: Member, *, pause: bool = True) -> None:
+        """Open a link; where that fails it is tried again after a while, longer each time."""
         try:
             link = await connect(
                 member.address,
@@ -71,17 +72,27 @@ class Links:
                 announcement=self._members.announcement(),
                 lost=lambda: self._on_lost(member),
             )
-        except (OSError, TimeoutError) as error:
-            logger.debug("Worker %s cannot be reached at %s: %s", member.name, member.address, error)
+        except (OSError, TimeoutError, ValueError) as error:  # the last for an address that is none
+            times = self._failed[member.instance] = self._failed.get(member.instance, 0) + 1
+            # At first it may be ending, or beginning.
+            level = logging.WARNING if times == _WORTH_A_WARNING else logging.DEBUG
+            logger.log(level, "Worker %s cannot be reached at %s: %r", member.name, member.address, error)
             if isinstance(error, ConnectionRefusedError | FileNotFoundError):
                 self._members.lose(member.name, member.instance)
+            elif pause:
+                await asyncio.sleep(min(_RETRY_S * 2 ** min(times, 10), _LONGEST_RETRY_S))
         else:
+            known = self._members.find(member.name)
+            if known is not None and known.instance != member.instance:
+                link.close()  # meanwhile another one took its name, and perhaps its place
+                return
             old = self._links.get(member.name)
             self._links[member.name] = (member.instance, link)
+            self._failed.pop(member.instance, None)
             if old is not None:
                 old[1].close()
         finally:
-            self._opening.discard(member.name)
+            self._opening.discard(member.instance)
             self._changed.set()
 
     def _on_lost(self, member: Member) -> None:
@@ -92,6 +103,8 @@ class Links:
 
     def _on_change(self) -> None:
         self._changed.set()
+        instances = {member.instance for member in self._members.others()}
+        self._failed = {it: times for it, times in self._failed.items() if it in instances}
         gone = [name for name in self._links if self._members.find(name) is None]
         for name in gone:
             self._links.pop(name)[1].close()

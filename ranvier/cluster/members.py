@@ -86,6 +86,11 @@ class Members:
         """Give the worker of a name, if it is alive."""
         return self.own if name == self.own.name else self._others.get(name)
 
+    @property
+    def knows_all(self) -> bool:
+        """Whether whoever is alive has had the time to be heard of since the registry is there."""
+        return self._reached_since is not None and time.monotonic() - self._reached_since > LEASE_S
+
     def listen(self, listener: Change) -> None:
         """Have ``listener`` called whenever somebody comes, goes or begins to drain."""
         self._listeners.append(listener)

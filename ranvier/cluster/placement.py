@@ -14,13 +14,14 @@ from hashlib import blake2b
 from typing import Final
 
 from ranvier.cluster.members import Members
-from ranvier.wire.members import Member
+from ranvier.wire.members import BACKGROUND, Member
 
 ROOM: Final = "room"
 USER: Final = "user"
 DESTINATION: Final = "destination"
 PUSHER: Final = "pusher"
 APPSERVICE: Final = "appservice"
+PROCESS: Final = "process"
 
 _ROLES: Final = {
     ROOM: "client",
@@ -28,6 +29,7 @@ _ROLES: Final = {
     DESTINATION: "federation_sender",
     PUSHER: "push",
     APPSERVICE: "appservice",
+    PROCESS: BACKGROUND,
 }
 _MAX_KEPT: Final = 50_000
 

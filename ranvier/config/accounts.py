@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
-from ranvier.config.reader import Section, WrongValueError, texts
-from ranvier.spec.ids import is_room_alias
+from ranvier.config.reader import Section, WrongValueError, text, texts
+from ranvier.spec.ids import domain_of, is_room_alias, is_user_id
+
+AutoJoinPreset = Literal["public_chat", "private_chat", "trusted_private_chat"]
+_PRESETS: Final[Mapping[str, AutoJoinPreset]] = {
+    "public_chat": "public_chat",
+    "private_chat": "private_chat",
+    "trusted_private_chat": "trusted_private_chat",
+}
+
+
+@dataclass(frozen=True)
+class AutoJoinConfig:
+    """Rooms (aliases) that new users are joined to, and how those that are missing are made.
+
+    ``mxid_localpart`` is who makes them and invites to those that need it; without one that is the first who
+    registers, and nobody invites. ``federated`` says whether users of other servers may join.
+    """
+
+    rooms: tuple[str, ...] = ()
+    autocreate: bool = True
+    federated: bool = True
+    preset: AutoJoinPreset = "public_chat"
+    mxid_localpart: str | None = None
+    for_guests: bool = True
+
+
+def _read_auto_join(root: Section, server_name: str) -> AutoJoinConfig:
+    found = AutoJoinConfig(
+        rooms=root.take("auto_join_rooms", _aliases, ()),
+        autocreate=root.boolean("autocreate_auto_join_rooms", True),
+        federated=root.boolean("autocreate_auto_join_rooms_federated", True),
+        preset=_PRESETS[root.choice("autocreate_auto_join_room_preset", tuple(_PRESETS), "public_chat")],
+        mxid_localpart=root.take("auto_join_mxid_localpart", _localpart),
+        for_guests=root.boolean("auto_join_rooms_for_guests", True),
+    )
+    if found.preset != "public_chat" and found.mxid_localpart is None:
+        root.error(
+            "autocreate_auto_join_room_preset",
+            "expected also auto_join_mxid_localpart, who sends the invites",
+        )
+    for alias in found.rooms:
+        if domain_of(alias) != server_name:
+            root.warn(
+                "auto_join_rooms", f"{alias} is on another server, which this one does not talk to: no effect"
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -20,17 +66,12 @@ class RegistrationConfig:
     shared_secret: str | None = field(repr=False)
     allow_guest_access: bool
     inhibit_user_in_use_error: bool
-    auto_join_rooms: tuple[str, ...]
-    autocreate_auto_join_rooms: bool
-    autocreate_auto_join_rooms_federated: bool
-    autocreate_auto_join_room_preset: str
-    auto_join_mxid_localpart: str | None
-    auto_join_rooms_for_guests: bool
+    auto_join: AutoJoinConfig
     enable_set_displayname: bool
     enable_set_avatar_url: bool
 
 
-def read_registration(root: Section) -> RegistrationConfig:
+def read_registration(root: Section, server_name: str) -> RegistrationConfig:
     """Read who may register. Open registration has to be asked for twice, for everybody else's sake."""
     found = RegistrationConfig(
         enabled=root.boolean("enable_registration", False),
@@ -39,16 +80,7 @@ def read_registration(root: Section) -> RegistrationConfig:
         shared_secret=root.secret("registration_shared_secret"),
         allow_guest_access=root.boolean("allow_guest_access", False),
         inhibit_user_in_use_error=root.boolean("inhibit_user_in_use_error", False),
-        auto_join_rooms=root.take("auto_join_rooms", _aliases, ()),
-        autocreate_auto_join_rooms=root.boolean("autocreate_auto_join_rooms", True),
-        autocreate_auto_join_rooms_federated=root.boolean("autocreate_auto_join_rooms_federated", True),
-        autocreate_auto_join_room_preset=root.choice(
-            "autocreate_auto_join_room_preset",
-            ("public_chat", "private_chat", "trusted_private_chat"),
-            "public_chat",
-        ),
-        auto_join_mxid_localpart=root.optional_text("auto_join_mxid_localpart"),
-        auto_join_rooms_for_guests=root.boolean("auto_join_rooms_for_guests", True),
+        auto_join=_read_auto_join(root, server_name),
         enable_set_displayname=root.boolean("enable_set_displayname", True),
         enable_set_avatar_url=root.boolean("enable_set_avatar_url", True),
     )
@@ -57,11 +89,6 @@ def read_registration(root: Section) -> RegistrationConfig:
             "enable_registration",
             "anybody could make accounts, spammers too; expected also registration_requires_token: true, "
             "or, if you do want that, enable_registration_without_verification: true",
-        )
-    if found.autocreate_auto_join_room_preset != "public_chat" and found.auto_join_mxid_localpart is None:
-        root.error(
-            "autocreate_auto_join_room_preset",
-            "expected also auto_join_mxid_localpart, who sends the invites",
         )
     return found
 
@@ -84,7 +111,6 @@ class PasswordConfig:
 
     enabled_for_login: bool
     enabled_for_reauth: bool
-    localdb_enabled: bool
     pepper: str = field(repr=False)
     policy: PasswordPolicy
     argon2_time_cost: int
@@ -96,11 +122,13 @@ def read_passwords(root: Section) -> PasswordConfig:
     """Read ``password_config``."""
     section = root.section("password_config")
     enabled = section.choice("enabled", ("on", "off", "only_for_reauth"), "on")
+    # "Set to false to disable authentication against the local password database": here is no other one.
+    if not section.boolean("localdb_enabled", True):
+        enabled = "off"
     argon2 = section.section("argon2")
     found = PasswordConfig(
         enabled_for_login=enabled == "on",
         enabled_for_reauth=enabled != "off",
-        localdb_enabled=section.boolean("localdb_enabled", True),
         pepper=section.text("pepper"),
         policy=_read_policy(section.section("policy")),
         argon2_time_cost=argon2.integer("time_cost", 2, minimum=1, maximum=100),
@@ -167,6 +195,12 @@ def read_sessions(root: Section) -> SessionConfig:
         if root.has(key) and (lifetime_ms or 0) > (found.session_lifetime_ms or math.inf):
             root.error(key, "expected at most session_lifetime")
     return found
+
+
+def _localpart(value: Any) -> str:
+    if is_user_id(f"@{text(value)}:x"):
+        return text(value)
+    raise WrongValueError("the part of a user ID between @ and the colon")
 
 
 def _aliases(value: Any) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ _TLS_KEYS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _DRIVER_KEYS = dict.fromkeys(
     (
+        "cp_min",
         "keepalives",
         "keepalives_idle",
         "keepalives_interval",
@@ -32,7 +33,6 @@ class DatabaseConfig:
     user: str
     dbname: str
     password: str | None = field(default=None, repr=False)
-    min_connections: int = 5
     max_connections: int = 10
     tls: tuple[tuple[str, str], ...] = ()
 
@@ -66,12 +66,9 @@ def read_database(root: Section) -> DatabaseConfig | None:
         user=args.text("user", "ranvier"),
         dbname=args.optional_text("dbname") or args.text("database", "ranvier"),
         password=args.secret("password"),
-        min_connections=args.integer("cp_min", 5, minimum=1, maximum=1000),
         max_connections=args.integer("cp_max", 10, minimum=2, maximum=1000),
         tls=_read_tls(args),
     )
-    if found.min_connections > found.max_connections:
-        args.error("cp_min", f"expected at most cp_max, which is {found.max_connections}")
     args.ignore(_DRIVER_KEYS, "{}; this has no effect")
     args.finish()
     section.finish()

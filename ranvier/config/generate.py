@@ -25,9 +25,6 @@ server_name: "{server_name}"
 # Where clients reach the server from outside, usually through a reverse proxy with TLS.
 #public_baseurl: "https://matrix.example.org/"
 
-# Tell other servers at /.well-known/matrix/server to come to port 443 of this name.
-#serve_server_wellknown: true
-
 # Where the server answers. Behind a reverse proxy on this machine, set x_forwarded so that it learns the
 # clients' addresses; a UNIX socket has `path` and `mode` in place of `port` and `bind_addresses`.
 listeners:
@@ -68,9 +65,6 @@ registration_shared_secret_path: "{shared_secret}"
 #    enabled: true
 #    minimum_length: 10
 
-# The largest file that a user may upload.
-#max_upload_size: 50M
-
 # Make new private rooms encrypted: all, invite (private ones), or off.
 #encryption_enabled_by_default_for_room_type: invite
 
@@ -88,9 +82,6 @@ registration_shared_secret_path: "{shared_secret}"
 #  contacts:
 #    - role: m.role.admin
 #      matrix_id: "@admin:{server_name}"
-
-# Numbers for Prometheus, at /metrics of a listener with `resources: [{{names: [metrics]}}]`.
-#enable_metrics: true
 
 # DEBUG, INFO, WARNING or ERROR.
 log_level: INFO

@@ -30,7 +30,6 @@ class Listener:
     mode: int = 0o666
     tls: bool = False
     x_forwarded: bool = False
-    tag: str = ""
 
 
 DEFAULT_LISTENER = Listener(
@@ -64,7 +63,6 @@ def _read_listener(section: Section) -> Listener | None:
         mode=section.take("mode", _mode, 0o666),
         tls=section.boolean("tls", False),
         x_forwarded=section.boolean("x_forwarded", path is not None),
-        tag=section.text("tag"),
     )
     if path is not None and (section.has("port") or section.has("bind_addresses") or listener.tls):
         section.error("path", "a listener has either a path or a port with bind_addresses and tls")
@@ -76,7 +74,9 @@ def _read_listener(section: Section) -> Listener | None:
             "console asks nobody who they are: expected a UNIX socket (path) of its own, with nothing else "
             "than metrics and health (administrators with an access token find it at every client listener)",
         )
-    section.ignore({"additional_resources": "", "request_id_header": ""}, "Ranvier has no use for this")
+    section.ignore(
+        {"additional_resources": "", "request_id_header": "", "tag": ""}, "Ranvier has no use for this"
+    )
     section.finish()
     return listener
 

@@ -18,7 +18,7 @@ from ranvier.config.accounts import (
 )
 from ranvier.config.database import DatabaseConfig, RedisConfig, read_database, read_redis
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener, read_listeners
-from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED
+from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED, WITHOUT_EFFECT
 from ranvier.config.problems import Problem, Problems
 from ranvier.config.rate_limits import RateLimit, read_rate_limits
 from ranvier.config.reader import Section, WrongValueError, text, texts
@@ -26,9 +26,11 @@ from ranvier.config.rooms import (
     PresenceConfig,
     ProfileConfig,
     RoomsConfig,
+    UserDirectoryConfig,
     read_presence,
     read_profiles,
     read_rooms,
+    read_user_directory,
 )
 from ranvier.config.server import KeysConfig, ServerConfig, read_keys, read_server
 from ranvier.config.yaml_files import read_files
@@ -67,6 +69,7 @@ class Config:
     rooms: RoomsConfig
     profiles: ProfileConfig
     presence: PresenceConfig
+    user_directory: UserDirectoryConfig
     worker: WorkerConfig
     warnings: tuple[Problem, ...] = ()
 
@@ -85,6 +88,7 @@ def load(paths: Sequence[Path]) -> Config:
     root.ignore(UNNEEDED, "unnecessary: {}; this has no effect")
     unsupported = dict.fromkeys(UNSUPPORTED, "")
     root.ignore(unsupported, "Ranvier does not have this feature; this has no effect", severity="warning")
+    root.ignore(WITHOUT_EFFECT, "{}; this has no effect", severity="warning")
     root.finish()
     problems.raise_errors()
     return replace(config, warnings=problems.sorted())
@@ -99,13 +103,14 @@ def _read(root: Section) -> Config:
         listeners=listeners if root.has("listeners") else (DEFAULT_LISTENER,),
         database=read_database(root),
         redis=read_redis(root),
-        registration=read_registration(root),
+        registration=read_registration(root, server.server_name),
         passwords=read_passwords(root),
         sessions=read_sessions(root),
         rate_limits=read_rate_limits(root),
         rooms=read_rooms(root),
         profiles=read_profiles(root),
         presence=read_presence(root),
+        user_directory=read_user_directory(root),
         worker=WorkerConfig(
             name=root.take("worker_name", _worker_name, "main"),
             listeners=read_listeners(root, "worker_listeners"),

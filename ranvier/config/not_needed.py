@@ -63,6 +63,7 @@ UNNEEDED: Mapping[str, str] = {
     "use_insecure_ssl_client_just_for_testing_do_not_use": "certificates are always checked",
     "user_agent_suffix": "the user agent is fixed",
     "trust_identity_server_for_password_resets": "identity servers are not used for this",
+    "enable_metrics": "numbers are always kept, and a listener with the resource metrics shows them",
 }
 """Pointless by design: accepted, and said to be unnecessary."""
 
@@ -95,8 +96,31 @@ thumbnail_sizes track_appservice_user_ips track_puppeted_user_ips turn_allow_gue
 turn_shared_secret turn_shared_secret_path turn_uris turn_user_lifetime turn_username
 unused_expiration_time url_preview_accept_language url_preview_enabled url_preview_ip_range_blacklist
 url_preview_ip_range_whitelist url_preview_url_blacklist use_appservice_legacy_authorization user_consent
-user_directory user_ips_max_age user_types web_client_location
+user_ips_max_age user_types web_client_location
 """
 
 UNSUPPORTED = frozenset(_FEATURES.split())
 """Known names of features that this version does not have: accepted, with a warning."""
+
+_NO_FEDERATION = "this version does not talk to other servers"
+_NO_MEDIA = "this version keeps no media"
+
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "serve_server_wellknown": _NO_FEDERATION,
+    "old_signing_keys": _NO_FEDERATION,
+    "key_refresh_interval": _NO_FEDERATION,
+    "trusted_key_servers": _NO_FEDERATION,
+    "suppress_key_server_warning": _NO_FEDERATION,
+    "allow_public_rooms_over_federation": _NO_FEDERATION,
+    "allow_profile_lookup_over_federation": _NO_FEDERATION,
+    "admin_contact": "this version refuses nobody for reasons that an administrator is asked about",
+    "max_upload_size": _NO_MEDIA,
+    "rc_media_create": _NO_MEDIA,
+    "rc_third_party_invite": "this version invites nobody by email address or phone number",
+    "rc_3pid_validation": "this version knows no email addresses and phone numbers",
+    "rc_delayed_event_mgmt": "this version has no delayed events",
+    "rc_reports": "this version takes no reports",
+    "redaction_retention_period": "the database keeps events as they were sent, redacted for who reads them",
+    "forgotten_room_retention_period": "rooms that everybody forgot are kept",
+}
+"""Keys whose values are checked, for what this version does not do yet: accepted, with a warning."""

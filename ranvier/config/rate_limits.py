@@ -52,6 +52,9 @@ def read_rate_limits(root: Section) -> Mapping[str, RateLimit]:
         if inner and top not in parents:
             parents[top] = root.section(top)
         limits[name] = _read_limit(parents[top].section(inner) if inner else root.section(top), default)
+    parents["rc_joins"].ignore(
+        {"remote": ""}, "this version joins no rooms of other servers; this has no effect"
+    )
     for section in parents.values():
         section.finish()
     if root.has("rc_admin_redaction"):

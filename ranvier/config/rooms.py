@@ -88,9 +88,7 @@ def read_rooms(root: Section) -> RoomsConfig:
         block_non_admin_invites=root.boolean("block_non_admin_invites", False),
         filter_timeline_limit=root.integer("filter_timeline_limit", 100, minimum=1, maximum=1000),
         redaction_retention_period_ms=root.optional_duration_ms("redaction_retention_period", "7d"),
-        forgotten_room_retention_period_ms=root.optional_duration_ms(
-            "forgotten_room_retention_period", "28d"
-        ),
+        forgotten_room_retention_period_ms=root.optional_duration_ms("forgotten_room_retention_period"),
     )
 
 
@@ -167,5 +165,30 @@ def read_presence(root: Section) -> PresenceConfig:
         section.error("last_active_granularity", "expected this and sync_online_timeout to be longer than 0")
     if found.idle_timeout_ms <= found.last_active_granularity_ms:
         section.error("idle_timeout", "expected more than last_active_granularity")
+    section.finish()
+    return found
+
+
+@dataclass(frozen=True)
+class UserDirectoryConfig:
+    """Whom a search for users finds."""
+
+    enabled: bool
+    search_all_users: bool
+    prefer_local_users: bool
+    exclude_remote_users: bool
+    show_locked_users: bool
+
+
+def read_user_directory(root: Section) -> UserDirectoryConfig:
+    """Read ``user_directory``."""
+    section = root.section("user_directory")
+    found = UserDirectoryConfig(
+        enabled=section.boolean("enabled", True),
+        search_all_users=section.boolean("search_all_users", False),
+        prefer_local_users=section.boolean("prefer_local_users", False),
+        exclude_remote_users=section.boolean("exclude_remote_users", False),
+        show_locked_users=section.boolean("show_locked_users", False),
+    )
     section.finish()
     return found

@@ -53,7 +53,6 @@ class ServerConfig:
     log_level: str
     drain_timeout_ms: int
     tail: TailConfig
-    enable_metrics: bool
     max_upload_size_bytes: int
     tls_certificate_path: Path | None
     tls_private_key_path: Path | None
@@ -73,7 +72,6 @@ def read_server(root: Section) -> ServerConfig:
         log_level=root.choice("log_level", LOG_LEVELS, "INFO"),
         drain_timeout_ms=root.duration_ms("drain_timeout", "30s"),
         tail=_read_tail(root.section("tail")),
-        enable_metrics=root.boolean("enable_metrics", False),
         max_upload_size_bytes=root.size_bytes("max_upload_size", "50M"),
         tls_certificate_path=root.path("tls_certificate_path"),
         tls_private_key_path=root.path("tls_private_key_path"),

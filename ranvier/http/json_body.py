@@ -27,7 +27,7 @@ def parse(body: bytes) -> Any:
     """Parse a body and refuse what cannot be passed on faithfully.
 
     Raises ``M_NOT_JSON`` for what is not JSON in UTF-8 (an empty body too) and ``M_BAD_JSON`` for more than
-    ``MAX_DEPTH`` levels, two equal keys in one object, and numbers outside 64 bits.
+    ``MAX_DEPTH`` levels, two equal keys in one object, numbers outside 64 bits, and the character NUL.
     """
     try:
         value = msgspec.json.decode(body)
@@ -41,6 +41,10 @@ def parse(body: bytes) -> Any:
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
         _check_depth(value)
     _check_keys(body, value)
+    # NOTSPEC: NUL is a character of JSON like any other, but no text of PostgreSQL holds it, and nothing that
+    # people write or programs make for Matrix has it. It can only come escaped, so looking for it is cheap.
+    if b"\\u0000" in body:
+        _check_no_nul(value)
     return value
 
 
@@ -58,6 +62,20 @@ def _check_depth(value: Any) -> None:
         if not level:
             return
     raise bad_json(f"JSON is nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_no_nul(value: Any) -> None:
+    """Look at every text, the keys of objects too."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) is dict:
+            waiting += one.keys()
+            waiting += one.values()
+        elif type(one) is list:
+            waiting += one
+        elif type(one) is str and "\0" in one:
+            raise bad_json("JSON must not hold the character NUL (\\u0000)")
 
 
 def _check_keys(body: bytes, value: Any) -> None:

@@ -131,7 +131,7 @@ class Request:
     def query(self) -> Mapping[str, list[str]]:
         """Give the decoded query: every value of every name, in order.
 
-        Raises ``M_INVALID_PARAM`` for text that is not UTF-8 and for too many fields.
+        Raises ``M_INVALID_PARAM`` for text that is not UTF-8 or holds a NUL, and for too many fields.
         """
         if self._query is None:
             self._query = parse_query(self.query_string)
@@ -251,5 +251,7 @@ def parse_query(query_string: bytes) -> dict[str, list[str]]:
     except ValueError:
         raise invalid_param(f"Query is not UTF-8 or has more than {MAX_QUERY_FIELDS} fields") from None
     for name, value in fields:
+        if "\0" in value:  # no text of PostgreSQL holds it
+            raise invalid_param(f"Query parameter '{name[:100]}' holds the character NUL")
         query.setdefault(name, []).append(value)
     return query

@@ -74,7 +74,7 @@ class Router:
     def find(self, method: str, raw_path: str) -> Match:
         """Find who answers a method and a raw (still percent-encoded) path.
 
-        Raises 404 ``M_UNRECOGNIZED`` for an unknown path, 405 for another method, 400 for bad UTF-8.
+        Raises 404 ``M_UNRECOGNIZED`` for an unknown path, 405 for another method, 400 for bad UTF-8 and NUL.
         Source: client-server API, "Common error codes".
         """
         # Split before decoding: '%2F' inside an identifier belongs to its segment.
@@ -124,11 +124,14 @@ class Router:
 
 def _decode(segments: list[str]) -> list[str]:
     try:
-        return [unquote(segment, errors="strict") if "%" in segment else segment for segment in segments]
+        decoded = [unquote(segment, errors="strict") if "%" in segment else segment for segment in segments]
     except UnicodeDecodeError:
         raise bad_path() from None
+    if any("\0" in segment for segment in decoded):  # no text of PostgreSQL holds it
+        raise bad_path()
+    return decoded
 
 
 def bad_path() -> MatrixError:
-    """Say that the path is not UTF-8 once it is decoded (400 ``M_INVALID_PARAM``)."""
-    return MatrixError("M_INVALID_PARAM", 400, "The path is not valid UTF-8")
+    """Say that the path is not UTF-8 once it is decoded, or holds a NUL (400 ``M_INVALID_PARAM``)."""
+    return MatrixError("M_INVALID_PARAM", 400, "The path is not valid UTF-8, or holds the character NUL")

@@ -11,6 +11,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.storage.access_tokens import AccessTokenStore, ShortLivedTokenStore
 from ranvier.storage.accounts import AccountStore
+from ranvier.storage.auto_joins import AutoJoinStore
 from ranvier.storage.database import Database
 from ranvier.storage.devices import DeviceStore
 from ranvier.storage.registration_tokens import RegistrationTokenStore
@@ -75,11 +76,11 @@ def build_accounts(
     clock: Clock,
     limiter: Limiter,
     depart: Depart,
-    on_registered: tuple[OnRegistered, ...] = (),
+    on_registered: OnRegistered = lambda: None,
 ) -> AccountParts:
     """Build what concerns accounts.
 
-    ``depart`` lets a deactivated user leave all rooms; ``on_registered`` are told of each new account.
+    ``depart`` lets a deactivated user leave all rooms; ``on_registered`` is called for each new account.
     """
     database, appender, tail = core.database, core.appender, core.tail
     account_store = AccountStore(database)
@@ -131,6 +132,7 @@ def build_accounts(
             clock=clock,
             config=config.registration,
             policy=config.passwords.policy,
+            auto_joins=AutoJoinStore(database),
             on_registered=on_registered,
         ),
         registration_tokens=registration_tokens,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import pkgutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ranvier import client_api
@@ -27,10 +28,13 @@ from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.encryption import EncryptionParts, build_encryption
 from ranvier.processes.ephemeral import EphemeralParts, build_ephemeral
 from ranvier.processes.gauges import ProcessGauges
-from ranvier.processes.room_parts import build_rooms
+from ranvier.processes.room_parts import build_auto_join, build_rooms
 from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
+from ranvier.storage.erasure import ErasureStore
+from ranvier.users.erasure import Erasure
+from ranvier.users.returning import ReturningUsers
 
 
 def client_routes() -> list[Route]:
@@ -40,6 +44,16 @@ def client_routes() -> list[Route]:
     return [route for module in modules for route in getattr(module, "ROUTES", ())]
 
 
+@dataclass(frozen=True)
+class Built:
+    """What ``build_application`` makes: ``drain`` is to be called when the process is about to stop."""
+
+    application: Application
+    drain: Callable[[], None]
+    console: ConsoleParts
+    returning_users: ReturningUsers
+
+
 async def build_application(
     config: Config,
     core: Core,
@@ -47,8 +61,8 @@ async def build_application(
     request_log: RequestLog,
     *,
     shared_counts: SharedCounts | None = None,
-) -> tuple[Application, Callable[[], None], ConsoleParts]:
-    """Build the application, what tells it that the process is about to stop, and the console's parts.
+) -> Built:
+    """Build the application and what its process has to do with.
 
     ``shared_counts`` is there where several processes keep the same rate limits.
     """
@@ -58,7 +72,9 @@ async def build_application(
         limiter.check(name, key, core.clock.monotonic())
 
     async def depart(user_id: str, erase: bool) -> None:
+        await erasure.say_farewell(user_id)
         await rooms.membership.leave_all(user_id)
+        await erasure.remove(user_id, erase=erase)
 
     users = build_user_data(core, config)
     rooms = build_rooms(
@@ -68,9 +84,19 @@ async def build_application(
         invites_blocked=users.account_data.invites_blocked,
         limit=limit,
     )
-    accounts = build_accounts(core, config, clock=core.clock, limiter=limiter, depart=depart)
+    new_users = asyncio.Event()
+    accounts = build_accounts(
+        core,
+        config,
+        clock=core.clock,
+        limiter=limiter,
+        depart=depart,
+        on_registered=new_users.set,
+    )
+    auto_join = build_auto_join(core, config, accounts, rooms, new_users)
     encryption = build_encryption(core)
     ephemeral = build_ephemeral(core, config)
+    erasure = Erasure(store=ErasureStore(core.database), set_presence=ephemeral.presence.set)
     sync = build_sync(core, config, rooms=rooms, users=users, encryption=encryption, ephemeral=ephemeral)
     metrics = Metrics()
     parts: dict[str, Any] = {"config": config, "limiter": limiter, "metrics": metrics}
@@ -78,7 +104,7 @@ async def build_application(
     parts |= {"ready": lambda: not sync.notifier.closed}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
-    await ephemeral.presence.start()
+    core.run_always(auto_join.run())
     loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
     console = build_console(
         core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
@@ -103,7 +129,7 @@ async def build_application(
         seen=accounts.last_seen.note,
     )
     core.closing.append(accounts.passwords.close)
-    return application, sync.notifier.close, console
+    return Built(application, sync.notifier.close, console, ephemeral.returning_users)
 
 
 def rates_of(config: Config) -> dict[str, Rate]:
@@ -146,12 +172,14 @@ def _run_always(
     metrics.registry.register(loop_lag)
     core.run_once("expiry", accounts.expiry.run)
     core.run_once("profile changes", users.profile_changes.run)
+    core.run_once("user directory", users.user_directory_upkeep.run)
     for work in (
         accounts.deactivation.run,
         accounts.last_seen.run,
         sync.notifier.run,
         encryption.inboxes.run,
         ephemeral.presence.run,
+        ephemeral.returning_users.run,
         ephemeral.typing_users.run,
         guests.run,
         loop_lag.run,

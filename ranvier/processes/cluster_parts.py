@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import ranvier
+from ranvier.cluster.absences import Absences
 from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import ForwardedHere, Forwarding
 from ranvier.cluster.head_board import HeadBoard
@@ -27,10 +28,9 @@ from ranvier.cluster.registry import RedisRegistry
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener as ListenerConfig
-from ranvier.http.app import Application
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.listeners import UnixAddress, tcp_socket, unix_socket
-from ranvier.processes.console import ConsoleParts
+from ranvier.processes.application import Built
 from ranvier.processes.core import Core
 from ranvier.processes.start_error import StartError
 from ranvier.wire.figures import Figures
@@ -54,6 +54,7 @@ class ClusterParts:
     server: LinkServer
     registry: RedisRegistry
     workers: ClusterWorkers
+    absences: Absences
 
     async def start(self, core: Core) -> None:
         """Announce this worker and greet the others. Raises StartError."""
@@ -67,6 +68,7 @@ class ClusterParts:
         await self.links.start()
         core.run_always(self.members.run())
         core.run_always(self.links.run())
+        core.run_always(self.absences.run())
 
     async def drain(self) -> None:
         """Have nothing placed here any more."""
@@ -94,14 +96,14 @@ def is_for_workers(listener: ListenerConfig) -> bool:
 async def cluster_parts(
     config: Config,
     core: Core,
-    application: Application,
-    console: ConsoleParts,
+    built: Built,
     *,
     redis: RedisConfig,
     folder: Path,
     board: HeadBoard,
 ) -> AsyncIterator[ClusterParts]:
     """Build the parts and listen for other workers, where they are not told of yet."""
+    application, console = built.application, built.console
     secret = config.worker.replication_secret or ""
     sockets = _sockets(config, folder)
     paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
@@ -135,10 +137,18 @@ async def cluster_parts(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
     )
     console.overview.workers = workers
+    absences = Absences(
+        members=members,
+        placement=placement,
+        left_by=built.returning_users.left_by,
+        take_over=built.returning_users.take_over,
+    )
     try:
         for sock in sockets:
             await server.listen(sock)
-        yield ClusterParts(members, placement, links, currency, forwarding, server, registry, workers)
+        yield ClusterParts(
+            members, placement, links, currency, forwarding, server, registry, workers, absences
+        )
     finally:
         registry.close()
         for sock in sockets:

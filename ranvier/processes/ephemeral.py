@@ -9,6 +9,7 @@ from ranvier.processes.core import Core
 from ranvier.storage.presence import PresenceStore
 from ranvier.users.presence import Presence
 from ranvier.users.presence_states import PresenceStates
+from ranvier.users.returning import ReturningUsers
 from ranvier.users.shown_presence import ShownPresence
 from ranvier.users.typing import TypingUsers
 
@@ -20,12 +21,13 @@ class EphemeralParts:
     presence: Presence
     presence_states: PresenceStates
     presence_store: PresenceStore
+    returning_users: ReturningUsers
     shown_presence: ShownPresence
     typing_users: TypingUsers
 
 
 def build_ephemeral(core: Core, config: Config) -> EphemeralParts:
-    """Build presence and typing. ``presence.start`` is to be awaited first, both ``run`` always."""
+    """Build presence and typing. ``run`` of each is to run always."""
     states = PresenceStates(bus=core.bus)
     store = PresenceStore(core.database)
     return EphemeralParts(
@@ -39,6 +41,13 @@ def build_ephemeral(core: Core, config: Config) -> EphemeralParts:
         ),
         presence_states=states,
         presence_store=store,
+        returning_users=ReturningUsers(
+            config=config.presence,
+            states=states,
+            store=store,
+            clock=core.clock,
+            process=config.worker.name,
+        ),
         shown_presence=ShownPresence(
             config=config.presence,
             states=states,

@@ -43,6 +43,9 @@ async def _register(config: Config, data_dir: Path, name: str, password: str, ad
             password_hash=await passwords.hash(password),
             created_ts=SystemClock().now_ms(),
             is_admin=admin,
+            display_name=localpart,
+            # The server does it, when it looks for such users or starts.
+            auto_join=bool(config.registration.auto_join.rooms),
         )
     finally:
         passwords.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from ranvier.config import Config
+from ranvier.processes.accounts import AccountParts
 from ranvier.processes.core import Core
 from ranvier.rooms.access import RoomAccess
 from ranvier.rooms.actor import InvitesBlocked, Limit, ProfileOf
@@ -23,10 +25,12 @@ from ranvier.rooms.transactions import Transactions
 from ranvier.rooms.upgrade import RoomUpgrades
 from ranvier.rooms.visibility import Visibility
 from ranvier.storage.aliases import AliasStore
+from ranvier.storage.auto_joins import AutoJoinStore
 from ranvier.storage.forgotten_rooms import ForgottenRoomStore
 from ranvier.storage.relations import RelationStore
 from ranvier.storage.room_directory import RoomDirectoryStore
 from ranvier.sync.state_at import StateAt
+from ranvier.users.auto_join import AutoJoin
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,24 @@ def build_rooms(
         state_at=state_at,
         timeline=Timeline(events=core.events, tail=core.tail, relations=relation_store),
         visibility=visibility,
+    )
+
+
+def build_auto_join(
+    core: Core, config: Config, accounts: AccountParts, rooms: RoomParts, new_users: asyncio.Event
+) -> AutoJoin:
+    """Build what joins new users to rooms. ``run`` is to run always."""
+    return AutoJoin(
+        config=config.registration.auto_join,
+        server_name=config.server.server_name,
+        store=AutoJoinStore(core.database),
+        accounts=accounts.accounts,
+        rooms=core.rooms,
+        aliases=rooms.aliases,
+        membership=rooms.membership,
+        room_creator=rooms.room_creator,
+        clock=core.clock,
+        new_users=new_users,
     )
 
 

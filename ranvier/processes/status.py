@@ -14,7 +14,7 @@ from ranvier.cluster.members import RegistryLostError
 from ranvier.cluster.registry import RedisRegistry
 from ranvier.config import Config
 from ranvier.processes.cluster_parts import key_prefix
-from ranvier.processes.surroundings import find_surroundings
+from ranvier.processes.surroundings import find_redis, find_surroundings
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
 from ranvier.storage.database import Database
@@ -55,7 +55,7 @@ def read_status(config: Config, data_dir: Path) -> Status:
 async def look(config: Config, data_dir: Path) -> Status:
     """Look at the cluster once. Raises StartError where it is not known where to look."""
     around = find_surroundings(config, data_dir)
-    registry = RedisRegistry(around.redis, prefix=key_prefix(config))
+    registry = RedisRegistry(find_redis(config, data_dir), prefix=key_prefix(config))
     database = Database({"dsn": around.dsn}, size=1)
     error: str | None = None
     members: list[Member] = []

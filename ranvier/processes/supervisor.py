@@ -21,13 +21,14 @@ from ranvier.processes import front_protocol, service_manager
 from ranvier.processes.cluster_parts import is_for_workers
 from ranvier.processes.front import Front, FrontListener
 from ranvier.processes.front_protocol import Plan
+from ranvier.processes.listeners import addresses_of
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import SETTINGS
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.redis import EmbeddedRedis
-from ranvier.processes.server import Supervise, addresses_of, database_dsn
+from ranvier.processes.server import Supervise, database_dsn
 from ranvier.processes.start_error import StartError
-from ranvier.processes.surroundings import tell_surroundings
+from ranvier.processes.surroundings import telling_surroundings
 from ranvier.storage.database import Database
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,7 @@ async def running_workers(
             await prepare_database(database, config)  # once, and not by each worker
         finally:
             await database.close()
-        told = tell_surroundings(data_dir, dsn, redis)
-        stack.callback(told.unlink, missing_ok=True)
+        stack.enter_context(telling_surroundings(data_dir, dsn, redis))
         front = Front([_front_listener(config, index) for index in range(len(config.listeners))])
         front.open()
         try:
@@ -216,9 +216,11 @@ class Workers:
             self._signal(names[-1], signal.SIGTERM)
 
     def reload(self) -> None:
-        """Have each worker read the configuration again."""
+        """Have each worker read the configuration again; each says by itself what is wrong with it."""
+        service_manager.reloading()
         for name in self._processes:
             self._signal(name, signal.SIGHUP)
+        service_manager.ready(f"{len(self._processes)} workers serve")
 
     async def wait_ready(self) -> None:
         """Wait until every worker takes connections. Until then, one that ends takes all others with it."""

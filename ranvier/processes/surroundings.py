@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,24 +22,34 @@ _CONNECTIONS_BESIDE: Final = 5
 
 
 class _Told(msgspec.Struct):
-    """What a running `ranvier up --workers` tells: where its PostgreSQL and Redis are."""
+    """What a running `ranvier up` tells: where its PostgreSQL and Redis are."""
 
     dsn: str
     redis: dict[str, Any]
 
 
-def tell_surroundings(data_dir: Path, dsn: str, redis: RedisConfig) -> Path:
-    """Leave word for workers that are started beside this process; only its user can read it."""
+@contextmanager
+def telling_surroundings(data_dir: Path, dsn: str, redis: RedisConfig | None) -> Iterator[None]:
+    """Leave word for workers that are started beside this process; only its user can read it.
+
+    Where there is no Redis nobody can be beside it, and nothing is told.
+    """
     path = run_folder(data_dir) / _NAME
     path.unlink(missing_ok=True)
+    if redis is None:
+        yield
+        return
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
         file.write(msgspec.json.encode(_Told(dsn, redis_fields(redis))))
-    return path
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def find_redis(config: Config, data_dir: Path) -> RedisConfig:
-    """Give the configured Redis, or that of the running `ranvier up --workers`. Raises StartError."""
+    """Give the configured Redis, or that of the running `ranvier up`. Raises StartError."""
     if config.redis is not None:
         return config.redis
     told = _told(data_dir)
@@ -50,15 +62,15 @@ def find_redis(config: Config, data_dir: Path) -> RedisConfig:
 
 
 def find_surroundings(config: Config, data_dir: Path) -> Surroundings:
-    """Find what a worker needs. Raises StartError."""
+    """Find what a worker of several needs. Raises StartError."""
     redis = find_redis(config, data_dir)
     if config.database is not None:
         return Surroundings(config.database.dsn(), redis, config.database.max_connections)
     told = _told(data_dir)
     if told is None:
         raise StartError(
-            "there is no PostgreSQL: set `database` in the configuration, or start `ranvier up --workers N` "
-            "with the same data folder first"
+            "there is no PostgreSQL: set `database` in the configuration, or start `ranvier up` with "
+            "the same data folder first"
         )
     return Surroundings(told.dsn, redis, _CONNECTIONS_BESIDE)
 

@@ -8,10 +8,15 @@ from ranvier.config import Config
 from ranvier.processes.core import Core
 from ranvier.processes.encryption import EncryptionParts
 from ranvier.processes.ephemeral import EphemeralParts
+from ranvier.processes.old_sync import build_event_stream, build_initial_sync
 from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
+from ranvier.rooms.erased_users import ErasedUsers
+from ranvier.storage.erasure import ErasureStore
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
+from ranvier.sync.event_stream import EventStream
+from ranvier.sync.initial_sync import InitialSync
 from ranvier.sync.long_polls import LongPolls
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.plain import PlainNews
@@ -33,6 +38,8 @@ class SyncParts:
 
     assembler: SyncAssembler
     long_polls: LongPolls
+    event_stream: EventStream
+    initial_syncs: InitialSync
     notifier: Notifier
     renderer: Renderer
 
@@ -53,6 +60,7 @@ def build_sync(
         visibility=rooms.visibility,
         memberships=core.memberships,
         relations=rooms.relations,
+        erased=ErasedUsers(store=ErasureStore(core.database), tail=core.tail),
         clock=core.clock,
     )
     unread = UnreadSection(unread=users.unread)
@@ -111,7 +119,18 @@ def build_sync(
         presence=ephemeral.presence,
         plain=plain,
     )
-    return SyncParts(assembler=assembler, long_polls=long_polls, notifier=notifier, renderer=renderer)
+    return SyncParts(
+        assembler=assembler,
+        event_stream=build_event_stream(
+            core, config, notifier, renderer, rooms=rooms, users=users, ephemeral=ephemeral
+        ),
+        initial_syncs=build_initial_sync(
+            core, config, renderer, rooms=rooms, users=users, ephemeral=ephemeral
+        ),
+        long_polls=long_polls,
+        notifier=notifier,
+        renderer=renderer,
+    )
 
 
 def _user_sections(

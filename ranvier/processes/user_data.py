@@ -12,6 +12,7 @@ from ranvier.storage.profiles import ProfileStore
 from ranvier.storage.push_rules import PushRuleStore
 from ranvier.storage.receipts import ReceiptStore
 from ranvier.storage.unread import UnreadStore
+from ranvier.storage.user_directory import UserDirectoryStore
 from ranvier.users.account_data import AccountData, IgnoredUsers
 from ranvier.users.filters import Filters
 from ranvier.users.notes import RoomNotes
@@ -22,6 +23,8 @@ from ranvier.users.push_rules import PushRules
 from ranvier.users.receipts import Receipts
 from ranvier.users.tags import Tags
 from ranvier.users.unread import Unread
+from ranvier.users.user_directory import UserDirectory
+from ranvier.users.user_directory_upkeep import UserDirectoryUpkeep
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,15 @@ class UserParts:
     receipts: Receipts
     tags: Tags
     unread: Unread
+    user_directory: UserDirectory
+    user_directory_upkeep: UserDirectoryUpkeep
 
 
 def build_user_data(core: Core, config: Config) -> UserParts:
-    """Build what concerns the data of users. ``profile_changes.run`` is to run always."""
+    """Build what concerns the data of users.
+
+    ``profile_changes.run`` and ``user_directory_upkeep.run`` are to run always, in one process at a time.
+    """
     database, appender, tail = core.database, core.appender, core.tail
     account_data_store = AccountDataStore(database)
     account_data = AccountData(store=account_data_store, appender=appender, tail=tail)
@@ -65,11 +73,12 @@ def build_user_data(core: Core, config: Config) -> UserParts:
     ignored_users = IgnoredUsers(store=account_data_store, tail=tail)
     push_rules = PushRules(store=PushRuleStore(database), appender=appender, tail=tail)
     unread_store = UnreadStore(database)
+    directory_store = UserDirectoryStore(database)
     notes = RoomNotes(tail=tail, events=core.events)
     return UserParts(
         account_data=account_data,
         account_data_store=account_data_store,
-        filters=Filters(store=FilterStore(database)),
+        filters=Filters(store=FilterStore(database), timeline_limit=config.rooms.filter_timeline_limit),
         ignored_users=ignored_users,
         notifications=Notifications(
             store=unread_store,
@@ -106,4 +115,11 @@ def build_user_data(core: Core, config: Config) -> UserParts:
             ignored=ignored_users,
             tail=tail,
         ),
+        user_directory=UserDirectory(
+            store=directory_store,
+            memberships=core.memberships,
+            config=config.user_directory,
+            server_name=config.server.server_name,
+        ),
+        user_directory_upkeep=UserDirectoryUpkeep(store=directory_store, tail=tail),
     )

@@ -1,141 +1,63 @@
-"""One worker of several: what ``ranvier worker`` runs, and what ``ranvier up --workers`` runs many of."""
+"""One worker: what ``ranvier up`` and ``ranvier worker`` run, and ``ranvier up --workers`` runs many of.
+
+Without a Redis it is the whole server, and its bus is a function call.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-
-import uvloop
 
 from ranvier.cluster.head_board import HeadBoard
 from ranvier.cluster.leases import Leases
 from ranvier.cluster.rate_limits import SharedCounts
-from ranvier.config import Config, ConfigError
+from ranvier.config import Config
 from ranvier.config.database import RedisConfig
 from ranvier.http.app import Application
 from ranvier.http.listeners import Listener
 from ranvier.http.request_log import LOGGER_NAME, RequestLog
+from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.log.redis_bus import RedisBus
-from ranvier.processes import front_protocol, service_manager
-from ranvier.processes.application import build_application, rates_of
+from ranvier.processes.application import Built, build_application, rates_of
 from ranvier.processes.cluster_parts import ClusterParts, cluster_parts, is_for_workers, key_prefix
 from ranvier.processes.console import private_listener
-from ranvier.processes.core import start_core
+from ranvier.processes.core import Core, start_core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.front_end import FrontEnd
-from ranvier.processes.front_protocol import Plan
 from ranvier.processes.garbage import collect_garbage
-from ranvier.processes.logs import LogOutput, set_up_logging
+from ranvier.processes.identity import identity_of
+from ranvier.processes.listeners import http_listener, tls_files
+from ranvier.processes.logs import LogOutput
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.run_folder import run_folder
-from ranvier.processes.server import http_listener, identity_of
 from ranvier.processes.start_error import StartError
 from ranvier.storage.database import Database
+from ranvier.wire.members import BACKGROUND
 
 logger = logging.getLogger(__name__)
 
 _FAILED_GRACE_S = 1.0
-_PLAN_TIMEOUT_S = 10.0
-
-Reload = Callable[[], Config]
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a worker finds: PostgreSQL, Redis, perhaps a front that brings connections."""
+    """What a worker finds: PostgreSQL; Redis, or it is alone; perhaps a front that brings connections.
+
+    ``supervise`` keeps running what this process started for itself.
+    """
 
     dsn: str
-    redis: RedisConfig
+    redis: RedisConfig | None
     database_size: int
     front: socket.socket | None = None
-
-
-def run_worker(config: Config, *, data_dir: Path, reload: Reload, around: Surroundings) -> None:
-    """Run one worker until SIGTERM or SIGINT, then drain and stop.
-
-    ``reload`` reads the configuration again, at SIGHUP. Raises ``StartError`` and what the parts raise.
-    """
-    output = set_up_logging(config.server.log_level, config.worker.name)
-    uvloop.run(_main(config, data_dir, reload, around, output))
-
-
-def receive_plan(front: socket.socket) -> Plan:
-    """Wait for what the parent has planned for this worker. Raises StartError when there is no parent."""
-    front.settimeout(_PLAN_TIMEOUT_S)
-    try:
-        message, _ = front_protocol.receive(front)
-    except TimeoutError:
-        message = None
-    if not isinstance(message, Plan):
-        raise StartError("--front-fd is for workers that `ranvier up` starts")
-    front.setblocking(False)
-    return message
-
-
-async def _main(
-    config: Config, data_dir: Path, reload: Reload, around: Surroundings, output: LogOutput
-) -> None:
-    stop, reread = asyncio.Event(), asyncio.Event()
-    starting = True
-    main = asyncio.current_task()
-    assert main is not None
-
-    def on_stop() -> None:
-        if starting and not stop.is_set():
-            main.cancel()
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, on_stop)
-    loop.add_signal_handler(signal.SIGHUP, reread.set)
-    try:
-        async with output.gathering(), running_worker(config, data_dir, around, output, on_stop) as worker:
-            starting = False
-            service_manager.ready(f"Worker {config.worker.name} serves")
-            logger.info("Ready")
-            await _until_stopped(worker, reload, stop, reread)
-            service_manager.stopping()
-            logger.info("Draining")
-    except asyncio.CancelledError:
-        if not stop.is_set():
-            raise
-        logger.info("Stopped before it was ready")
-
-
-async def _until_stopped(
-    worker: RunningWorker, reload: Reload, stop: asyncio.Event, reread: asyncio.Event
-) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        beating = tasks.create_task(service_manager.watchdog())
-        reloading = tasks.create_task(_reload_when_asked(worker, reload, reread))
-        await stop.wait()
-        beating.cancel()
-        reloading.cancel()
-
-
-async def _reload_when_asked(worker: RunningWorker, reload: Reload, reread: asyncio.Event) -> None:
-    while True:
-        await reread.wait()
-        reread.clear()
-        service_manager.reloading()
-        try:
-            worker.apply(await asyncio.to_thread(reload))
-            logger.info("Read the configuration again")
-        except ConfigError as error:
-            for problem in error.problems:
-                logger.error("%s", problem)
-            logger.error("The new configuration is not good; the old one stays")
-        except OSError as error:
-            logger.error("The new configuration cannot be used: %s; the old one stays", error)
-        service_manager.ready(f"Worker {worker.config.worker.name} serves")
+    supervise: Callable[[], Coroutine[None, None, None]] | None = None
 
 
 @dataclass
@@ -144,21 +66,52 @@ class RunningWorker:
 
     config: Config
     application: Application
-    cluster: ClusterParts
+    cluster: ClusterParts | None
+    leases: Leases | None
     listeners: list[Listener]
+
+    @property
+    def description(self) -> str:
+        """Say what runs, for the service manager."""
+        return f"Worker {self.config.worker.name} serves"
 
     def apply(self, config: Config) -> None:
         """Take over what can change: log level, rate limits, roles, certificates.
 
-        Raises ``OSError`` for a certificate that cannot be used.
+        Raises ``OSError`` for a certificate that cannot be used, ``StartError`` for what no server can
+        change; then all is as it was.
         """
+        before = self.config
+        if config.server.server_name != before.server.server_name:
+            raise StartError(f"this server is {before.server.server_name}, and that cannot be changed")
+        if any(listener.tls for listener in (*before.listeners, *before.worker.listeners)):
+            # Looked at before: a context that took half of a pair would answer nobody any more.
+            files = tls_files(before)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.private_key)
         for listener in self.listeners:
             listener.reload_certificate()
         logging.getLogger().setLevel(config.server.log_level)
         self.application.limiter.change_rates(rates_of(config))
-        if config.worker.roles != self.config.worker.roles:
+        if self.cluster is not None and config.worker.roles != before.worker.roles:
             self.cluster.members.set_roles(config.worker.roles)
-        self.config = config
+        if self.leases is not None:
+            self.leases.willing = BACKGROUND in config.worker.roles
+        changed = _taken_over(before, config)
+        names = [it.name for it in fields(config)]
+        if later := [name for name in names if getattr(changed, name) != getattr(config, name)]:
+            logger.warning("What else changed takes effect after a restart (%s)", ", ".join(later))
+        self.config = changed
+
+
+def _taken_over(before: Config, config: Config) -> Config:
+    """Give the configuration that a worker goes by once it has taken over what can change."""
+    return replace(
+        before,
+        server=replace(before.server, log_level=config.server.log_level),
+        rate_limits=config.rate_limits,
+        worker=replace(before.worker, roles=config.worker.roles),
+        warnings=config.warnings,
+    )
 
 
 @asynccontextmanager
@@ -169,56 +122,128 @@ async def running_worker(
     request_log = RequestLog(output.line_writer(LOGGER_NAME))
     times = DatabaseTimes()
     folder = run_folder(data_dir)
-    board = HeadBoard(folder)
     database = Database({"dsn": around.dsn}, size=around.database_size, spent=times.add)
     try:
         await prepare_database(database, config)
-        async with asyncio.TaskGroup() as tasks:
-            bus = RedisBus(around.redis, prefix=key_prefix(config), clock=SystemClock())
-            core = await start_core(
-                database,
-                bus=bus,
-                clock=SystemClock(),
-                identity=identity_of(config),
-                tasks=tasks,
-                tail_config=config.server.tail,
-                committed=board.note,
-                leases=Leases(database=database, holder=config.worker.name, clock=SystemClock()),
-            )
-            board.begin(core.tail.pos)
-            application, drain, console = await build_application(
-                config, core, times, request_log, shared_counts=SharedCounts(bus)
-            )
-            await bus.start()
-            core.run_always(bus.run())
-            async with cluster_parts(
-                config, core, application, console, redis=around.redis, folder=folder, board=board
-            ) as cluster:
-                listeners = await _listeners(config, application, around.front, folder)
-                await cluster.start(core)
-                front = None
-                if around.front is not None:
-                    front = FrontEnd(around.front, listeners, tasks, on_orphaned)
-                    front.start()
-                    cluster.workers.when_drained(front.drain)
-                core.run_always(collect_garbage())
-                grace_s = config.server.drain_timeout_ms / 1000
-                try:
-                    yield RunningWorker(config, application, cluster, listeners)
-                except asyncio.CancelledError:
-                    grace_s = min(grace_s, _FAILED_GRACE_S)
-                    raise
-                finally:
-                    if front is not None:
-                        front.drain()
-                    await cluster.drain()
-                    drain()
-                    await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
-                    await cluster.stop(grace_s)
-                    core.stop()
+        with _shared_board(folder, around.redis) as board:
+            async with asyncio.TaskGroup() as tasks:
+                bus = _bus(config, around.redis)
+                core = await _core(config, database, bus, tasks, board)
+                shared_counts = SharedCounts(bus) if isinstance(bus, RedisBus) else None
+                built = await build_application(config, core, times, request_log, shared_counts=shared_counts)
+                if isinstance(bus, RedisBus):
+                    await bus.start()
+                    core.run_always(bus.run())
+                await built.returning_users.resume()
+                async with (
+                    _cluster(config, core, built, around.redis, folder, board) as cluster,
+                    _serving(config, core, built, cluster, around, folder, on_orphaned) as worker,
+                ):
+                    yield worker
     finally:
         await database.close()
+
+
+@contextmanager
+def _shared_board(folder: Path, redis: RedisConfig | None) -> Iterator[HeadBoard | None]:
+    if redis is None:
+        yield None
+        return
+    board = HeadBoard(folder)
+    try:
+        yield board
+    finally:
         board.close()
+
+
+def _bus(config: Config, redis: RedisConfig | None) -> LocalBus | RedisBus:
+    if redis is None:
+        return LocalBus()
+    return RedisBus(redis, prefix=key_prefix(config), clock=SystemClock())
+
+
+async def _core(
+    config: Config,
+    database: Database,
+    bus: LocalBus | RedisBus,
+    tasks: asyncio.TaskGroup,
+    board: HeadBoard | None,
+) -> Core:
+    clock = SystemClock()
+    core = await start_core(
+        database,
+        bus=bus,
+        clock=clock,
+        identity=identity_of(config),
+        tasks=tasks,
+        tail_config=config.server.tail,
+        committed=board.note if board is not None else None,
+        leases=_leases(config, database) if board is not None else None,
+    )
+    if board is not None:
+        board.begin(core.tail.pos)
+    return core
+
+
+def _leases(config: Config, database: Database) -> Leases:
+    willing = BACKGROUND in config.worker.roles
+    return Leases(database=database, holder=config.worker.name, clock=SystemClock(), willing=willing)
+
+
+@asynccontextmanager
+async def _cluster(
+    config: Config, core: Core, built: Built, redis: RedisConfig | None, folder: Path, board: HeadBoard | None
+) -> AsyncIterator[ClusterParts | None]:
+    if redis is None or board is None:
+        # Nobody is beside this process, so all that others left behind is its own.
+        for name in await built.returning_users.left_by():
+            await built.returning_users.take_over(name)
+        yield None
+        return
+    async with cluster_parts(config, core, built, redis=redis, folder=folder, board=board) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def _serving(
+    config: Config,
+    core: Core,
+    built: Built,
+    cluster: ClusterParts | None,
+    around: Surroundings,
+    folder: Path,
+    on_orphaned: Callable[[], None],
+) -> AsyncIterator[RunningWorker]:
+    application = built.application
+    listeners = await _listeners(config, application, around.front, folder)
+    if cluster is not None:
+        await cluster.start(core)
+    front = None
+    if around.front is not None:
+        front = FrontEnd(around.front, listeners, core.tasks, on_orphaned)
+        front.start()
+        if cluster is not None:
+            cluster.workers.when_drained(front.drain)
+    core.run_always(collect_garbage())
+    if around.supervise is not None:
+        core.run_always(around.supervise())
+    grace_s = config.server.drain_timeout_ms / 1000
+    try:
+        yield RunningWorker(config, application, cluster, core.leases, listeners)
+    except asyncio.CancelledError:
+        # A part failed, and all others were stopped with it: who waits for them would wait in vain.
+        grace_s = min(grace_s, _FAILED_GRACE_S)
+        raise
+    finally:
+        if front is not None:
+            front.drain()
+        if cluster is not None:
+            await cluster.drain()
+        built.drain()
+        await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
+        if cluster is not None:
+            await cluster.stop(grace_s)
+        core.stop()
 
 
 async def _listeners(

@@ -69,7 +69,7 @@ class RoomAccess:
 
         A room that is not known is refused like one that the user is not in. Raises 403 ``M_FORBIDDEN``.
         """
-        room = None if "\x00" in room_id else await self._rooms.find(room_id)
+        room = await self._rooms.find(room_id)
         if room is None:
             raise forbidden("You are not in that room")
         user_id = actor.user_id
@@ -100,7 +100,7 @@ class RoomAccess:
                 raise
             raise _no_event() from None
         row = self._tail.event(event_id)
-        if row is None and "\x00" not in event_id:
+        if row is None:
             row = (await self._events.by_ids([event_id])).get(event_id)
         if row is None or row.room_id != room_id or not self._sees(view, row):
             raise _no_event()

@@ -144,11 +144,11 @@ def _storable(text: str | None) -> str | None:
 def _search(term: str | None, room_types: Sequence[str | None] | None) -> Search:
     pattern = None
     if term:
-        escaped = term.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("\0", "")
+        escaped = term.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         pattern = f"%{escaped}%"
     if room_types is None:
         return Search(pattern)
-    named = [_storable(room_type) or "" for room_type in room_types if room_type is not None]
+    named = [room_type for room_type in room_types if room_type is not None]
     return Search(pattern, named, None in room_types)
 
 

@@ -132,7 +132,8 @@ class Membership:
     async def leave_all(self, user_id: str) -> None:
         """Let a user leave every room, and reject every invitation and knock (for a deactivated account).
 
-        A room that can not be left is logged and does not keep the others.
+        A room that can not be left is logged and does not keep the others. Raises 429 and 503 where trying
+        again later may help, when all others are left.
         """
         rooms = [
             m.room_id
@@ -140,6 +141,7 @@ class Membership:
             if m.membership in ("join", "invite", "knock")
         ]
         slots = asyncio.Semaphore(_LEAVING_AT_ONCE)
+        later: list[MatrixError] = []
 
         async def leave(room_id: str) -> None:
             async with slots:
@@ -149,10 +151,14 @@ class Membership:
                     )
                 except MatrixError as error:
                     logger.warning("%s could not leave %s: %s", user_id, room_id, error)
+                    if error.status in (429, 503):
+                        later.append(error)
 
         async with asyncio.TaskGroup() as tasks:
             for room_id in rooms:
                 tasks.create_task(leave(room_id))
+        if later:
+            raise later[0]
 
     async def check_invite(self, actor: Actor, target: str, room_id: str | None = None) -> None:
         """Check what is not a matter of the room: may ``actor`` invite ``target`` at all?

@@ -55,7 +55,7 @@ class Redactor:
         an event that is not in the room, 403 ``M_FORBIDDEN``, 429 ``M_LIMIT_EXCEEDED``.
         """
         target = self._tail.event(event_id)
-        if target is None and "\x00" not in event_id:
+        if target is None:
             target = (await self._events.by_ids([event_id])).get(event_id)
         if target is None or target.room_id != room_id:
             raise not_found("That event is not in this room")

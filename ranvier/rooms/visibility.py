@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Final, NamedTuple
 
 from ranvier.log.tail import Tail
@@ -15,6 +16,7 @@ from ranvier.storage.rooms import RoomStore, SightChange
 from ranvier.wire.log_rows import EventRow, Row
 
 HISTORY_VISIBILITY: Final = "m.room.history_visibility"
+_SHARED: Final[HistoryVisibility] = "shared"
 FIRST: Final = -(2**62)
 LAST: Final = 2**62
 
@@ -35,14 +37,20 @@ class Sight:
     It stays true as the log goes on, until the user's membership or the history visibility changes.
     """
 
-    __slots__ = ("_firsts", "_memberships", "_positions", "everything", "spans")
+    __slots__ = ("_firsts", "_memberships", "_positions", "_visibilities", "everything", "spans")
 
-    def __init__(self, spans: Sequence[Span], memberships: Sequence[tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        spans: Sequence[Span],
+        memberships: Sequence[tuple[int, str]],
+        visibilities: Sequence[tuple[int, HistoryVisibility]],
+    ) -> None:
         self.spans = tuple(spans)
         self.everything = self.spans == EVERYTHING
         self._firsts = [span.first for span in self.spans]
         self._positions = [pos for pos, _ in memberships]
         self._memberships = ["leave", *(membership for _, membership in memberships)]
+        self._visibilities = tuple(visibilities)
 
     def sees(self, pos: int) -> bool:
         """Tell whether the user may see the event at a position."""
@@ -60,6 +68,35 @@ class Sight:
     def membership_before(self, pos: int) -> str:
         """Give what the user was just before the event at ``pos``."""
         return self._memberships[bisect_left(self._positions, pos)]
+
+    def saw(self, pos: int, by: int, *, is_state: bool = False) -> bool:
+        """Tell whether the user, as a member, had visibility of the event at ``pos`` before position ``by``.
+
+        Who may look into a world-readable room without being a member does not count as having seen it. State
+        was shown to whoever joined later, whatever the history visibility.
+        """
+        joined_later = self._joined_between(pos, by)
+        memberships = (self.membership_before(pos), self.membership_at(pos))
+        visibilities = (_SHARED,) if is_state else self._visibilities_around(pos)
+        return any(
+            may_see(_SHARED if visibility == "world_readable" else visibility, m, joined_later=joined_later)
+            for visibility, m in product(visibilities, memberships)
+        )
+
+    def _joined_between(self, after: int, upto: int) -> bool:
+        """Tell whether the user joined, or went on being joined, at a position in ``(after, upto]``."""
+        first, last = bisect_right(self._positions, after), bisect_right(self._positions, upto)
+        return "join" in self._memberships[first + 1 : last + 1]
+
+    def _visibilities_around(self, pos: int) -> tuple[HistoryVisibility, HistoryVisibility]:
+        """Give the history visibility before and after the event at ``pos``."""
+        known = self._visibilities
+        if pos < 0 and known:
+            return known[0][1], known[0][1]
+        before = bisect_left(known, pos, key=_position) - 1
+        after = bisect_right(known, pos, key=_position) - 1
+        unset = visibility_of(None)
+        return known[before][1] if before >= 0 else unset, known[after][1] if after >= 0 else unset
 
     @property
     def left_at(self) -> int | None:
@@ -79,13 +116,14 @@ def sight_of(changes: Sequence[SightChange]) -> Sight:
     visibility that is known.
     """
     last_join = max((c.pos for c in changes if c.type == MEMBER and c.value == "join"), default=FIRST)
-    values = (c.value for c in changes if c.type == HISTORY_VISIBILITY)
+    visibilities = [(c.pos, _visibility(c.value)) for c in changes if c.type == HISTORY_VISIBILITY]
     visible: list[Span] = []
     memberships: list[tuple[int, str]] = []
     membership: str | None = None
     visibility = visibility_of(None)
     start = 0
-    if may_see(_visibility(next(values, None)), None, joined_later=last_join >= 0):
+    first_visibility = visibilities[0][1] if visibilities else visibility
+    if may_see(first_visibility, None, joined_later=last_join >= 0):
         visible.append(Span(FIRST, -1))
     for change in changes:
         if change.pos > start and may_see(visibility, membership, joined_later=last_join >= change.pos):
@@ -107,7 +145,11 @@ def sight_of(changes: Sequence[SightChange]) -> Sight:
         start = change.pos + 1
     if may_see(visibility, membership, joined_later=False):
         visible.append(Span(start, LAST))
-    return Sight(_merged(visible), memberships)
+    return Sight(_merged(visible), memberships, visibilities)
+
+
+def _position(change: tuple[int, HistoryVisibility]) -> int:
+    return change[0]
 
 
 def _visibility(value: str | None) -> HistoryVisibility:

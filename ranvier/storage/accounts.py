@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import msgspec
+import orjson
 
 from ranvier.storage.database import Connection, Database
 
@@ -19,9 +20,17 @@ _TAKEN = "SELECT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))"
 _EXIST = "SELECT user_id FROM accounts WHERE user_id = ANY ($1)"
 _GUESTS = "SELECT user_id FROM accounts WHERE is_guest AND user_id = ANY ($1)"
 _CREATE = """
-INSERT INTO accounts (user_id, password_hash, created_ts, is_guest, is_admin, appservice_id)
-SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))
-ON CONFLICT DO NOTHING RETURNING true
+WITH made AS (
+    INSERT INTO accounts (user_id, password_hash, created_ts, is_guest, is_admin, appservice_id)
+    SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))
+    ON CONFLICT DO NOTHING RETURNING user_id
+), profile AS (
+    INSERT INTO profiles (user_id, document, pos) SELECT user_id, $7, 0 FROM made WHERE $7::bytea IS NOT NULL
+    ON CONFLICT DO NOTHING
+), auto_join AS (
+    INSERT INTO auto_joins (user_id, due_ts) SELECT user_id, $3 FROM made WHERE $8 ON CONFLICT DO NOTHING
+)
+SELECT true FROM made
 """
 _USE_TOKEN = """
 UPDATE registration_tokens SET completed = completed + 1
@@ -53,7 +62,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """An account to be made, and the registration token that it uses up."""
+    """An account to be made, its name, and the registration token that it uses up.
+
+    With ``auto_join`` it is noted that the user is to be joined to the rooms of the configuration.
+    """
 
     user_id: str
     password_hash: str | None
@@ -62,6 +74,8 @@ class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
     is_admin: bool = False
     appservice_id: str | None = None
     registration_token: str | None = None
+    display_name: str | None = None
+    auto_join: bool = False
 
 
 class NameTaken(Exception):
@@ -139,6 +153,7 @@ class AccountStore:
 
 
 async def _create(connection: Connection, new: NewAccount) -> None:
+    profile = None if not new.display_name else orjson.dumps({"displayname": new.display_name})
     made = await connection.fetchval(
         _CREATE,
         new.user_id,
@@ -147,6 +162,8 @@ async def _create(connection: Connection, new: NewAccount) -> None:
         new.is_guest,
         new.is_admin,
         new.appservice_id,
+        profile,
+        new.auto_join,
     )
     if made is None:
         raise NameTaken

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ranvier.storage.database import Database, Record
 from ranvier.wire.log_rows import EventRow
@@ -27,6 +27,15 @@ CROSS JOIN LATERAL (
     SELECT * FROM events WHERE room_nid = wanted_nid AND pos IS NOT NULL AND pos > after AND pos <= $3
       AND NOT rejected AND NOT soft_failed ORDER BY pos DESC LIMIT $4
 ) e ORDER BY e.pos
+"""
+_FIRST_OF_ROOMS = f"""
+SELECT {EVENT_COLUMNS}
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (wanted_nid, after, upto)
+JOIN rooms r ON r.room_nid = wanted_nid
+CROSS JOIN LATERAL (
+    SELECT * FROM events WHERE room_nid = wanted_nid AND pos IS NOT NULL AND pos > after AND pos <= upto
+      AND NOT rejected AND NOT soft_failed ORDER BY pos LIMIT $4
+) e ORDER BY e.pos LIMIT $4
 """
 _MOST_NEAR: Final = 20_000
 _NEAREST = """
@@ -77,6 +86,15 @@ def event_row(record: Record) -> EventRow:
         txn_id=record["txn_id"],
         membership=record.get("membership"),
     )
+
+
+class TimelineSpan(NamedTuple):
+    """A part of a room's timeline: the events after ``after``, up to ``upto``."""
+
+    room_id: str
+    room_nid: int
+    after: int
+    upto: int
 
 
 class Fetches(Protocol):
@@ -169,6 +187,20 @@ class EventStore:
         for row in await self._rows(records):
             rooms.setdefault(row.room_nid, []).append(row)
         return rooms
+
+    async def first_of_rooms(self, spans: Sequence[TimelineSpan], *, limit: int) -> list[EventRow]:
+        """Read the first ``limit`` events of parts of many rooms' timelines together, oldest first."""
+        if not spans:
+            return []
+        return await self._rows(
+            await self._database.fetch(
+                _FIRST_OF_ROOMS,
+                [span.room_nid for span in spans],
+                [span.after for span in spans],
+                [span.upto for span in spans],
+                limit,
+            )
+        )
 
     async def store_outliers(
         self, rows: Sequence[EventRow], *, rejected: frozenset[int] = frozenset(), soft_failed: bool = False

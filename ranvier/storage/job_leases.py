@@ -12,11 +12,20 @@ ON CONFLICT (name) DO UPDATE
     WHERE l.until < clock_timestamp() OR l.holder = excluded.holder
 RETURNING epoch
 """
+# Epoch 0 only notes since when nobody has it.
+_TAKE_LEFT = """
+INSERT INTO job_leases AS l (name, holder, epoch, until) VALUES ($1, $2, 0, clock_timestamp())
+ON CONFLICT (name) DO UPDATE
+    SET holder = excluded.holder, epoch = l.epoch + 1,
+        until = clock_timestamp() + $3 * interval '1 millisecond'
+    WHERE l.until < clock_timestamp() - $4 * interval '1 millisecond'
+RETURNING epoch
+"""
 _RENEW = """
 UPDATE job_leases SET until = clock_timestamp() + $3 * interval '1 millisecond'
 WHERE name = $1 AND epoch = $2
 """
-_RELEASE = "UPDATE job_leases SET until = '-infinity' WHERE name = $1 AND epoch = $2"
+_RELEASE = "UPDATE job_leases SET until = clock_timestamp() WHERE name = $1 AND epoch = $2"
 # Whoever takes the lease must wait for this lock: nobody else's epoch begins before this transaction ends.
 _HOLD = "SELECT true FROM job_leases WHERE name = $1 AND epoch = $2 FOR SHARE"
 
@@ -31,6 +40,11 @@ class JobLeaseStore:
         """Take a lease that is free, or one's own anew, and give its epoch; None if somebody else has it."""
         epoch: int | None = await self._database.fetchval(_TAKE, name, holder, lease_ms)
         return epoch
+
+    async def take_left(self, name: str, holder: str, lease_ms: int, left_ms: int) -> int | None:
+        """Take a lease that nobody had for ``left_ms``, and give its epoch; None if it is not so."""
+        epoch: int = await self._database.fetchval(_TAKE_LEFT, name, holder, lease_ms, left_ms) or 0
+        return epoch or None
 
     async def renew(self, name: str, epoch: int, lease_ms: int) -> bool:
         """Keep a lease; False if somebody else has taken it."""

@@ -15,6 +15,21 @@ _GET = f"SELECT {_COLUMNS} FROM presence p WHERE p.user_id = $1"
 _OF_PROCESS = (
     f"SELECT {_COLUMNS} FROM presence p WHERE p.process = $1 ORDER BY p.last_active_ts DESC LIMIT $2"
 )
+# Each name once, without reading the rows between: one step in the index for each name.
+_PROCESSES = """
+WITH RECURSIVE names AS (
+    SELECT min(process) AS process FROM presence WHERE process IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(p.process) FROM presence p WHERE p.process > names.process)
+    FROM names WHERE names.process IS NOT NULL)
+SELECT process FROM names WHERE process IS NOT NULL
+"""
+_CLAIM = f"""
+UPDATE presence p SET process = $2 WHERE p.user_id IN (
+    SELECT user_id FROM presence WHERE process = $1 LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING {_COLUMNS}
+"""
+_LEFT = "UPDATE presence SET process = NULL WHERE user_id = ANY ($1) AND process = $2"
 _PUT = """
 INSERT INTO presence (user_id, status_msg, last_active_ts, process)
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
@@ -57,6 +72,20 @@ class PresenceStore:
     async def of_process(self, process: str, *, limit: int) -> list[PresenceRow]:
         """Give the users that were connected to a process."""
         return [PresenceRow(*record) for record in await self._database.fetch(_OF_PROCESS, process, limit)]
+
+    async def processes(self) -> list[str]:
+        """Give the processes that users are connected to, as far as is written."""
+        return [record["process"] for record in await self._database.fetch(_PROCESSES)]
+
+    async def claim(self, process: str, by: str, *, limit: int) -> list[PresenceRow]:
+        """Make some users of one process another's and give them; nobody else is given the same."""
+        # Not by ``fetch``, which repeats a statement whose answer was lost: what was claimed would be gone.
+        async with self._database.connection() as connection:
+            return [PresenceRow(*record) for record in await connection.fetch(_CLAIM, process, by, limit)]
+
+    async def left(self, user_ids: Sequence[str], process: str) -> None:
+        """Note that users who were a process's are offline; those who are another's by now stay it."""
+        await self._database.execute(_LEFT, user_ids, process)
 
     async def put(self, rows: Sequence[PresenceRow]) -> None:
         """Write rows, one for each user."""

@@ -46,6 +46,7 @@ SELECT room_nid, room_id, $2 FROM rooms WHERE room_id = $1 ON CONFLICT DO NOTHIN
 """
 _UNPUBLISH = "DELETE FROM room_directory WHERE room_id = $1"
 _IS_PUBLISHED = "SELECT EXISTS (SELECT FROM room_directory WHERE room_id = $1)"
+_PUBLISHED_AMONG = "SELECT room_id FROM room_directory WHERE room_id = ANY ($1)"
 _STALE = f"""
 SELECT d.room_id FROM room_directory d JOIN rooms r USING (room_nid)
 WHERE d.snapshot_nid <> r.snapshot_nid LIMIT {_STALE_PAGE}
@@ -161,6 +162,12 @@ class RoomDirectoryStore:
         """Tell whether a room is in the directory."""
         published: bool = await self._database.fetchval(_IS_PUBLISHED, room_id)
         return published
+
+    async def published_among(self, room_ids: Sequence[str]) -> set[str]:
+        """Give those of some rooms that are in the directory."""
+        if not room_ids:
+            return set()
+        return {record["room_id"] for record in await self._database.fetch(_PUBLISHED_AMONG, room_ids)}
 
     async def stale(self) -> list[str]:
         """Give published rooms whose state is newer than what the directory tells of them."""

@@ -183,6 +183,9 @@ class Notifier:
                 # Who waits hears of it with whatever wakes them next.
                 logger.warning("Can not find out who shares a room with %s: %s", user_id, error)
                 continue
+            except Exception:
+                logger.exception("Can not find out who shares a room with %s", user_id)
+                continue
             for room_id in rooms:
                 self.wake_room(room_id)
 

@@ -18,6 +18,7 @@ import orjson
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.log.turns import Turns
+from ranvier.rooms.erased_users import ErasedUsers
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.relations import Bundle, Relations
 from ranvier.rooms.room import MEMBER
@@ -36,11 +37,15 @@ _MEMBERSHIPS: Final[Mapping[str | None, bytes]] = {
 
 
 class Previous(NamedTuple):
-    """What a state event replaced, as JSON."""
+    """What a state event replaced, as JSON; ``redacted`` is the content for who came after an erasure."""
 
     event_id: bytes
     content: bytes
     pos: int
+    room_id: str
+    sender: str
+    type: str
+    redacted: bytes
 
 
 class PreviousStates:
@@ -70,7 +75,7 @@ class PreviousStates:
             found = {nid: kept[nid] for nid in nids if nid in kept}
             redactions = self._redactions
             for nid, row in (await self._events.by_nids(_some(nids, found))).items():
-                found[nid] = Previous(orjson.dumps(row.event_id), orjson.dumps(row.content), row.pos)
+                found[nid] = _previous(row)
                 if self._redactions == redactions:  # else it may have been redacted while it was read
                     self._keep(nid, row.event_id, found[nid])
             return found
@@ -91,6 +96,20 @@ class PreviousStates:
                     self._kept.pop(nid, None)
 
 
+def _previous(row: EventRow) -> Previous:
+    content = orjson.dumps(row.content)
+    redacted = orjson.dumps(row.redacted_pdu["content"]) if row.type == MEMBER else content
+    return Previous(
+        event_id=orjson.dumps(row.event_id),
+        content=content,
+        pos=row.pos,
+        room_id=row.room_id,
+        sender=row.sender,
+        type=row.type,
+        redacted=redacted,
+    )
+
+
 def _some(nids: set[int], found: Collection[int]) -> list[int]:
     return [nid for nid in nids if nid not in found][:MAX_PREVIOUS]
 
@@ -101,6 +120,7 @@ class Rendering:
     __slots__ = (
         "_bundles",
         "_device_id",
+        "_erased",
         "_filter",
         "_memberships",
         "_now_ms",
@@ -123,11 +143,13 @@ class Rendering:
         memberships: Mapping[str, Membership],
         previous: Mapping[int, Previous],
         bundles: Mapping[str, Bundle],
+        erased: Mapping[str, int],
         filter: Filter,
         with_room_id: bool,
         turns: Turns,
     ) -> None:
         self._turns = turns
+        self._erased = erased
         self._user_id = user_id
         self._device_id = device_id
         self._now_ms = now_ms
@@ -144,7 +166,12 @@ class Rendering:
         """Give the JSON object of an event."""
         if not self._plain:
             return self._selected(row)
-        return b'{%b%b,"unsigned":{%b}}' % (row.client, self._room(row.room_id), self._unsigned(row))
+        client = row.redacted_client if self._hides(row) else row.client
+        return b'{%b%b,"unsigned":{%b}}' % (client, self._room(row.room_id), self._unsigned(row))
+
+    def content(self, row: EventRow) -> bytes:
+        """Give the JSON object of an event's content alone."""
+        return orjson.dumps(row.redacted_pdu["content"] if self._hides(row) else row.content)
 
     def events(self, rows: Iterable[EventRow]) -> bytes:
         """Give a JSON array of events."""
@@ -178,13 +205,40 @@ class Rendering:
         if row.replaces_nid is not None and (previous := self._previous.get(row.replaces_nid)) is not None:
             unsigned += b',"replaces_state":' + previous.event_id
             if self._may_see_previous(row, previous):
-                unsigned += b',"prev_content":' + previous.content
+                hidden = self._hides_from_newcomer(
+                    previous.room_id, previous.sender, previous.type, previous.pos, is_state=True
+                )
+                unsigned += b',"prev_content":' + (previous.redacted if hidden else previous.content)
         if row.redacted_because is not None:
             unsigned += b',"redacted_because":' + self._bare(row.redacted_because)
         bundle = self._bundles.get(row.event_id)
-        if bundle is not None:
-            unsigned += b',"m.relations":' + self._relations(bundle)
+        if bundle is not None and (relations := self._relations(row, bundle)):
+            unsigned += b',"m.relations":{%b}' % relations
         return unsigned
+
+    def _hides(self, row: EventRow) -> bool:
+        """Tell whether the reader gets a redacted copy, because the sender was erased before they joined."""
+        if row.sender not in self._erased:
+            return False
+        is_state = row.state_key is not None
+        return self._hides_from_newcomer(row.room_id, row.sender, row.type, row.pos, is_state=is_state)
+
+    def _hides_from_newcomer(self, room_id: str, sender: str, type: str, pos: int, *, is_state: bool) -> bool:
+        """Decide by who sent the event at ``pos`` of a room.
+
+        "Erasure means that any users … which join the room after the erasure request are served redacted
+        copies of the events sent by this account. Users which had visibility on those events prior to the
+        erasure are still able to see unredacted copies." Source: ``POST /account/deactivate``, ``erase``.
+        """
+        erased_pos = self._erased.get(sender)
+        if erased_pos is None:
+            return False
+        # NOTSPEC: state other than memberships is how the room is set up for everybody in it. Redacted, it
+        # would tell newcomers that an encrypted room is not, and they would write in the clear.
+        if is_state and type != MEMBER:
+            return False
+        sight = self._sights.get(room_id)
+        return sight is None or not sight.saw(pos, erased_pos, is_state=is_state)
 
     def _membership(self, row: EventRow) -> str | None:
         """Give what the reader was at the event, the event included, where that is known."""
@@ -212,11 +266,13 @@ class Rendering:
     def _bare(self, row: EventRow) -> bytes:
         """Give an event inside of another's ``unsigned``."""
         age_ms = self._now_ms - row.origin_server_ts
-        return b'{%b%b,"unsigned":{"age":%d}}' % (row.client, self._room(row.room_id), age_ms)
+        client = row.redacted_client if self._hides(row) else row.client
+        return b'{%b%b,"unsigned":{"age":%d}}' % (client, self._room(row.room_id), age_ms)
 
-    def _relations(self, bundle: Bundle) -> bytes:
+    def _relations(self, row: EventRow, bundle: Bundle) -> bytes:
         parts = []
-        if bundle.edit is not None:
+        # "If the original event is redacted, any m.replace relationship should not be bundled with it"
+        if bundle.edit is not None and not self._hides(row):
             parts.append(b'"m.replace":' + self._bare(bundle.edit))
         if bundle.thread is not None:
             thread = bundle.thread
@@ -228,19 +284,26 @@ class Rendering:
         if bundle.references:
             chunk = [{"event_id": event_id} for event_id in bundle.references]
             parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
-        return b"{%b}" % b",".join(parts)
+        return b",".join(parts)
 
     def _selected(self, row: EventRow) -> bytes:
         """Write an event in federation format, or cut down to some fields (seldom asked for, so parsed)."""
         shown: dict[str, Any]
         if self._filter.event_format == "federation":
-            shown = {**row.visible_pdu, "room_id": row.room_id, "event_id": row.event_id}
+            pdu = row.redacted_pdu if self._hides(row) else row.visible_pdu
+            shown = {**pdu, "room_id": row.room_id, "event_id": row.event_id}
         else:
-            shown = orjson.loads(b"{%b}" % row.client)
+            shown = orjson.loads(b"{%b}" % (row.redacted_client if self._hides(row) else row.client))
             if self._with_room_id:
                 shown["room_id"] = row.room_id
         shown["unsigned"] = orjson.loads(b"{%b}" % self._unsigned(row))
         return orjson.dumps(self._filter.project(shown) if self._filter.selects_fields else shown)
+
+
+def _is_of_any(row: EventRow, senders: Collection[str]) -> bool:
+    """Tell whether one of some users sent an event, or what redacted it."""
+    because = row.redacted_because
+    return row.sender in senders or (because is not None and because.sender in senders)
 
 
 def render_for_joined(row: EventRow, now_ms: int, *, own: bool) -> bytes:
@@ -265,8 +328,10 @@ class Renderer:
         visibility: Visibility,
         memberships: Memberships,
         relations: Relations,
+        erased: ErasedUsers,
         clock: Clock,
     ) -> None:
+        self._erased = erased
         self._previous_states = previous_states
         self._visibility = visibility
         self._memberships = memberships
@@ -294,23 +359,34 @@ class Renderer:
         is read once for all readers. ``with_room_id`` as the endpoint has it (not in ``/sync``).
         """
         rooms: dict[str, int] = {}
+        of_erased: set[str] = set()
+        erased = await self._erased.all()
         async for some in self._turns.slices(rows, _LOOKED_AT_ONCE):
             rooms.update({row.room_id: row.room_nid for row in some})
+            if erased:
+                of_erased.update(row.room_id for row in some if _is_of_any(row, erased))
+        previous = await self._previous_states.of(rows)
+        of_erased.update(one.room_id for one in previous.values() if one.sender in erased)
         sights = await self._sights(rooms, user_id, from_tail)
+        if unknown := [room_id for room_id in of_erased if room_id in rooms and room_id not in sights]:
+            sights |= await self._visibility.sights({id_: rooms[id_] for id_ in unknown}, user_id)
         missing = any(room_id not in sights for room_id in rooms)
         memberships = await self._memberships.of(user_id) if missing else {}
         bundles: dict[str, Bundle] = {}
         if bundled:
             bundles = await self._bundles(bundled, user_id, sights, ignored, from_tail)
         shown = [b.thread.latest for b in bundles.values() if b.thread is not None]
+        if shown:
+            previous = {**previous, **await self._previous_states.of(shown)}
         return Rendering(
             user_id=user_id,
             device_id=device_id,
             now_ms=self._clock.now_ms(),
             sights=sights,
             memberships=memberships,
-            previous=await self._previous_states.of([*rows, *shown]),
+            previous=previous,
             bundles=bundles,
+            erased=erased,
             filter=filter,
             with_room_id=with_room_id,
             turns=self._turns,

@@ -11,7 +11,8 @@ from ranvier.storage.events import EventStore
 from ranvier.wire.log_rows import EventRow
 
 DEFAULT_LIMIT = 10
-MAX_LIMIT = 100
+MAX_LIMIT = 1000
+"""What no filter gets more than; ``filter_timeline_limit`` may be less."""
 _PAGES = 8
 
 Wanted = Callable[[EventRow], bool]

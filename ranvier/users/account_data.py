@@ -111,8 +111,8 @@ class AccountData:
 
 def _check_place(type: str, room_id: str | None) -> None:
     check_event_type(type)
-    if not type or "\0" in type:
-        raise invalid_param("The type of account data is a text without the character NUL")
+    if not type:
+        raise invalid_param("The type of account data must not be empty")
     if room_id is not None:
         check_room_id(room_id)
 

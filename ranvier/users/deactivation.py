@@ -18,8 +18,8 @@ RETRY_INTERVAL_S = 300.0
 _AT_ONCE = 100
 
 Depart = Callable[[str, bool], Awaitable[None]]
-"""Called with the user ID and whether to erase: leaves all rooms, refuses invites, removes what is to be
-erased. May be called again for the same user after a crash."""
+"""Called with the user ID and whether to erase: leaves all rooms, refuses invites, removes the user's data.
+May be called again for the same user after a crash. A MatrixError says that it is to be tried again."""
 
 
 class Deactivation:
@@ -48,9 +48,8 @@ class Deactivation:
             await self._accounts.change(user_id, deactivated=True, departing=True, erased=True)
         else:
             await self._accounts.change(user_id, deactivated=True, departing=True)
-        await self._sessions.end_all(user_id)
-        await self._short_lived_tokens.drop(user_id)
-        self._wake.set()
+        self._wake.set()  # whatever comes next: the background goes on with it
+        await self._end_sessions(user_id)
 
     async def run(self) -> None:
         """Let deactivated users leave their rooms, for ever."""
@@ -67,12 +66,18 @@ class Deactivation:
             except MatrixError as error:
                 logger.warning("Deactivated users can not leave their rooms now: %s", error.message)
 
+    async def _end_sessions(self, user_id: str) -> None:
+        await self._sessions.end_all(user_id)
+        await self._short_lived_tokens.drop(user_id)
+
     async def _depart_some(self) -> bool:
         """Let some users leave; True if there may be more."""
         users = await self._store.departing(_AT_ONCE)
         done = 0
         for user_id, erase in users:
             try:
+                # Again, for a server that stopped in between: devices have names, and addresses they were at.
+                await self._end_sessions(user_id)
                 await self._depart(user_id, erase)
             except MatrixError as error:
                 logger.warning("%s could not leave all rooms: %s", user_id, error.message)

@@ -206,7 +206,6 @@ class DeviceKeys:
             Claim(user_id, device_id, algorithm)
             for user_id in local
             for device_id, algorithm in wanted[user_id].items()
-            if "\0" not in device_id and "\0" not in algorithm
         ]
         if len(claims) > MAX_CLAIMS:
             raise _too_large(f"Claim at most {MAX_CLAIMS} keys at once")
@@ -321,7 +320,7 @@ def _pre_keys(keys: Mapping[str, Any]) -> list[PreKey]:
     read = []
     for name, key in keys.items():
         algorithm, colon, key_id = name.partition(":")
-        if not algorithm or not colon or not key_id or "\0" in name or not fits(name):
+        if not algorithm or not colon or not key_id or not fits(name):
             raise invalid_param("A key is named <algorithm>:<key_id>, at most 255 bytes")
         if isinstance(key, dict):
             if not isinstance(key.get("key"), str):

@@ -37,15 +37,21 @@ class Expiry:
     async def sweep(self) -> None:
         """Remove what has expired by now."""
         now = self._clock.now_ms()
-        await self._sessions.sweep(now - SESSION_TIMEOUT_MS)
-        await self._short_lived_tokens.sweep(now)
-        await self._tokens.sweep(now - KEEP_ENDED_MS)
+        for sweep, before in (
+            (self._sessions.sweep, now - SESSION_TIMEOUT_MS),
+            (self._short_lived_tokens.sweep, now),
+            (self._tokens.sweep, now - KEEP_ENDED_MS),
+        ):
+            try:
+                await sweep(before)
+            except MatrixError as error:
+                logger.warning("Can not remove what has expired: %s", error.message)
+            except Exception:
+                # The other tables must not fill for it.
+                logger.exception("Can not remove what has expired")
 
     async def run(self) -> None:
         """Sweep for ever."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
-            try:
-                await self.sweep()
-            except MatrixError as error:
-                logger.warning("Can not remove expired sessions: %s", error.message)
+            await self.sweep()

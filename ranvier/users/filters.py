@@ -21,13 +21,16 @@ _MAX_CACHED_BYTES: Final = 4 << 20
 
 
 class Filters:
-    """Store filters and give them parsed.
+    """Store filters and give them parsed, none of which takes more than ``timeline_limit`` events of a room.
 
     Filters never change, so what was parsed once stays true; up to ``max_bytes`` of definitions are kept.
     """
 
-    def __init__(self, *, store: FilterStore, max_bytes: int = _MAX_CACHED_BYTES) -> None:
+    def __init__(
+        self, *, store: FilterStore, timeline_limit: int = 100, max_bytes: int = _MAX_CACHED_BYTES
+    ) -> None:
         self._store = store
+        self._timeline_limit = timeline_limit
         self._max_bytes = max_bytes
         self._bytes = 0
         self._parsed: OrderedDict[tuple[str, str], tuple[Filter, int]] = OrderedDict()
@@ -74,13 +77,13 @@ class Filters:
             return known[0]
         if inline:
             document = wanted.encode()
-            parsed = parse_filter(_decode(document))
+            parsed = self._capped(parse_filter(_decode(document)))
         else:
             try:
                 document = await self.definition(user_id, wanted)
             except MatrixError:
                 raise invalid_param("The filter parameter names no filter of yours") from None
-            parsed = parse_filter(orjson.loads(document))
+            parsed = self._capped(parse_filter(orjson.loads(document)))
         self._keep(key, parsed, len(document))
         return parsed
 
@@ -90,6 +93,15 @@ class Filters:
             return NO_FILTER
         known = self._parsed.get(("" if wanted.startswith("{") else user_id, wanted))
         return None if known is None else known[0]
+
+    def _capped(self, parsed: Filter) -> Filter:
+        timeline = parsed.room.timeline
+        if timeline.limit is None or timeline.limit <= self._timeline_limit:
+            return parsed
+        replace = msgspec.structs.replace
+        return replace(
+            parsed, room=replace(parsed.room, timeline=replace(timeline, limit=self._timeline_limit))
+        )
 
     def _keep(self, key: tuple[str, str], parsed: Filter, size: int) -> None:
         size += len(key[1]) + 500

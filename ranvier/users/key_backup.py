@@ -42,7 +42,7 @@ class KeyBackups:
 
     async def create(self, user_id: str, algorithm: str, auth_data: dict[str, Any]) -> str:
         """Begin a new version, which becomes the current one, and give its name."""
-        if not algorithm or "\0" in algorithm or not fits(algorithm):
+        if not algorithm or not fits(algorithm):
             raise invalid_param("The algorithm must be a name of at most 255 bytes")
         return str(await self._store.create(user_id, algorithm, _auth_data(auth_data)))
 
@@ -106,8 +106,6 @@ class KeyBackups:
     ) -> dict[str, dict[str, Any]]:
         """Give keys by room and session. Raises 404 ``M_NOT_FOUND`` for an unknown version."""
         backup = await self._existing(user_id, version)
-        if "\0" in (room_id or "") or "\0" in (session_id or ""):
-            return {}
         rooms: dict[str, dict[str, Any]] = {}
         for key in await self._store.keys(user_id, backup.version, room_id, session_id):
             rooms.setdefault(key.room_id, {})[key.session_id] = {
@@ -123,8 +121,6 @@ class KeyBackups:
     ) -> dict[str, Any]:
         """Delete keys and give the new ``etag`` and ``count``. Raises 404 ``M_NOT_FOUND``."""
         backup = await self._existing(user_id, version)
-        if "\0" in (room_id or "") or "\0" in (session_id or ""):
-            return _summary(backup)
         left = await self._store.delete_keys(user_id, backup.version, room_id, session_id)
         if left is None:
             raise not_found("Unknown backup version")
@@ -169,15 +165,13 @@ def _checked(rooms: Rooms) -> Sequence[BackedUpKey]:
 def _flat(rooms: Rooms) -> Iterable[tuple[str, str, KeyData]]:
     for room_id, sessions in rooms.items():
         check_room_id(room_id)
-        if "\0" in room_id:
-            raise invalid_param("This is not a room ID")
         for session_id, key in sessions.items():
             yield room_id, session_id, key
 
 
 def _key(room_id: str, session_id: str, key: KeyData) -> BackedUpKey:
-    if not session_id or "\0" in session_id or not fits(session_id):
-        raise invalid_param("A session ID has 1 to 255 bytes and no NUL")
+    if not session_id or not fits(session_id):
+        raise invalid_param("A session ID has 1 to 255 bytes")
     if not (0 <= key.first_message_index <= _MAX_INDEX and 0 <= key.forwarded_count <= _MAX_INDEX):
         raise bad_json("first_message_index and forwarded_count must be numbers from 0 to 2^53 - 1")
     session_data = orjson.dumps(key.session_data)

@@ -7,6 +7,7 @@ import logging
 
 from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.batches import write_each
 from ranvier.storage.devices import Sighting
 from ranvier.users.devices import Devices
 from ranvier.users.requester import Requester
@@ -55,11 +56,13 @@ class LastSeen:
         if not noted:
             return
         try:
-            await self._devices.saw(
-                [Sighting(*key, seen.ts, seen.ip, seen.agent) for key, seen in noted.items()]
-            )
+            sightings = [Sighting(*key, seen.ts, seen.ip, seen.agent) for key, seen in noted.items()]
+            await write_each(self._devices.saw, sightings)
         except MatrixError as error:
             logger.warning("Can not write when devices were seen: %s", error.message)
+            self._noted = {**noted, **self._noted}
+        except Exception:
+            logger.exception("Can not write when devices were seen")
             self._noted = {**noted, **self._noted}
 
     async def run(self) -> None:

@@ -85,7 +85,7 @@ class Sessions:
         if device_id is not None:
             check_device_id(device_id)
         if display_name is not None:
-            display_name = display_name.replace("\0", "")[:MAX_DISPLAY_NAME]
+            display_name = display_name[:MAX_DISPLAY_NAME]
         if device_id is not None and await self._access_tokens.device_has_tokens(user_id, device_id):
             await self._access_tokens.revoke_devices(user_id, [device_id])
         device_id = await self._devices.ensure(user_id, device_id, display_name)

@@ -13,6 +13,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.rooms.room import MEMBER
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.batches import write_each
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.users.deadlines import Deadlines
 from ranvier.users.presence_states import OFFLINE, ONLINE, UNAVAILABLE, PresenceState, PresenceStates
@@ -23,15 +24,11 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_S: Final = 5.0
 _BATCH: Final = 1000
-_MAX_RETURNING: Final = 20_000
-_GRACE_S: Final = 60.0
+GRACE_S: Final = 60.0
 """How much longer than ``sync_online_timeout`` a client may take whose long poll is not seen to end."""
 
 _AGAIN_S: Final = 3.0
 """After which time it is tried again to tell what could not be told."""
-
-# Stands in for the devices of those who were connected when the process stopped.
-_BEFORE_RESTART: Final = "\0"
 
 
 class OpenSync:
@@ -99,25 +96,6 @@ class Presence:
         """Whether the server has presence at all."""
         return self._config.enabled
 
-    async def start(self) -> None:
-        """Take over those who were connected when this process stopped: they mostly come back."""
-        if self.enabled:
-            await self.take_over(self._process)
-
-    async def take_over(self, process: str) -> None:
-        """Watch over those who were connected to a process that is gone: they come back, or are offline."""
-        for row in await self._store.of_process(process, limit=_MAX_RETURNING):
-            if row.user_id in self._connected:
-                continue
-            user = _Connected(row.status_msg, row.last_active_ts)
-            device = user.devices[_BEFORE_RESTART] = _Device()
-            device.until_s = self._clock.monotonic() + self._timeout_s + _GRACE_S
-            self._connected[row.user_id] = user
-            self._states.seed(row.user_id, self._state_of(user))
-            # Of one who was another's the others are told that they are this process's now.
-            user.told_anew = process != self._process
-            self._deadlines.set(row.user_id, self._clock.monotonic() if user.told_anew else device.until_s)
-
     # -- what users do -----------------------------------------------------------------------------
 
     async def touch(self, user_id: str, device_id: str | None, presence: str) -> None:
@@ -126,7 +104,7 @@ class Presence:
         The end of the sync is not seen: use ``syncing`` where it can be.
         """
         if self.enabled:
-            await self._see(user_id, device_id, presence, self._timeout_s + _GRACE_S)
+            await self._see(user_id, device_id, presence, self._timeout_s + GRACE_S)
 
     @asynccontextmanager
     async def syncing(self, user_id: str, device_id: str | None, presence: str) -> AsyncIterator[None]:
@@ -215,7 +193,6 @@ class Presence:
         return self._connected.setdefault(user_id, _Connected(known.status_msg, known.last_active_ts))
 
     def _device(self, user: _Connected, device_id: str | None, presence: str, lasts_s: float) -> _Device:
-        user.devices.pop(_BEFORE_RESTART, None)
         device = user.devices.setdefault(device_id or "", _Device())
         device.presence = presence
         device.until_s = self._clock.monotonic() + lasts_s
@@ -312,13 +289,22 @@ class Presence:
     async def settle(self) -> None:
         """Tell of those whose state changed with time."""
         for user_id in self._deadlines.due():
-            await self._tell(user_id)
+            try:
+                await self._tell(user_id)
+            except Exception:
+                # One user must not be in the way of all others.
+                logger.exception("What %s is cannot be told", user_id)
 
     # -- what others say ---------------------------------------------------------------------------
 
     def _on_state(self, user_id: str, state: PresenceState) -> None:
         user = self._connected.get(user_id)
-        if user is None or state.process == self._process:
+        if user is None:
+            return
+        if state.presumed:  # this is the answer: the user is connected here
+            user.told_anew = True
+            self._deadlines.set(user_id, self._clock.monotonic())
+        if state.process == self._process:
             return
         # The user is connected to two processes for a while: the one that sees more is right.
         user.status_msg = state.status_msg
@@ -351,9 +337,12 @@ class Presence:
         while self._unwritten:
             rows = [self._unwritten[user_id] for user_id in list(self._unwritten)[:_BATCH]]
             try:
-                await self._store.put(rows)
+                await write_each(self._store.put, rows)
             except MatrixError as error:
                 logger.warning("Can not write presence: %s", error.message)
+                return
+            except Exception:
+                logger.exception("Can not write presence")
                 return
             for row in rows:
                 if self._unwritten.get(row.user_id) is row:

@@ -18,13 +18,17 @@ OFFLINE: Final = "offline"
 
 
 class PresenceState(msgspec.Struct, frozen=True, array_like=True):
-    """What one user is; ``process`` is the one that says so. ``last_active_ts`` in milliseconds."""
+    """What one user is; ``process`` is the one that says so. ``last_active_ts`` in milliseconds.
+
+    ``presumed``: the process has it from one that is gone. Whoever the user is connected to says so then.
+    """
 
     presence: str
     last_active_ts: int
     currently_active: bool
     status_msg: str | None
     process: str
+    presumed: bool = False
 
     def same_for_others(self, other: PresenceState | None) -> bool:
         """Tell whether nobody need be told that this took the place of the other."""
@@ -111,7 +115,11 @@ class PresenceStates:
         if known is not None and known[0] >= message.count:
             return
         state = _decoder.decode(message.body)
-        self._set(message.key, message.count, state)
+        if known is not None and (state.presumed or known[1].presumed) and state.same_for_others(known[1]):
+            # Processes find out among themselves whose the user is: to clients that is no news.
+            self._states[message.key] = (known[0], state)
+        else:
+            self._set(message.key, message.count, state)
         while len(self._states) > self._max_users:
             user_id, (count, _) = self._states.popitem(last=False)
             self._present.discard(user_id)

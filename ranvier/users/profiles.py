@@ -128,12 +128,12 @@ class Profiles:
         Raises 403 ``M_FORBIDDEN`` (others' profiles, fields that the server manages), 400
         ``M_KEY_TOO_LARGE``, ``M_INVALID_PARAM``, ``M_BAD_JSON``, ``M_PROFILE_TOO_LARGE``.
         """
-        self._check_change(asker, user_id, key)
+        await self._check_change(asker, user_id, key)
         await self.set_field(user_id, key, value)
 
     async def remove(self, asker: Requester, user_id: str, key: str) -> None:
         """Take a field away for who asks; one that is not there is no error. Raises as ``put`` does."""
-        self._check_change(asker, user_id, key)
+        await self._check_change(asker, user_id, key)
         await self._edit(user_id, key, lambda fields: _without(fields, key))
 
     async def set_field(self, user_id: str, key: str, value: Any) -> None:
@@ -145,7 +145,7 @@ class Profiles:
         else:
             await self._edit(user_id, key, lambda fields: {**fields, key: value})
 
-    def _check_change(self, asker: Requester, user_id: str, key: str) -> None:
+    async def _check_change(self, asker: Requester, user_id: str, key: str) -> None:
         _check_key(key)
         if asker.user_id != user_id and not asker.is_admin:
             raise forbidden("You may only change your own profile")
@@ -156,7 +156,8 @@ class Profiles:
         managed = (key == DISPLAYNAME and not self._rules.enable_set_displayname) or (
             key == AVATAR_URL and not self._rules.enable_set_avatar_url
         )
-        if managed and not asker.is_admin:
+        # "Whether users are allowed to change their displayname after it has been initially set."
+        if managed and not asker.is_admin and key in await self.get(user_id):
             raise forbidden(f"Changing {key} is disabled on this server")
 
     async def _edit(self, user_id: str, key: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -178,7 +179,7 @@ class Profiles:
         await self._edits.make(user_id, edit)
 
     async def _load(self, user_id: str) -> Profile | None:
-        if not is_user_id(user_id) or "\0" in user_id:
+        if not is_user_id(user_id):
             return None
         stored = await self._store.get(user_id)
         if stored is None or stored.deactivated:
@@ -196,6 +197,11 @@ def _without(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != key}
 
 
+def check_display_name(name: Any) -> None:
+    """Refuse what a profile can not have for a name. Raises 400 ``M_BAD_JSON`` and ``M_INVALID_PARAM``."""
+    _check_text(DISPLAYNAME, name, MAX_DISPLAYNAME)
+
+
 def _check_key(key: str) -> None:
     if len(key.encode()) > MAX_KEY_BYTES:
         raise MatrixError("M_KEY_TOO_LARGE", 400, f"A profile key has at most {MAX_KEY_BYTES} bytes")
@@ -205,7 +211,7 @@ def _check_key(key: str) -> None:
 
 def _check_value(key: str, value: Any) -> None:
     if key == DISPLAYNAME:
-        _check_text(key, value, MAX_DISPLAYNAME)
+        check_display_name(value)
     elif key == AVATAR_URL:
         _check_text(key, value, MAX_AVATAR_URL)
         if value and not _MXC.fullmatch(value):
@@ -219,5 +225,5 @@ def _check_value(key: str, value: Any) -> None:
 def _check_text(key: str, value: Any, limit: int) -> None:
     if not isinstance(value, str):
         raise bad_json(f"{key} must be a string")
-    if len(value) > limit or "\0" in value:
-        raise invalid_param(f"{key} has at most {limit} characters, none of them NUL")
+    if len(value) > limit:
+        raise invalid_param(f"{key} has at most {limit} characters")

@@ -121,7 +121,7 @@ class Receipts:
     async def _event(self, room_id: str, event_id: str) -> EventRow | None:
         """Find an event of the room's timeline."""
         event = self._tail.event(event_id)
-        if event is None and "\0" not in event_id:
+        if event is None:
             event = (await self._events.by_ids([event_id])).get(event_id)
         return event if event is not None and event.room_id == room_id and event.pos != 0 else None
 

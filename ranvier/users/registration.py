@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from ranvier.config.accounts import PasswordPolicy, RegistrationConfig
@@ -13,15 +13,17 @@ from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError, forbidden
 from ranvier.spec.ids import check_new_localpart
 from ranvier.storage.accounts import AccountStore, NameTaken, NewAccount, TokenUsedUp
+from ranvier.storage.auto_joins import AutoJoinStore
 from ranvier.users.accounts import Accounts
 from ranvier.users.passwords import Passwords, check_new_password
+from ranvier.users.profiles import check_display_name
 from ranvier.users.uia import DUMMY, REGISTRATION_TOKEN, Flows
 
 NONCE_LIFETIME_MS = 60_000
 _NAME_ATTEMPTS = 20
 
-OnRegistered = Callable[[str, str | None], Awaitable[None]]
-"""Called with the user ID and the display name of each new account (profile, rooms to join)."""
+OnRegistered = Callable[[], None]
+"""Called when there is a new account."""
 
 
 def user_in_use() -> MatrixError:
@@ -40,10 +42,7 @@ def wished_localpart(name: str, server_name: str) -> str:
 
 
 class Registration:
-    """Make accounts by the rules of the configuration.
-
-    ``on_registered`` are called one after the other once the account exists.
-    """
+    """Make accounts by the rules of the configuration. ``on_registered`` is called for each."""
 
     def __init__(
         self,
@@ -54,7 +53,8 @@ class Registration:
         clock: Clock,
         config: RegistrationConfig,
         policy: PasswordPolicy,
-        on_registered: tuple[OnRegistered, ...] = (),
+        auto_joins: AutoJoinStore,
+        on_registered: OnRegistered = lambda: None,
     ) -> None:
         self._store = store
         self._accounts = accounts
@@ -62,6 +62,7 @@ class Registration:
         self._clock = clock
         self._config = config
         self._policy = policy
+        self._auto_joins = auto_joins
         self._on_registered = on_registered
 
     @property
@@ -112,9 +113,13 @@ class Registration:
     ) -> str:
         """Make an account and give its user ID; without a name it gets a number.
 
-        The name is one that ``check_name`` gave. Raises ``M_USER_IN_USE`` and, for a registration token that
-        was used up meanwhile, 401 ``M_UNAUTHORIZED``.
+        The name is one that ``check_name`` gave. Users other than guests are called by it until they choose
+        another, unless there is a ``display_name`` ("" for none), which is checked. Raises
+        ``M_USER_IN_USE`` and, for a registration token that was used up meanwhile, 401 ``M_UNAUTHORIZED``.
         """
+        if display_name is not None:
+            check_display_name(display_name)
+        auto_join = self._config.auto_join
         password_hash = None if password is None else await self._passwords.hash(password)
         for _ in range(_NAME_ATTEMPTS):
             name = localpart if localpart is not None else str(await self._store.next_number())
@@ -125,6 +130,8 @@ class Registration:
                 is_guest=guest,
                 is_admin=admin,
                 registration_token=registration_token,
+                display_name=(None if guest else name) if display_name is None else display_name,
+                auto_join=bool(auto_join.rooms) and (auto_join.for_guests or not guest),
             )
             try:
                 await self._store.create(new)
@@ -134,8 +141,7 @@ class Registration:
                 raise user_in_use() from None
             except TokenUsedUp:
                 raise MatrixError("M_UNAUTHORIZED", 401, "The registration token is used up") from None
-            for call in self._on_registered:
-                await call(new.user_id, display_name)
+            self._on_registered()
             return new.user_id
         raise MatrixError("M_UNKNOWN", 503, "No free user name was found; try again")
 
@@ -143,6 +149,9 @@ class Registration:
         """Make a registered user of a guest. Source: client-server API, "Guest Access"."""
         await self._accounts.set_password(user_id, password)
         await self._accounts.change(user_id, is_guest=False)
+        if self._config.auto_join.rooms:
+            await self._auto_joins.add(user_id, self._clock.now_ms())
+            self._on_registered()
 
 
 class SharedSecret:

@@ -19,6 +19,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError, invalid_param
 from ranvier.spec.ids import check_event_type, check_user_id, domain_of, fits
+from ranvier.storage.batches import write_each
 from ranvier.storage.devices import DeviceStore
 from ranvier.storage.to_device import Message, ToDeviceStore, TransactionRepeatedError
 from ranvier.wire.log_rows import LogRow, Row
@@ -69,8 +70,8 @@ class ToDevice:
         are dropped. Raises 400 ``M_INVALID_PARAM`` and 413 ``M_TOO_LARGE``.
         """
         check_event_type(event_type)
-        if "\0" in event_type or "\0" in txn_id or not fits(txn_id):
-            raise invalid_param("A transaction ID has at most 255 bytes and no NUL")
+        if not fits(txn_id):
+            raise invalid_param("A transaction ID has at most 255 bytes")
         key = (*sender, txn_id)
         lock = self._sending.get(key)
         if lock is None:
@@ -241,13 +242,13 @@ class ToDeviceInboxes:
         self._wake.set()
 
     async def flush(self) -> None:
-        """Remove what was acknowledged. Raises DatabaseUnavailable; then it is still to be removed."""
+        """Remove what was acknowledged. Whatever it raises, that is still to be removed then."""
         acked, self._acked = self._acked, {}
         if not acked:
             return
         try:
-            await self._store.acknowledge(acked)
-        except MatrixError:
+            await write_each(lambda some: self._store.acknowledge(dict(some)), list(acked.items()))
+        except Exception:
             for device, since in acked.items():
                 self._acknowledge(device, since)
             raise
@@ -267,4 +268,7 @@ class ToDeviceInboxes:
                     await self._store.forget_transactions(_TRANSACTION_AGE_S)
             except MatrixError as error:
                 logger.warning("Can not remove delivered messages: %s", error.message)
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("Can not remove delivered messages")
                 await asyncio.sleep(_RETRY_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -18,6 +19,8 @@ from ranvier.spec.errors import forbidden
 from ranvier.users.deadlines import Deadlines
 from ranvier.wire.log_rows import EventRow, Row
 from ranvier.wire.tokens import Token
+
+logger = logging.getLogger(__name__)
 
 TYPING: Final = "typing"
 MAX_TIMEOUT_MS: Final = 120_000
@@ -112,7 +115,11 @@ class TypingUsers:
         for room_id, user_id in self._deadlines.due():
             gone.setdefault(room_id, set()).add(user_id)
         for room_id, user_ids in gone.items():
-            await self._publish(room_id, _without(user_ids))
+            try:
+                await self._publish(room_id, _without(user_ids))
+            except Exception:
+                # One room must not be in the way of all others.
+                logger.exception("It cannot be told who types in %s no more", room_id)
 
     async def _publish(self, room_id: str, change: Callable[[Sequence[str]], Sequence[str]]) -> None:
         # One at a time: each list is made from the one before.

@@ -212,8 +212,18 @@ class EventRow:
         Made once for all readers; see ``sync.render`` for the whole object.
         """
         if self._client is None:
-            self._client = _render_client(self)
+            self._client = _render_client(self, self.read_once, redacted=self.redacted_because is not None)
         return self._client
+
+    @property
+    def redacted_pdu(self) -> dict[str, Any]:
+        """The PDU in its redacted form, for readers from whom the content is kept."""
+        return redact(self.event.pdu, self.version)
+
+    @property
+    def redacted_client(self) -> bytes:
+        """What clients get of the event from whom its content is kept; as ``client``, made each time."""
+        return _render_client(self, self.redacted_pdu, redacted=True)
 
     def replace_event(self, event: Event) -> None:
         """Have another form of the same event, before anybody else knows the row."""
@@ -228,8 +238,7 @@ class EventRow:
             self.redacted_because = because
 
 
-def _render_client(row: EventRow) -> bytes:
-    pdu = row.read_once
+def _render_client(row: EventRow, pdu: dict[str, Any], *, redacted: bool) -> bytes:
     shown: dict[str, Any] = {
         "content": pdu["content"],
         "event_id": row.event_id,
@@ -242,7 +251,7 @@ def _render_client(row: EventRow) -> bytes:
     if row.type == "m.room.redaction":
         # "redacts" is shown in both places, whatever the room version (client-server API, m.room.redaction)
         target = row.event.redacts
-        if target is not None and row.redacted_because is None:
+        if target is not None and not redacted:
             shown["redacts"] = target
             shown["content"] = {**pdu["content"], "redacts": target}
     return orjson.dumps(shown)[1:-1]

@@ -9,6 +9,9 @@ import msgspec
 
 from ranvier.wire.figures import Figures
 
+BACKGROUND: Final = "background"
+"""The role of those who do what one worker at a time has to do."""
+
 ROLES: Final = (
     "client",
     "sync",
@@ -17,7 +20,7 @@ ROLES: Final = (
     "media",
     "push",
     "appservice",
-    "background",
+    BACKGROUND,
 )
 """What a worker may be sent; by default each is sent everything."""
 

@@ -69,6 +69,36 @@ async def test_a_job_goes_on_elsewhere_when_its_process_stops(connections: Datab
         other.cancel()
 
 
+async def test_who_is_not_there_for_jobs_does_them_only_if_nobody_else_does(connections: Database) -> None:
+    """A worker for clients alone would do the server's clean-up; or nobody would, on a server of such."""
+    began: asyncio.Queue[str] = asyncio.Queue()
+    processes = {
+        name: Leases(
+            database=connections, holder=name, clock=SystemClock(), lease_ms=300, willing=name == "willing"
+        )
+        for name in ("unwilling", "willing")
+    }
+
+    def start(name: str) -> asyncio.Task[None]:
+        async def work(lease: Lease) -> None:
+            began.put_nowait(name)
+            await asyncio.Event().wait()
+
+        return asyncio.create_task(processes[name].run_alone("sweep", work))
+
+    async with asyncio.timeout(20):
+        unwilling = start("unwilling")
+        await asyncio.sleep(0.2)
+        willing = start("willing")
+        assert await began.get() == "willing"
+        processes["willing"].willing = False  # as after a SIGHUP; for as long as one has nothing better
+        processes["unwilling"].willing = True
+        assert await began.get() == "unwilling"
+        unwilling.cancel()
+        assert await began.get() == "willing"
+        willing.cancel()
+
+
 async def test_what_a_late_holder_writes_is_refused(connections: Database) -> None:
     """A worker that was frozen would go on with a job that another one has taken over."""
     slow = leases_of(connections, "slow", lease_ms=100)

@@ -5,50 +5,43 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.services import Notifications
 from tests.server.http_client import Refused
+from tests.server.process import ServerProcess
 
 
 class Worker:
     """Run ``python -m ranvier.app.worker`` as a unit file does, and hear its notifications."""
 
-    def __init__(self, cluster: ClusterProcess, name: str) -> None:
-        self.folder = cluster.folder
+    def __init__(self, server: ServerProcess, name: str, more: str = "") -> None:
+        self.folder = server.folder
         self.socket = self.folder / f"{name}.sock"
-        self.config = self.folder / f"{name}.yaml"
+        self.config = self.folder / "workers" / f"{name}.yaml"
+        for folder in ("workers", "conf.d"):
+            (self.folder / folder).mkdir(exist_ok=True)
         self.name = name
-        self.write_config("")
-        self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._heard.bind(str(self.folder / f"{name}.notify"))
-        self._heard.setblocking(False)
+        self.write_config(more)
+        self._notifications = Notifications(self.folder / f"{name}.notify")
         self.log_path = self.folder / f"{name}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "ranvier.app.worker", "--data", str(self.folder / "data")),
-                    *(
-                        "--config-path",
-                        str(self.folder / "homeserver.yaml"),
-                        "--config-path",
-                        str(self.config),
-                    ),
+                    f"--config-path={self.folder / 'homeserver.yaml'}",
+                    f"--config-path={self.folder / 'conf.d'}/",
+                    f"--config-path={self.config}",
                 ],
                 stdout=log,
                 stderr=log,
-                env={
-                    **os.environ,
-                    "NOTIFY_SOCKET": str(self.folder / f"{name}.notify"),
-                    "WATCHDOG_USEC": "300000",
-                },
+                env={**os.environ, **self._notifications.environment},
             )
 
     def write_config(self, more: str) -> None:
@@ -60,10 +53,7 @@ class Worker:
 
     async def hear(self, wanted: str) -> None:
         """Wait for a notification."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(30):
-            while wanted not in (await loop.sock_recv(self._heard, 4096)).decode().split("\n"):
-                pass
+        await self._notifications.hear(wanted)
 
     async def logged(self, text: str) -> None:
         """Wait for a line in its log."""
@@ -79,19 +69,14 @@ class Worker:
         """Kill what is left."""
         self.process.kill()
         self.process.wait()
-        self._heard.close()
-        for path in (self.config, Path(self._heard_name)):
-            path.unlink(missing_ok=True)
-
-    @property
-    def _heard_name(self) -> str:
-        return str(self.folder / f"{self.name}.notify")
+        self._notifications.close()
+        self.config.unlink(missing_ok=True)
 
 
 @contextmanager
-def running(cluster: ClusterProcess, name: str) -> Iterator[Worker]:
-    """Run a worker beside a running server."""
-    worker = Worker(cluster, name)
+def running(server: ServerProcess, name: str, more: str = "") -> Iterator[Worker]:
+    """Run a worker beside a running server, with more lines of configuration."""
+    worker = Worker(server, name, more)
     try:
         yield worker
     finally:
@@ -139,6 +124,51 @@ async def test_a_reload_changes_what_can_change_and_refuses_what_is_wrong(cluste
             with pytest.raises(Refused) as refused:
                 await client.create_room()
             assert refused.value.errcode == "M_LIMIT_EXCEEDED"
+        worker.process.terminate()
+        assert await worker.end() == 0
+
+
+async def test_files_and_folders_go_over_each_other_as_in_classic_unit_files(cluster: ClusterProcess) -> None:
+    """Whoever changed one line of a unit file would find half of the configuration unread."""
+    shared = cluster.folder / "conf.d" / "10-roles.yaml"
+    shared.parent.mkdir(exist_ok=True)
+    shared.write_text("worker_roles: [media]\nworker_name: nobody\n")
+    try:
+        with running(cluster, "classic") as worker:
+            await worker.hear("READY=1")
+            assert (await cluster.workers())["classic"]["roles"] == ("media",)
+            worker.process.terminate()
+            assert await worker.end() == 0
+    finally:
+        shared.unlink()
+
+
+async def test_a_worker_is_sent_only_what_its_roles_say(cluster: ClusterProcess) -> None:
+    """A worker that is kept for one thing would be given everything else as well."""
+    with running(cluster, "roles", "worker_roles: [sync]") as worker:
+        await worker.hear("READY=1")
+
+        async def answered() -> int:
+            """Give how many requests it has answered, once it has told of all."""
+            beat = (await cluster.workers())["roles"]["beat"]
+            async with asyncio.timeout(10):
+                while (told := (await cluster.workers())["roles"])["beat"] < beat + 2:
+                    await asyncio.sleep(0.1)
+            requests: int = told["requests"]
+            return requests
+
+        async with HoppingClient([cluster.worker_socket("worker1")]) as client:
+            await client.register()
+            for _ in range(20):
+                await client.send(await client.create_room(), "hello")
+            assert await answered() == 0
+            worker.write_config("worker_roles: [client]")
+            worker.process.send_signal(signal.SIGHUP)
+            await worker.logged("Read the configuration again")
+            assert await answered() == 0  # until all have heard of it
+            for _ in range(50):
+                await client.send(await client.create_room(), "hello")
+            assert await answered() > 0
         worker.process.terminate()
         assert await worker.end() == 0
 

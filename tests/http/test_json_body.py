@@ -70,6 +70,9 @@ def request(body: bytes) -> Request:
         (b"[]", "M_BAD_JSON"),
         (b"null", "M_BAD_JSON"),
         (b'"text"', "M_BAD_JSON"),
+        (b'{"a":[{"b":"x\\u0000y"}]}', "M_BAD_JSON"),
+        (b'{"a":{"\\u0000":1}}', "M_BAD_JSON"),
+        (b'{"a":"\\\\\\u0000"}', "M_BAD_JSON"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -87,6 +90,7 @@ def test_hostile_bodies(body: bytes, errcode: str) -> None:
         b' { "a" : [ 1 , { "b" : ":" } ] } ',
         b'{"a":":\\":","b":"\\u003a"}',
         b'{"\\u003a":1,":b":2}',
+        b'{"a":"\\\\u0000"}',
         b'{"a":18446744073709551615,"b":-9223372036854775808,"c":1.5,"d":-0}',
         b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH,
         b'{"a":[' + b",".join([b"{}"] * 1000) + b"]}",
@@ -136,7 +140,7 @@ _VALUES = st.recursive(
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(alphabet=st.characters(codec="utf-8")),
+    | st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0")),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(_KEYS, inner, max_size=5),
     max_leaves=30,
 )

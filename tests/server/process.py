@@ -18,7 +18,7 @@ SERVER_NAME = "test.localhost"
 SHARED_SECRET = "a secret of the tests"
 
 _NO_LIMIT = {"per_second": 1_000_000, "burst_count": 1_000_000}
-_SETTINGS: Mapping[str, Any] = {
+SETTINGS: Mapping[str, Any] = {
     "server_name": SERVER_NAME,
     "enable_registration": True,
     "enable_registration_without_verification": True,
@@ -47,15 +47,20 @@ def free_port() -> int:
 class ServerProcess:
     """Run ``ranvier up`` in a folder, with limits off and registration open.
 
-    ``settings`` go over the defaults, ``arguments`` follow those of ``up``. After ``kill`` the next ``start``
-    is what an administrator would do.
+    ``settings`` go over the defaults, ``arguments`` follow those of ``up``, ``environment`` goes over that of
+    the tests. After ``kill`` the next ``start`` is what an administrator would do.
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any] | None = None, arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        settings: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self._arguments = arguments
+        self._environment = environment or {}
         self.server_name = SERVER_NAME
         self.port = free_port()
         # Not asyncio's: a server of the whole session outlives the event loop of a test.
@@ -66,8 +71,12 @@ class ServerProcess:
             "bind_addresses": ["127.0.0.1"],
             "resources": [{"names": ["client", "health", "metrics"]}],
         }
-        config = {**_SETTINGS, "listeners": [listener], **(settings or {})}
-        (folder / "homeserver.yaml").write_text(json.dumps(config))
+        self.config = {**SETTINGS, "listeners": [listener], **(settings or {})}
+        self.write_config()
+
+    def write_config(self, **changes: Any) -> None:
+        """Write its configuration file, with some settings changed."""
+        (self.folder / "homeserver.yaml").write_text(json.dumps({**self.config, **changes}))
 
     @property
     def url(self) -> str:
@@ -100,7 +109,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
             )
         async with asyncio.timeout(timeout_s), HttpClient(self.url) as client:
             while not await client.is_up():

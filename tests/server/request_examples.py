@@ -164,6 +164,7 @@ BODIES: dict[str, Json] = {
     "kick": _MEMBER,
     "ban": _MEMBER,
     "unban": _MEMBER,
+    "search_users": {"search_term": "user", "limit": 5},
     "set_presence": {"presence": "online", "status_msg": "s"},
     "put_profile_field": {"displayname": "d"},
     "put_push_rule": _RULE,
@@ -194,6 +195,8 @@ BODIES: dict[str, Json] = {
 
 QUERIES: dict[str, dict[str, str]] = {
     "sync": {"timeout": "0"},
+    "events": {"timeout": "0", "from": "$since"},
+    "initial_sync": {"limit": "3", "archived": "true"},
     "messages": {"dir": "b", "limit": "3"},
     "timestamp_to_event": {"ts": "0", "dir": "f"},
     "key_changes": {"from": "$since", "to": "$since"},

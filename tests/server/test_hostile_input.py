@@ -170,6 +170,7 @@ async def stage() -> AsyncIterator[Stage]:
         "rc_room_creation": _UNLIMITED,
         "rc_profile": _UNLIMITED,
         "rc_reports": _UNLIMITED,
+        "rc_user_directory": _UNLIMITED,
     }
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(private_folder())
@@ -342,6 +343,37 @@ def _hostile_queries(route: Route, scene: Scene, names: set[str]) -> list[str]:
         urls.append(path + _query({other: value for other, value in good.items() if other != name}))
         urls.append(f"{path}{_query(good)}{'&' if good else '?'}{name}=a&{name}=b")
     return urls
+
+
+async def test_no_text_holds_a_nul(stage: Stage) -> None:
+    """A character that the database can not keep would be a failure of the server, or be cut out in silence."""
+    accepted: list[str] = []
+
+    async def ask(route: Route, scene: Scene, url: str, data: bytes | None, errcode: str) -> None:
+        status, answer = await stage.ask(route.method, url, data, _headers(route, scene))
+        if (status, isinstance(answer, dict) and answer.get("errcode")) != (400, errcode):
+            accepted.append(
+                f"{route.name}: {url[:200]} {(data or b'')[:200]!r}: {status} {str(answer)[:200]}"
+            )
+
+    async def attack(route: Route) -> None:
+        scene = await stage.scene()
+        values, query, body = scene.parameters(route), scene.query(route), scene.body(route)
+        data = None if body is None else json.dumps(body).encode()
+        for name, value in values.items():
+            await ask(
+                route, scene, _url(route, {**values, name: value + "\0"}, query), data, "M_INVALID_PARAM"
+            )
+        for name, value in query.items():
+            url = _url(route, values, {**query, name: "\0" + value})
+            await ask(route, scene, url, data, "M_INVALID_PARAM")
+        for path in nodes(body):
+            for text in ('"a\\u0000"', '{"\\u0000":1}'):
+                await ask(route, scene, _url(route, values, query), replaced(body, path, text), "M_BAD_JSON")
+
+    await _in_parallel(attack(route) for route in client_routes() if route.auth is not Auth.ADMIN)
+    assert not accepted, f"{len(accepted)} accepted\n" + "\n".join(accepted[:40])
+    _check(stage)
 
 
 async def test_who_asks_is_checked_everywhere(stage: Stage) -> None:

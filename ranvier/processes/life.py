@@ -1,0 +1,121 @@
+"""The life of a process that serves: signals, what the service manager is told, reading settings again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from ranvier.config import Config, ConfigError
+from ranvier.processes import front_protocol, service_manager
+from ranvier.processes.front_protocol import Plan
+from ranvier.processes.logs import LogOutput, set_up_logging
+from ranvier.processes.start_error import StartError
+from ranvier.processes.worker import RunningWorker, Surroundings, running_worker
+
+logger = logging.getLogger(__name__)
+
+_PLAN_TIMEOUT_S: Final = 10.0
+
+Reload = Callable[[], Config]
+"""Read the configuration again. Raises ConfigError, StartError, ``OSError``."""
+
+Start = Callable[[Callable[[], None]], AbstractAsyncContextManager[RunningWorker]]
+"""Run a worker; what is given is to be called when it has lost what it lives from, and should end."""
+
+
+def run_worker(config: Config, *, data_dir: Path, reload: Reload, around: Surroundings) -> None:
+    """Run one worker of several, see ``live``."""
+    output = set_up_logging(config.server.log_level, config.worker.name)
+    uvloop.run(
+        live(
+            lambda on_stop: running_worker(config, data_dir, around, output, on_stop),
+            output=output,
+            reload=reload,
+            ready=lambda: None,
+        )
+    )
+
+
+def receive_plan(front: socket.socket) -> Plan:
+    """Wait for what the parent has planned for this worker. Raises StartError when there is no parent."""
+    front.settimeout(_PLAN_TIMEOUT_S)
+    try:
+        message, _ = front_protocol.receive(front)
+    except TimeoutError:
+        message = None
+    if not isinstance(message, Plan):
+        raise StartError("--front-fd is for workers that `ranvier up` starts")
+    front.setblocking(False)
+    return message
+
+
+async def live(start: Start, *, output: LogOutput, reload: Reload, ready: Callable[[], None]) -> None:
+    """Run a worker until SIGTERM or SIGINT, then drain and stop it; at SIGHUP read its configuration again.
+
+    ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a
+    group; a part that fails later ends it in the same way.
+    """
+    stop, reread = asyncio.Event(), asyncio.Event()
+    starting = True
+    main = asyncio.current_task()
+    assert main is not None
+
+    def on_stop() -> None:
+        # A start may wait long (for a database, for its recovery) and has nothing to finish.
+        if starting and not stop.is_set():
+            main.cancel()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, on_stop)
+    loop.add_signal_handler(signal.SIGHUP, reread.set)
+    try:
+        async with output.gathering(), start(on_stop) as worker:
+            starting = False
+            ready()
+            service_manager.ready(worker.description)
+            logger.info("Ready")
+            await _until_stopped(worker, reload, stop, reread)
+            service_manager.stopping()
+            logger.info("Draining")
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        logger.info("Stopped before it was ready")
+
+
+async def _until_stopped(
+    worker: RunningWorker, reload: Reload, stop: asyncio.Event, reread: asyncio.Event
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        beating = tasks.create_task(service_manager.watchdog())
+        reloading = tasks.create_task(_reload_when_asked(worker, reload, reread))
+        await stop.wait()
+        beating.cancel()
+        reloading.cancel()
+
+
+async def _reload_when_asked(worker: RunningWorker, reload: Reload, reread: asyncio.Event) -> None:
+    while True:
+        await reread.wait()
+        reread.clear()
+        service_manager.reloading()
+        try:
+            worker.apply(await asyncio.to_thread(reload))
+            logger.info("Read the configuration again")
+        except ConfigError as error:
+            for problem in error.problems:
+                logger.error("%s", problem)
+            logger.error("The new configuration is not good; the old one stays")
+        except (OSError, StartError) as error:
+            logger.error("The new configuration cannot be used: %s; the old one stays", error)
+        service_manager.ready(worker.description)
