@@ -1,8 +1,12 @@
-"""How far the log has come, told among the workers of one machine in shared memory.
+"""How far the log has come and who commits to it, told among the workers of one machine in shared memory.
 
 A worker writes the position of each commit into its own place before anybody is told of the commit. Who asks
 another worker later therefore finds it there: that worker waits, a millisecond mostly, until its own tail has
 come so far, and nobody ever sees less than what was answered anywhere before. It costs no message.
+
+Commits exclude each other in the database. A worker whose batch waited there could not add what comes
+meanwhile, so workers stand in line here, with open batches: fewer commits carry more. This is a courtesy; what
+a dead or frozen worker left counts for nothing after ``_STALE_NS``.
 """
 
 from __future__ import annotations
@@ -10,12 +14,18 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 PLACES: Final = 64
 _WIDTH: Final = 8
 _NAME: Final = "heads"
+_STALE_NS: Final = 20_000_000
+# Three numbers for each place: a head, and since when (monotonic ns, 0: not) it commits or waits to.
+_COMMITS: Final = PLACES
+_WAITS: Final = 2 * PLACES
+_SIZE: Final = 3 * PLACES * _WIDTH
 
 
 class HeadBoard:
@@ -26,10 +36,11 @@ class HeadBoard:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._file = os.open(folder / _NAME, flags, 0o660)
         try:
-            if os.fstat(self._file).st_size < PLACES * _WIDTH:
-                os.ftruncate(self._file, PLACES * _WIDTH)
-            self._memory = mmap.mmap(self._file, PLACES * _WIDTH)
+            if os.fstat(self._file).st_size < _SIZE:
+                os.ftruncate(self._file, _SIZE)
+            self._memory = mmap.mmap(self._file, _SIZE)
             self._places = memoryview(self._memory).cast("Q")
+            self._heads = self._places[:PLACES]
             self._own = self._take_place()
         except BaseException:
             os.close(self._file)
@@ -59,10 +70,36 @@ class HeadBoard:
 
     def newest(self) -> int:
         """Give the newest position that any worker of this machine has told."""
-        return max(self._places)
+        return max(self._heads)
+
+    # -- standing in line ------------------------------------------------------------------------------
+
+    def may_commit(self) -> bool:
+        """Tell whether it is this worker's turn to commit; if not it is in the line from now on."""
+        places, now = self._places, time.monotonic_ns()
+        own = places[_WAITS + self._own] or now
+        for since in places[_COMMITS:_WAITS]:
+            if since and now - since < _STALE_NS:
+                break
+        else:
+            if not any(now - _STALE_NS < since < own for since in places[_WAITS:]):
+                return True
+        places[_WAITS + self._own] = own
+        return False
+
+    def begin_commit(self) -> None:
+        """Leave the line and commit."""
+        self._places[_COMMITS + self._own] = time.monotonic_ns()
+        self._places[_WAITS + self._own] = 0
+
+    def end_commit(self) -> None:
+        """Let the next one commit."""
+        self._places[_COMMITS + self._own] = 0
 
     def close(self) -> None:
         """Give the place back."""
+        self._places[_COMMITS + self._own] = self._places[_WAITS + self._own] = 0
+        self._heads.release()
         self._places.release()
         self._memory.close()
         os.close(self._file)

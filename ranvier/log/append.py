@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
+from ranvier.log.turns import resolve
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
 from ranvier.storage.database import Database, DatabaseUnavailable
@@ -18,10 +20,20 @@ from ranvier.wire.log_rows import Batch, LogRow, Row
 logger = logging.getLogger(__name__)
 
 _MAX_QUEUE = 20_000
+_GATHER_S = 0.002
+_LINE_S = 0.02
+_LOOK_S = 0.002
 
 
 class HeadMoved(Exception):
-    """Say that somebody else wrote to the room first: nothing was written, compute again."""
+    """Say that somebody else wrote to the room first: nothing was written, compute again.
+
+    What they wrote is not behind ``pos`` in the log.
+    """
+
+    def __init__(self, pos: int) -> None:
+        super().__init__(pos)
+        self.pos = pos
 
 
 class TransactionRepeated(Exception):
@@ -41,12 +53,26 @@ class _Pending:
         return len(self.rows) + (len(self.room.events) if self.room else 0)
 
 
+class Line(Protocol):
+    """The line in which the workers of a machine stand to commit, one after the other."""
+
+    def may_commit(self) -> bool:
+        """Tell whether it is this worker's turn; if not it is in the line from now on."""
+
+    def begin_commit(self) -> None:
+        """Leave the line and commit."""
+
+    def end_commit(self) -> None:
+        """Let the next one commit."""
+
+
 class Appender:
     """Group-commit the writes of this process, one commit in flight.
 
     While a commit is under way the next batch gathers, so the number of commits follows the speed of
     the disk and not the number of writes. ``run`` must be running in a task of the process.
-    ``committed`` is called with the position of each commit before anybody is told of it.
+    ``committed`` is called with the position of each commit before anybody is told of it. Where other
+    processes commit too, ``line`` says when it is this one's turn; nothing but speed hangs on it.
     """
 
     def __init__(
@@ -57,12 +83,17 @@ class Appender:
         clock: Clock,
         max_batch: int = 500,
         committed: Callable[[int], None] | None = None,
+        line: Line | None = None,
     ) -> None:
         self._database = database
         self._bus = bus
         self._clock = clock
         self._max_batch = max_batch
         self._committed = committed
+        self._line = line
+        self._told: asyncio.Future[None] | None = None
+        if line is not None:
+            bus.listen(batches=self._on_batch)
         self._queue: list[_Pending] = []
         self._wake = asyncio.Event()
         self.commits = 0
@@ -101,7 +132,48 @@ class Appender:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                await self._commit(self._take())
+                await self._gather()
+                if self._line is None:
+                    await self._commit(self._take())
+                else:
+                    await self._commit_in_turn(self._line)
+
+    async def _commit_in_turn(self, line: Line) -> None:
+        await self._stand_in(line)
+        line.begin_commit()
+        try:
+            await self._commit(self._take())
+        finally:
+            line.end_commit()
+
+    async def _stand_in(self, line: Line) -> None:
+        """Wait until it is our turn: what others committed, the bus tells; and we look now and then."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LINE_S
+        while not line.may_commit() and loop.time() < until:
+            self._told = loop.create_future()
+            timer = loop.call_later(_LOOK_S, resolve, self._told)
+            try:
+                await self._told
+            finally:
+                timer.cancel()
+                self._told = None
+
+    def _on_batch(self, batch: Batch) -> None:
+        if self._told is not None:
+            resolve(self._told)
+
+    async def _gather(self) -> None:
+        """Let those who are about to write join the batch: a commit costs the same for one as for twenty.
+
+        As long as each turn of the event loop brings more, others are on their way; when none does, or after
+        ``_GATHER_S``, the batch goes. A write that comes alone waits for one empty turn.
+        """
+        until = time.perf_counter() + _GATHER_S
+        before = 0
+        while before < len(self._queue) < self._max_batch and time.perf_counter() < until:
+            before = len(self._queue)
+            await asyncio.sleep(0)
 
     def _take(self) -> list[_Pending]:
         size = taken = 0
@@ -172,7 +244,7 @@ class Appender:
             if pending.room is None:
                 _succeed(pending, pending.rows[-1].pos)
             elif pending.room.room_nid in moved:
-                _fail(pending, HeadMoved())
+                _fail(pending, HeadMoved(appended.before))
             elif pending.room.room_nid in repeated:
                 _fail(pending, TransactionRepeated())
             else:

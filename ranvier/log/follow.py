@@ -14,7 +14,7 @@ from ranvier.wire.log_rows import Batch
 
 logger = logging.getLogger(__name__)
 
-_GAP_PATIENCE_S = 0.005  # writers publish out of order: what is missing mostly comes at once
+_GAP_PATIENCE_S = 0.01  # writers publish out of order: what is missing mostly comes at once
 _PIECE = 1000
 _MAX_EARLY = 1000
 _POLL_S = 0.2
@@ -66,9 +66,13 @@ class Follower:
             try:
                 async with asyncio.timeout(self._interval_s):
                     await self._gap.wait()
-                await asyncio.sleep(_GAP_PATIENCE_S)
             except TimeoutError:
                 pass
+            else:
+                missing_after = self._tail.pos
+                await asyncio.sleep(_GAP_PATIENCE_S)
+                if self._early and self._tail.pos != missing_after:
+                    continue  # what was missing came; what is missing now may come, too
             self._gap.clear()
             try:
                 await self._catch_up()

@@ -132,7 +132,9 @@ async def cluster_parts(
     )
     here = ForwardedHere(perform=requests.perform, tail=core.tail)
     server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, tasks=core.tasks)
-    application.neighbours = Neighbours(currency=currency, forwarding=forwarding)
+    application.neighbours = Neighbours(
+        currency=currency, forwarding=forwarding, rooms=core.rooms, clock=core.clock
+    )
     workers = ClusterWorkers(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
     )

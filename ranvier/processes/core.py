@@ -10,7 +10,7 @@ from typing import Any
 
 from ranvier.cluster.leases import Leases
 from ranvier.config.server import TailConfig
-from ranvier.log.append import Appender
+from ranvier.log.append import Appender, Line
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
 from ranvier.log.follow import Follower
@@ -93,16 +93,18 @@ async def start_core(
     tasks: asyncio.TaskGroup,
     tail_config: TailConfig = DEFAULT_TAIL,
     committed: Callable[[int], None] | None = None,
+    line: Line | None = None,
     leases: Leases | None = None,
 ) -> Core:
     """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``.
 
     ``committed`` is called with the position of each commit of this process before anybody is told of it;
+    ``line`` is where the workers of a machine wait to commit;
     ``leases`` are there where several processes share work that one of them is to do.
     """
     tail = Tail(max_rows=tail_config.rows, max_bytes=tail_config.size_bytes)
     follower = Follower(database=database, bus=bus, tail=tail, warm_rows=min(WARM_ROWS, tail_config.rows))
-    appender = Appender(database=database, bus=bus, clock=clock, committed=committed)
+    appender = Appender(database=database, bus=bus, clock=clock, committed=committed, line=line)
     nids = Nids(database)
     room_store = RoomStore(database)
     transactions = TransactionStore(database)

@@ -178,6 +178,7 @@ async def _core(
         tasks=tasks,
         tail_config=config.server.tail,
         committed=board.note if board is not None else None,
+        line=board,
         leases=_leases(config, database) if board is not None else None,
     )
     if board is not None:

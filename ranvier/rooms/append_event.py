@@ -30,6 +30,7 @@ Action = Callable[[Draft], T]
 _MAX_WAITING = 1000
 _MAX_BATCH = 50
 _MAX_ATTEMPTS = 10
+_PATIENCE_S = 0.05
 
 
 class AlreadySent(Exception):
@@ -197,17 +198,23 @@ class RoomWriter:
             if base is not None:
                 await self._many_ends.settle(draft, base)
                 if room.head != head:
-                    raise HeadMoved  # while the states were resolved
+                    raise HeadMoved(self._tail.pos)  # while the states were resolved
             pos = await self._appender.append_room(draft.write())
-        except HeadMoved:
-            self._rooms.drop(room_id)
+        except HeadMoved as moved:
+            await self._follow(room, head, moved.pos)
             return _again([waiting for waiting, _ in results])
         except TransactionRepeated:
             return await self._without_repeated([waiting for waiting, _ in results])
+        room.written = pos
         await self._tail.wait_for(pos)
         for waiting, result in results:
             _succeed(waiting, result)
         return []
+
+    async def _follow(self, room: Room, head: int, pos: int) -> None:
+        """Wait for what another process wrote to a room; if the log does not bring it, load the room anew."""
+        if not await self._tail.wait_for(pos, _PATIENCE_S) or room.head == head:
+            self._rooms.drop(room.room_id)
 
     async def _without_repeated(self, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
         known = await self._transactions.event_ids([w.txn for w in batch if w.txn is not None])

@@ -139,7 +139,7 @@ class Reception:
             arrival.row.replaces_nid = replaced.event_nid
         # What was judged was one moment of the room only if nothing happened to it.
         if self._room.head != self._head:
-            raise HeadMoved
+            raise HeadMoved(self._room.head)
         # 5. "Passes authorisation rules based on the state before the event, otherwise it is rejected."
         check_auth(event, _events(state), self._levels if at_current else None)
         # 6. "Passes authorisation rules based on the current state of the room, otherwise it is soft failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from pyroaring import BitMap64
 
@@ -16,6 +17,9 @@ from ranvier.wire.log_rows import EventRow
 
 MEMBER = "m.room.member"
 FIRST_MEMBERS = 6
+
+
+_LATELY_MS: Final = 1000
 
 
 class Room:
@@ -40,6 +44,7 @@ class Room:
         "stale",
         "state",
         "version",
+        "written",
     )
 
     def __init__(self, *, room_nid: int, room_id: str, version: RoomVersion) -> None:
@@ -54,6 +59,7 @@ class Room:
         self.joined: set[str] = set()
         self.invited: set[str] = set()
         self.stale = False
+        self.written = 0
         self._power_levels: PowerLevels | None = None
         self._first_members: list[EventRow] | None = None
         self._other_state: dict[StateKey, EventRow] = {}
@@ -101,6 +107,15 @@ class Room:
         self.snapshot_nid, self.snapshot_steps = row.room_snapshot
         if own_key:
             self._set_state(row)
+
+    def is_written_elsewhere(self, now_ms: int) -> bool:
+        """Tell whether another process wrote to the room last, and lately, so that we might be overtaken.
+
+        ``written`` is the position of what this process wrote last.
+        """
+        if self.head == self.written or not self.extremities:
+            return False
+        return now_ms - self.extremities[-1].origin_server_ts < _LATELY_MS
 
     def _set_state(self, row: EventRow) -> None:
         key = row.key
