@@ -5,8 +5,8 @@ another worker later therefore finds it there: that worker waits, a millisecond 
 come so far, and nobody ever sees less than what was answered anywhere before. It costs no message.
 
 Commits exclude each other in the database. A worker whose batch waited there could not add what comes
-meanwhile, so workers stand in line here, with open batches: fewer commits carry more. This is a courtesy; what
-a dead or frozen worker left counts for nothing after ``_STALE_NS``.
+meanwhile, so workers stand in line here, with open batches: fewer commits carry more. This is a courtesy;
+what a dead or frozen worker left counts for nothing after ``_STALE_NS``.
 """
 
 from __future__ import annotations

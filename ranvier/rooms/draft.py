@@ -283,6 +283,7 @@ class Draft:
         if row.state_key is not None:
             self._change_state(row, replaced)
         row.room_snapshot = self._snapshot
+        row.is_only_end = len(self._extremities) == 1
 
     def _change_state(self, row: EventRow, replaced: EventRow | None) -> None:
         key = row.key
@@ -370,6 +371,7 @@ class Draft:
         for row in self.events:
             row.state_changes = ()
             row.room_snapshot = None  # so that rooms are read anew
+            row.is_only_end = False
         last.state_changes = tuple(changes)
         self._changes = [
             state_change(last, key, row, self.room.state.get(key)) for key, row in changes.items()

@@ -240,6 +240,7 @@ class Reception:
         # Only so much does `Room.apply` do by itself; whatever else happened, the room is read anew.
         plain = not row.state_changes or (row.state_key is not None and row.state_changes == (row.key,))
         row.room_snapshot = snapshot if follows_all and plain else None
+        row.is_only_end = self._ends.keys() == {row.event_id}
         self._note_relation(row)
         self._note_redaction(row)
         self._redact_if_asked(row)

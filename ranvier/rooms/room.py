@@ -101,9 +101,12 @@ class Room:
         if (row.state_changes and not own_key) or row.room_snapshot is None:
             self.stale = True
             return
-        followed = set(row.event.prev_event_ids)
-        self.extremities = [e for e in self.extremities if e.event_id not in followed]
-        self.extremities.append(row)
+        if row.is_only_end:
+            self.extremities = [row]
+        else:
+            followed = set(row.event.prev_event_ids)
+            self.extremities = [e for e in self.extremities if e.event_id not in followed]
+            self.extremities.append(row)
         self.snapshot_nid, self.snapshot_steps = row.room_snapshot
         if own_key:
             self._set_state(row)

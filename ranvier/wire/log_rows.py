@@ -46,7 +46,8 @@ class EventRow:
     ``state_changes`` the keys of the room's current state that changed with this event (for most
     state events their own key; more or others where the room's history forked), ``redacts`` the id of the
     event on which a redaction took effect, ``room_snapshot`` the snapshot of the room's current state
-    after it and how many steps that is from a full copy (None for a row read from the database).
+    after it and how many steps that is from a full copy (None for a row read from the database),
+    ``is_only_end`` that it follows all that came before: the room's ends are known without parsing it.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class EventRow:
         "depth",
         "event_id",
         "event_nid",
+        "is_only_end",
         "origin_server_ts",
         "pdu",
         "pos",
@@ -99,6 +101,7 @@ class EventRow:
         state_changes: Sequence[StateKey] = (),
         redacts: str | None = None,
         room_snapshot: tuple[int, int] | None = None,
+        is_only_end: bool = False,
         redacted_because: EventRow | None = None,
         event: Event | None = None,
         membership: str | None = None,
@@ -123,6 +126,7 @@ class EventRow:
         self.state_changes = state_changes
         self.redacts = redacts
         self.room_snapshot = room_snapshot
+        self.is_only_end = is_only_end
         self.redacted_because = redacted_because
         self._event = event
         self._membership = membership
@@ -224,6 +228,12 @@ class EventRow:
     def redacted_client(self) -> bytes:
         """What clients get of the event from whom its content is kept; as ``client``, made each time."""
         return _render_client(self, self.redacted_pdu, redacted=True)
+
+    def forget_forms(self) -> None:
+        """Have nothing parsed or rendered yet."""
+        self._event = None
+        self._membership = None
+        self._client = None
 
     def replace_event(self, event: Event) -> None:
         """Have another form of the same event, before anybody else knows the row."""
