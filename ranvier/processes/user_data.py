@@ -23,6 +23,7 @@ from ranvier.users.push_rules import PushRules
 from ranvier.users.receipts import Receipts
 from ranvier.users.tags import Tags
 from ranvier.users.unread import Unread
+from ranvier.users.unread_gaps import UnreadGaps
 from ranvier.users.user_directory import UserDirectory
 from ranvier.users.user_directory_upkeep import UserDirectoryUpkeep
 
@@ -109,6 +110,7 @@ def build_user_data(core: Core, config: Config) -> UserParts:
         unread=Unread(
             store=unread_store,
             notes=notes,
+            gaps=UnreadGaps(store=unread_store, events=core.events, notes=notes, tail=tail),
             rooms=core.rooms,
             memberships=core.memberships,
             push_rules=push_rules,

@@ -15,6 +15,7 @@ WITH account_data AS (DELETE FROM account_data WHERE user_id = $1),
     signed_by_others AS (DELETE FROM key_signatures WHERE target_user_id = $1),
     signed AS (DELETE FROM key_signatures WHERE signer_user_id = $1 AND target_user_id <> $1),
     found AS (DELETE FROM user_directory WHERE user_id = $1),
+    unread AS (DELETE FROM unread_tallies WHERE user_id = $1),
     cross_signing AS (DELETE FROM cross_signing_keys WHERE user_id = $1)
 UPDATE presence SET status_msg = NULL WHERE user_id = $1 AND status_msg IS NOT NULL
 """

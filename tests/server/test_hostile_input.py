@@ -346,7 +346,7 @@ def _hostile_queries(route: Route, scene: Scene, names: set[str]) -> list[str]:
 
 
 async def test_no_text_holds_a_nul(stage: Stage) -> None:
-    """A character that the database can not keep would be a failure of the server, or be cut out in silence."""
+    """A character that the database can not keep would be a failure, or be cut out in silence."""
     accepted: list[str] = []
 
     async def ask(route: Route, scene: Scene, url: str, data: bytes | None, errcode: str) -> None:
