@@ -32,7 +32,9 @@ from ranvier.processes.room_parts import build_auto_join, build_rooms
 from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
+from ranvier.rooms.purge import RoomPurge
 from ranvier.storage.erasure import ErasureStore
+from ranvier.storage.room_purges import RoomPurgeStore
 from ranvier.users.erasure import Erasure
 from ranvier.users.returning import ReturningUsers
 
@@ -170,7 +172,14 @@ def _run_always(
     loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
     metrics.registry.register(ProcessGauges(core, sync.notifier))
     metrics.registry.register(loop_lag)
+    room_purge = RoomPurge(
+        store=RoomPurgeStore(core.database),
+        appender=core.appender,
+        clock=core.clock,
+        retention_ms=config.rooms.forgotten_room_retention_period_ms,
+    )
     core.run_once("expiry", accounts.expiry.run)
+    core.run_fenced("forgotten rooms", room_purge.run)
     core.run_once("profile changes", users.profile_changes.run)
     core.run_once("user directory", users.user_directory_upkeep.run)
     for work in (

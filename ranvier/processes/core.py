@@ -20,6 +20,7 @@ from ranvier.rooms.draft import Identity
 from ranvier.rooms.fork_state import ForkStates
 from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.memberships import Memberships
+from ranvier.rooms.purge import Transactions
 from ranvier.rooms.rooms import Rooms
 from ranvier.storage.database import Database
 from ranvier.storage.event_graph import EventGraphStore
@@ -70,6 +71,13 @@ class Core:
             self.run_always(_awaited(work))
         else:
             self.run_always(self.leases.run_alone(name, lambda lease: work()))
+
+    def run_fenced(self, name: str, work: Callable[[Transactions], Awaitable[None]]) -> None:
+        """Run something as ``run_once`` does, with transactions that are refused once another does."""
+        if self.leases is None:
+            self.run_always(_awaited(lambda: work(self.database.transaction)))
+        else:
+            self.run_always(self.leases.run_alone(name, lambda lease: work(lease.transaction)))
 
     def stop(self) -> None:
         """End what runs always; what was begun for requests is left to finish."""
