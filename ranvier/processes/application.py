@@ -33,7 +33,9 @@ from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
 from ranvier.rooms.purge import RoomPurge
+from ranvier.rooms.redaction_retention import RedactionRetention
 from ranvier.storage.erasure import ErasureStore
+from ranvier.storage.redaction_retention import RedactionRetentionStore
 from ranvier.storage.room_purges import RoomPurgeStore
 from ranvier.users.erasure import Erasure
 from ranvier.users.returning import ReturningUsers
@@ -178,8 +180,14 @@ def _run_always(
         clock=core.clock,
         retention_ms=config.rooms.forgotten_room_retention_period_ms,
     )
+    redaction_retention = RedactionRetention(
+        store=RedactionRetentionStore(core.database),
+        clock=core.clock,
+        retention_ms=config.rooms.redaction_retention_period_ms,
+    )
     core.run_once("expiry", accounts.expiry.run)
     core.run_fenced("forgotten rooms", room_purge.run)
+    core.run_fenced("redacted events", redaction_retention.run)
     core.run_once("profile changes", users.profile_changes.run)
     core.run_once("user directory", users.user_directory_upkeep.run)
     for work in (
