@@ -149,7 +149,7 @@ CASES: list[tuple[str, str, str, Any, int, str]] = [
     ("stranger", "GET", "/v3/rooms/$knock_room/messages?dir=b", None, 403, "M_FORBIDDEN"),
     ("user", "GET", f"{ROOM}/messages", None, 400, "M_MISSING_PARAM"),
     ("user", "GET", "/v1/mutual_rooms?user_id=$user_id", None, 400, ""),
-    ("user", "GET", "/v1/mutual_rooms", None, 400, "M_MISSING_PARAM"),
+    ("user", "GET", "/v1/mutual_rooms", None, 400, "M_INVALID_PARAM"),
     ("user", "GET", "/v1/mutual_rooms?user_id=$target&from=no", None, 400, "M_INVALID_PARAM"),
     ("user", "PUT", "/v3/presence/$target/status", {"presence": "online"}, 403, "M_FORBIDDEN"),
     ("user", "PUT", "/v3/presence/$user_id/status", {"presence": "asleep"}, 400, ""),
