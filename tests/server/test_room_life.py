@@ -94,3 +94,26 @@ async def test_settings_go_along_to_the_new_room(users: list[HttpClient]) -> Non
     false = await carol.create_room(creation_content=predecessor, room_version="11")
     await alice.join(false)
     assert (await alice.get(f"/v3/user/{quote(alice.user_id)}/rooms/{quote(false)}/tags"))["tags"] == {}
+
+
+async def test_blocked_invitations_are_not_told(users: list[HttpClient]) -> None:
+    """Who wants no invitations would still be shown those that came before."""
+    alice, bob, _ = users
+    _, since = await sync_rooms(bob)
+    before = (await bob.get("/v3/events"))["end"]
+    room_id = await alice.create_room(preset="private_chat", invite=[bob.user_id])
+    place = f"/v3/user/{quote(bob.user_id)}/account_data"
+    await bob.put(f"{place}/m.invite_permission_config", {"default_action": "block"})
+    for token in (None, since):
+        assert "invite" not in (await sync_rooms(bob, token))[0]
+    assert (await bob.get("/v3/initialSync"))["rooms"] == []
+    chunk = (await bob.get("/v3/events", **{"from": before}))["chunk"]
+    assert not [event for event in chunk if event.get("room_id") == room_id]
+    await bob.put(f"{place}/m.invite_permission_config", {})
+    assert room_id in (await sync_rooms(bob))[0]["invite"]
+    # and likewise of those whom one ignores
+    await bob.put(f"{place}/m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+    assert "invite" not in (await sync_rooms(bob))[0]
+    assert (await bob.get("/v3/initialSync"))["rooms"] == []
+    chunk = (await bob.get("/v3/events", **{"from": before}))["chunk"]
+    assert not [event for event in chunk if event.get("room_id") == room_id]
