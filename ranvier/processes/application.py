@@ -108,12 +108,12 @@ async def build_application(
     parts |= {"ready": lambda: not sync.notifier.closed}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
-    core.run_always(auto_join.run())
+    core.keep_doing("joining new users to rooms", auto_join.run)
     loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
     console = build_console(
         core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
     )
-    core.run_always(console.figures.run(console.overview.record))
+    core.keep_doing("counting", lambda: console.figures.run(console.overview.record))
     parts |= _named(console)
     application = Application(
         {
@@ -190,18 +190,18 @@ def _run_always(
     core.run_fenced("redacted events", redaction_retention.run)
     core.run_once("profile changes", users.profile_changes.run)
     core.run_once("user directory", users.user_directory_upkeep.run)
-    for work in (
-        accounts.deactivation.run,
-        accounts.last_seen.run,
-        sync.notifier.run,
-        encryption.inboxes.run,
-        ephemeral.presence.run,
-        ephemeral.returning_users.run,
-        ephemeral.typing_users.run,
-        guests.run,
-        loop_lag.run,
-    ):
-        core.run_always(work())
+    for name, work in {
+        "deactivation": accounts.deactivation.run,
+        "noting who is seen": accounts.last_seen.run,
+        "waking who shares rooms": sync.notifier.run,
+        "emptying inboxes": encryption.inboxes.run,
+        "presence": ephemeral.presence.run,
+        "waiting for returning users": ephemeral.returning_users.run,
+        "typing": ephemeral.typing_users.run,
+        "letting guests leave": guests.run,
+        "measuring the event loop": loop_lag.run,
+    }.items():
+        core.keep_doing(name, work)
     return loop_lag
 
 
