@@ -251,6 +251,16 @@ async def test_rooms_may_be_forgotten_on_leaving(database: str) -> None:
         await app.act("bob", "join", room_id)
         assert (await app.act("bob", "leave", room_id)).status == 200
         assert await app.forgotten.of(BOB) == {room_id}
+        # "either normally or via a kick or ban"
+        for action in ("kick", "ban"):
+            await app.act("bob", "join", room_id)
+            assert await app.forgotten.of(BOB) == frozenset()
+            assert (await app.act("alice", action, room_id, "bob")).status == 200
+            assert await app.forgotten.of(BOB) == {room_id}
+        assert (await app.act("alice", "unban", room_id, "bob")).status == 200
+        assert await app.forgotten.of(BOB) == {room_id}
+        await app.membership.leave_all(ALICE)
+        assert await app.forgotten.of(ALICE) == {room_id}
 
 
 async def test_leaving_everything(database: str) -> None:
