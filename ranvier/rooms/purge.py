@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from ranvier.cluster.leases import LeaseLostError
 from ranvier.log.append import Appender
 from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError
@@ -49,13 +48,8 @@ class RoomPurge:
         while True:
             try:
                 await self.sweep(transactions)
-            except LeaseLostError:
-                raise
             except MatrixError as error:
                 logger.warning("Forgotten rooms can not be removed now: %s", error.message)
-            except Exception:
-                # It is tried again; that a room is not removed must not end the server.
-                logger.exception("Removing forgotten rooms failed")
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def sweep(self, transactions: Transactions) -> None:

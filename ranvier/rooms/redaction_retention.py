@@ -8,7 +8,6 @@ from typing import Final
 
 import orjson
 
-from ranvier.cluster.leases import LeaseLostError
 from ranvier.log.clock import Clock
 from ranvier.rooms.purge import Transactions
 from ranvier.rooms.room import MEMBER
@@ -45,13 +44,8 @@ class RedactionRetention:
         while self._retention_ms is not None:
             try:
                 await self.sweep(transactions, self._retention_ms)
-            except LeaseLostError:
-                raise
             except MatrixError as error:
                 logger.warning("Redacted events can not be replaced now: %s", error.message)
-            except Exception:
-                # It is tried again; one event that cannot be worked with must not end the server.
-                logger.exception("Replacing redacted events failed")
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def sweep(self, transactions: Transactions, retention_ms: int) -> None:

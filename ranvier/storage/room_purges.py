@@ -9,6 +9,8 @@ import orjson
 from ranvier.storage.database import Connection, Database
 
 _PIECE: Final = 500
+_EVENTS_AT_ONCE: Final = 100
+"""Each may have 64 KiB, and all are parsed in one go."""
 
 # A user of ours has nothing more to do with a room who forgot it after their last member event there, or who
 # can never log in again. Whoever is in it, invited or waiting keeps it.
@@ -30,14 +32,14 @@ FROM named LEFT JOIN rooms r USING (room_id) ORDER BY named.room_id
 _PENDING = "SELECT room_nid, room_id, snapshot_nid FROM purged_rooms"
 _EVENTS = f"""
 (SELECT event_nid, event_id, snapshot_nid, pdu FROM events WHERE room_nid = $1 AND pos IS NOT NULL
- ORDER BY pos LIMIT {_PIECE})
+ ORDER BY pos LIMIT {_EVENTS_AT_ONCE})
 UNION ALL
 (SELECT event_nid, event_id, snapshot_nid, pdu FROM events
- WHERE room_nid = $1 AND pos IS NULL AND state_key IS NOT NULL LIMIT {_PIECE})
+ WHERE room_nid = $1 AND pos IS NULL AND state_key IS NOT NULL LIMIT {_EVENTS_AT_ONCE})
 UNION ALL
 (SELECT event_nid, event_id, snapshot_nid, pdu FROM events
- WHERE room_nid = $1 AND pos IS NULL AND state_key IS NULL LIMIT {_PIECE})
-LIMIT {_PIECE}
+ WHERE room_nid = $1 AND pos IS NULL AND state_key IS NULL LIMIT {_EVENTS_AT_ONCE})
+LIMIT {_EVENTS_AT_ONCE}
 """
 _REMOVE_EVENTS = """
 WITH RECURSIVE edges AS (DELETE FROM event_edges WHERE event_nid = ANY ($2) AND prev_id = ANY ($4)),

@@ -166,7 +166,8 @@ class Rendering:
         """Give the JSON object of an event."""
         if not self._plain:
             return self._selected(row)
-        client = row.redacted_client if self._hides(row) else row.client
+        hidden = row.sender in self._erased and self._hides(row)
+        client = row.redacted_client if hidden else row.client
         return b'{%b%b,"unsigned":{%b}}' % (client, self._room(row.room_id), self._unsigned(row))
 
     def content(self, row: EventRow) -> bytes:
