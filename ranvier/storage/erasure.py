@@ -22,7 +22,8 @@ UPDATE presence SET status_msg = NULL WHERE user_id = $1 AND status_msg IS NOT N
 # What others saw of them besides events. (Of receipts there is no index by user; of their rooms there is.)
 _REMOVE_SHOWN = """
 WITH profiles AS (DELETE FROM profiles WHERE user_id = $1),
-    profile_changes AS (DELETE FROM profile_changes WHERE user_id = $1)
+    profile_changes AS (DELETE FROM profile_changes WHERE user_id = $1),
+    presence AS (DELETE FROM presence WHERE user_id = $1)
 DELETE FROM receipts WHERE user_id = $1 AND room_id IN (
     SELECT r.room_id FROM current_state s JOIN rooms r USING (room_nid)
     WHERE s.type = 'm.room.member' AND s.state_key = $1)
@@ -44,5 +45,5 @@ class ErasureStore:
         await self._database.execute(_REMOVE_OWN, user_id)
 
     async def remove_shown(self, user_id: str) -> None:
-        """Remove what others saw of a user: profile and receipts."""
+        """Remove what others saw of a user: profile, receipts, when they were there."""
         await self._database.execute(_REMOVE_SHOWN, user_id)
