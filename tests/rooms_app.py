@@ -33,10 +33,16 @@ from ranvier.rooms.summary import RoomSummaries
 from ranvier.rooms.upgrade import RoomUpgrades
 from ranvier.spec.globs import whole_glob
 from ranvier.spec.room_versions import DEFAULT_ROOM_VERSION
+from ranvier.storage.account_data import AccountDataStore
 from ranvier.storage.aliases import AliasStore
 from ranvier.storage.forgotten_rooms import ForgottenRoomStore
+from ranvier.storage.push_rules import PushRuleStore
 from ranvier.storage.room_directory import RoomDirectoryStore
+from ranvier.users.account_data import AccountData
+from ranvier.users.push_rules import PushRules
 from ranvier.users.requester import Requester
+from ranvier.users.tags import Tags
+from ranvier.users.upgraded_rooms import UpgradedRooms
 from ranvier.wire.log_rows import EventRow
 from tests.core import SERVER_NAME, Core, running_core
 
@@ -224,7 +230,18 @@ async def running_rooms_app(
             directory=directory,
             config=config,
         )
+        account_data_store = AccountDataStore(core.database)
+        account_data = AccountData(store=account_data_store, appender=core.appender, tail=core.tail)
         parts = {
+            "upgraded_rooms": UpgradedRooms(
+                rooms=core.rooms,
+                memberships=core.memberships,
+                tags=Tags(store=account_data_store, account_data=account_data),
+                account_data=account_data,
+                push_rules=PushRules(
+                    store=PushRuleStore(core.database), appender=core.appender, tail=core.tail
+                ),
+            ),
             "membership": members,
             "memberships": core.memberships,
             "aliases": aliases,

@@ -99,6 +99,9 @@ async def test_leaving_rooms_goes_on_after_a_restart(database: str) -> None:
     async with account_server(database) as server:
         await until_departed(server)
         assert server.departed == [(ALICE, True)]
+        # Devices have names, and addresses that they were at.
+        for table in ("devices", "access_tokens"):
+            assert await server.core.database.fetchval(f"SELECT count(*) FROM {table}") == 0, table
 
 
 async def test_a_locked_user_can_only_log_out(database: str) -> None:

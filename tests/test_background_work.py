@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from ranvier.cluster.leases import LeaseLostError
 from ranvier.log.bus import Ephemeral, LocalBus
+from ranvier.processes.persevere import persevere
 from ranvier.storage.batches import write_each
 from ranvier.storage.database import Database, DatabaseUnavailable
 from ranvier.storage.devices import DeviceStore
@@ -177,6 +179,30 @@ async def test_without_a_database_everything_waits(database: str) -> None:
             await asyncio.sleep(0.5)
         assert inboxes._acked == {(ALICE, "PHONE"): 7}
         await away.close()
+
+
+async def test_what_fails_is_begun_anew_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One mistake of ours in a piece of work that nobody waits for would end the server, or fill the disk."""
+    clock, pauses, fails_after_s = ManualClock(), list[float](), [0, 0, 0, 1000]
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.forward(seconds)
+
+    async def work() -> None:
+        if fails_after_s:
+            clock.forward(fails_after_s.pop(0))
+            raise ExceptionGroup("tasks", [ValueError("a mistake of ours")])
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await persevere(work, "work", clock)
+    assert pauses == [1, 2, 4, 1]
+
+    async def lose() -> None:
+        raise LeaseLostError("job")
+
+    with pytest.raises(LeaseLostError):
+        await persevere(lose, "work", clock)
 
 
 async def test_one_table_that_cannot_be_swept_leaves_the_others() -> None:

@@ -200,6 +200,13 @@ def test_what_is_checked_and_has_no_effect_is_said_to_have_none(tmp_path: Path) 
     ]
 
 
+def test_a_listener_that_answers_nothing_is_pointed_out(tmp_path: Path) -> None:
+    """An administrator would give a port to other servers and wonder why they get no answer."""
+    listener = "listeners: [{{port: 8448, resources: [{{names: [{}]}}]}}]"
+    for names, warned in (("federation", 1), ("media, keys", 1), ("client, federation", 0), ("health", 0)):
+        assert len(read(tmp_path, listener.format(names)).warnings) == warned, names
+
+
 # Fields of the configuration that only its own reading looks at.
 _ONLY_READ = {"without_verification", "warnings", "any_alias", "file", "line", "found"}
 # Of keys that are said to have no effect, under the names that they have here.
@@ -273,7 +280,7 @@ def test_listeners_as_synapse_writes_them(tmp_path: Path) -> None:
         "listeners:\n"
         "  - {port: 8008, type: http, x_forwarded: true, bind_addresses: ['::1', '127.0.0.1'],\n"
         "     resources: [{names: [client, keys], compress: false}]}\n"
-        "  - {path: run/main.sock, mode: 0660, resources: [{names: [federation]}]}\n"
+        "  - {path: run/main.sock, mode: 0660, resources: [{names: [client, federation]}]}\n"
         "  - {port: 9000, type: metrics, bind_addresses: ['127.0.0.1']}\n",
     )
     client, socket, metrics = config.listeners

@@ -67,14 +67,17 @@ async def erase(app: RoomEndpoints, user_id: str) -> None:
 
 async def conversation(app: RoomEndpoints) -> tuple[str, dict[str, str]]:
     """Let Alice say something to Bob in every way, and be erased; then Carol joins."""
-    room_id = await app.core.create_room()
+    room_id = await app.core.create_room(BOB)
     ids = {}
+    invite = {"membership": "invite", "displayname": "Alice L."}
+    ids["invite"] = await app.event(room_id, BOB, MEMBER, invite, ALICE)
+    await app.event(room_id, BOB, "m.room.history_visibility", {"history_visibility": "shared"}, "")
     profile = {"membership": "join", "displayname": "Alice L.", "reason": "hello"}
     ids["member"] = await app.event(room_id, ALICE, MEMBER, profile, ALICE)
+    await app.event(room_id, BOB, "m.room.power_levels", {"users": {ALICE: 100}}, "")
     ids["name"] = await app.event(room_id, ALICE, "m.room.name", {"name": "Tea"}, "")
     crypt = {"algorithm": "m.megolm.v1.aes-sha2"}
     ids["encryption"] = await app.event(room_id, ALICE, "m.room.encryption", crypt, "")
-    await app.member(room_id, "bob", "join")
     ids["text"] = await app.event(room_id, ALICE, "m.room.message", {"body": "secret", "msgtype": "m.text"})
     edit = {
         "body": "* secreter",
@@ -118,7 +121,7 @@ async def test_newcomers_get_redacted_copies_everywhere(database: str, from_memo
                 f"/_matrix/client/v1/rooms/{room_id}/relations/{ids['bobs']}", "carol"
             ),
         }
-        for name in ("text", "edit", "thread", "member"):
+        for name in ("text", "edit", "thread", "member", "invite"):
             shown[name] = await app.get(f"{room_id}/event/{ids[name]}", "carol")
         for way, answer in shown.items():
             text = orjson.dumps(answer).decode()
@@ -129,6 +132,8 @@ async def test_newcomers_get_redacted_copies_everywhere(database: str, from_memo
         assert shown["text"]["sender"] == ALICE
         assert "m.relations" not in shown["text"]["unsigned"]
         assert shown["member"]["content"] == {"membership": "join"}
+        assert shown["member"]["unsigned"]["prev_content"] == {"membership": "invite"}
+        assert (shown["invite"]["sender"], shown["invite"]["content"]) == (BOB, {"membership": "invite"})
         # Others are shown as they are, and the room is what it was.
         assert (await app.get(f"{room_id}/event/{ids['bobs']}", "carol"))["content"]["body"] == "well"
         assert (await app.get(f"{room_id}/state/m.room.name", "carol")) == {"name": "Tea"}
@@ -145,6 +150,8 @@ async def test_who_was_there_goes_on_to_see_what_was_said(database: str, from_me
         text = await app.get(f"{room_id}/event/{ids['text']}", "bob")
         assert text["content"]["body"] == "secret"
         assert text["unsigned"]["m.relations"]["m.replace"]["content"]["m.new_content"]["body"] == "secreter"
+        invite = await app.get(f"{room_id}/event/{ids['invite']}", "bob")
+        assert invite["content"]["displayname"] == "Alice L."
         left = await app.get(f"{room_id}/event/{ids['left']}", "bob")
         assert left["unsigned"]["prev_content"]["displayname"] == "Alice L."
         newcomer = await app.get(f"{room_id}/event/{ids['left']}", "carol")

@@ -9,6 +9,7 @@ from nacl.signing import SigningKey
 
 from ranvier.http.limits import Rate
 from ranvier.spec.canonical_json import encode
+from ranvier.spec.errors import MatrixError
 from ranvier.spec.unpadded_base64 import encode_base64
 from ranvier.users.requester import Requester
 from tests.core import SERVER_NAME
@@ -251,6 +252,16 @@ async def test_rooms_may_be_forgotten_on_leaving(database: str) -> None:
         await app.act("bob", "join", room_id)
         assert (await app.act("bob", "leave", room_id)).status == 200
         assert await app.forgotten.of(BOB) == {room_id}
+        # "either normally or via a kick or ban"
+        for action in ("kick", "ban"):
+            await app.act("bob", "join", room_id)
+            assert await app.forgotten.of(BOB) == frozenset()
+            assert (await app.act("alice", action, room_id, "bob")).status == 200
+            assert await app.forgotten.of(BOB) == {room_id}
+        assert (await app.act("alice", "unban", room_id, "bob")).status == 200
+        assert await app.forgotten.of(BOB) == {room_id}
+        await app.membership.leave_all(ALICE)
+        assert await app.forgotten.of(ALICE) == {room_id}
 
 
 async def test_leaving_everything(database: str) -> None:
@@ -262,6 +273,28 @@ async def test_leaving_everything(database: str) -> None:
         invited = await app.create(invite=[BOB])
         await app.membership.leave_all(BOB)
         assert [await app.membership_of(room_id, "bob") for room_id in (*rooms, invited)] == ["leave"] * 4
+
+
+async def test_a_room_that_is_too_busy_is_left_later(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deactivated account would stay for ever in the one room that was busy when it left the others."""
+    async with running_rooms_app(database) as app:
+        busy, other = [await app.create(preset="public_chat") for _ in range(2)]
+        for room_id in (busy, other):
+            await app.act("bob", "join", room_id)
+        write = app.core.writer.write
+
+        async def refuse_busy(room_id: str, *more: Any) -> Any:
+            if room_id == busy:
+                raise MatrixError("M_LIMIT_EXCEEDED", 429, "This room is too busy; try again")
+            return await write(room_id, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(app.core.writer, "write", refuse_busy)
+            with pytest.raises(MatrixError, match="too busy"):
+                await app.membership.leave_all(BOB)
+        assert [await app.membership_of(room_id, "bob") for room_id in (busy, other)] == ["join", "leave"]
+        await app.membership.leave_all(BOB)
+        assert await app.membership_of(busy, "bob") == "leave"
 
 
 async def test_membership_sent_as_state_means_the_same(database: str) -> None:

@@ -220,3 +220,17 @@ async def test_of_two_who_take_a_name_at_once_one_gets_it(database: str) -> None
 async def _register_at_once(server: AccountServer, name: str, times: int) -> list[Any]:
     body = {"username": name, "password": PASSWORD, "auth": DUMMY}
     return await asyncio.gather(*(server.post("/v3/register", body) for _ in range(times)))
+
+
+async def test_who_has_an_account_can_be_kept_from_strangers(database: str) -> None:
+    """Anybody could find out who has an account, though the administrator wants that hidden."""
+    async with account_server(database, OPEN + "inhibit_user_in_use_error: true\n") as server:
+        await server.register("alice")
+        answer = await server.get("/v3/register/available", username="alice")
+        assert (answer.status, answer.body) == (200, {"available": True})
+        begun = await server.post("/v3/register", {"username": "alice", "password": PASSWORD})
+        assert begun.status == 401, "the stages come first"
+        body = {"username": "alice", "password": PASSWORD, "auth": DUMMY}
+        assert (await server.post("/v3/register", body)).errcode == "M_USER_IN_USE"
+        bad = await server.get("/v3/register/available", username="not a name")
+        assert bad.errcode == "M_INVALID_USERNAME"

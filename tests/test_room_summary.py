@@ -159,7 +159,7 @@ async def test_rooms_in_common(database: str) -> None:
 @pytest.mark.parametrize(
     ("query", "errcode"),
     [
-        ({}, "M_MISSING_PARAM"),
+        ({}, "M_INVALID_PARAM"),
         ({"user_id": "alice"}, "M_INVALID_PARAM"),
         ({"user_id": f"@alice:{SERVER_NAME}"}, "M_INVALID_PARAM"),
         ({"user_id": f"@\u00e4:{SERVER_NAME}"}, "M_INVALID_PARAM"),

@@ -24,6 +24,7 @@ from ranvier.users.notifications import Notifications
 from ranvier.users.push_rules import PushRules
 from ranvier.users.receipts import MAIN, READ, READ_PRIVATE, Mark, Receipts
 from ranvier.users.unread import Count, Counts, Unread
+from ranvier.users.unread_gaps import UnreadGaps
 from ranvier.wire.log_rows import EventRow
 from tests.core import Core, running_core
 
@@ -103,7 +104,10 @@ async def running_readers(dsn: str) -> AsyncIterator[Readers]:
             ),
             account_data=account_data,
             push_rules=push_rules,
-            unread=Unread(**parts),
+            unread=Unread(
+                **parts,
+                gaps=UnreadGaps(store=parts["store"], events=core.events, notes=notes, tail=core.tail),
+            ),
             notifications=Notifications(**parts, events=core.events),
         )
 
@@ -301,6 +305,65 @@ async def test_a_restart_changes_no_count(database: str, seed: int) -> None:
         readers.core.tail.reset(readers.core.tail.pos)
         for user, counts in warm.items():
             assert await readers.unread.counts(user, rooms) == counts
+
+
+async def test_many_unread_events_are_all_counted(database: str) -> None:
+    """A lively room would show fewer unread messages after a restart, or to who was away for a while."""
+    async with running_readers(database) as readers:
+        room_id = await shared_room(readers)
+        root = await readers.say(room_id, ALICE)
+        first = await readers.say(room_id, ALICE, **MENTION)
+        assert await readers.total(BOB, room_id) == (2, 1)
+        for n in range(450):
+            await readers.say(room_id, ALICE, **(in_thread(root) if n % 3 == 0 else {}))
+        expected = Counts(Count(452, 1), Count(302, 1), {root.event_id: Count(150, 0)})
+        assert await readers.counts(BOB, room_id) == expected
+        assert await readers.counts(CAROL, room_id) == expected._replace(
+            total=Count(452, 0), main=Count(302, 0)
+        )
+    async with running_readers(database) as readers:
+        readers.core.tail.reset(readers.core.tail.pos)
+        assert await readers.counts(BOB, room_id) == expected
+        await readers.redact(ALICE, first)
+        for _ in range(30):
+            await readers.say(room_id, ALICE)
+        assert await readers.total(BOB, room_id) == (481, 0)
+    async with running_readers(database) as readers:
+        readers.core.tail.reset(readers.core.tail.pos)
+        assert await readers.total(BOB, room_id) == (481, 0)
+        rows = await readers.core.database.fetch("SELECT user_id FROM unread_tallies ORDER BY user_id")
+        assert [row["user_id"] for row in rows] == [BOB, CAROL]
+        # by other rules it is counted anew, without what was written by the old ones
+        rule = {"actions": []}
+        await readers.push_rules.edit(BOB, lambda it: put_rule(it, "override", room_id, rule))
+        assert await readers.total(BOB, room_id) == (0, 0)
+        await readers.push_rules.edit(
+            BOB, lambda it: set_enabled(it, "override", room_id, {"enabled": False})
+        )
+        assert await readers.total(BOB, room_id) == (481, 0)
+        await readers.read(BOB, root, root.event_id)
+        await readers.read(BOB, await readers.say(room_id, ALICE), MAIN)
+        assert await readers.total(BOB, room_id) == (150, 0)
+    async with running_readers(database) as readers:
+        readers.core.tail.reset(readers.core.tail.pos)
+        assert await readers.total(BOB, room_id) == (150, 0)
+        leave = {"membership": "leave"}
+        await readers.core.writer.write(
+            room_id, lambda draft: draft.add(sender=BOB, type="m.room.member", state_key=BOB, content=leave)
+        )
+        await readers.core.join(room_id, BOB)
+        assert await readers.total(BOB, room_id) == (0, 0)
+
+
+async def test_counting_is_bounded(database: str) -> None:
+    """One user with a very long backlog would keep a worker busy for everybody else."""
+    async with running_readers(database) as readers:
+        room_id = await shared_room(readers)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ranvier.users.unread_gaps.MAX_IN_ROOM", 50)
+            for _ in range(300):
+                await readers.say(room_id, ALICE)
+            assert await readers.total(BOB, room_id) == (250, 0)
 
 
 async def test_what_is_held_is_bounded(database: str) -> None:

@@ -38,5 +38,5 @@ def generate_config(server_name: str, port: int | None, data_dir: Path) -> None:
 @place_options
 def check_config(data_dir: Path, configs: Sequence[Path]) -> None:
     """Tell everything that is wrong with a configuration."""
-    config = load_config(data_dir, configs)
+    config = load_config(data_dir, configs, notes=True)
     click.echo(f"The configuration of {config.server.server_name} is good.")

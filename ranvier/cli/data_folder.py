@@ -43,8 +43,11 @@ def place_options(command: Command) -> Command:
     )(command)
 
 
-def load_config(data_dir: Path, configs: Sequence[Path]) -> Config:
-    """Load the configuration and print its warnings; exit with every error if there are any."""
+def load_config(data_dir: Path, configs: Sequence[Path], *, notes: bool = False) -> Config:
+    """Load the configuration and print its warnings; exit with every error if there are any.
+
+    With ``notes`` what has no effect is said as well: where the server is started, and where one asks.
+    """
     paths = list(configs) or [data_dir / CONFIG_NAME]
     if not configs and not paths[0].exists():
         raise click.ClickException(
@@ -59,7 +62,7 @@ def load_config(data_dir: Path, configs: Sequence[Path]) -> Config:
         raise click.ClickException(
             f"the configuration has {errors} error{'s' if errors > 1 else ''}"
         ) from error
-    show(config.warnings)
+    show([problem for problem in config.warnings if notes or problem.severity != "note"])
     return config
 
 

@@ -43,7 +43,7 @@ def up(
     if not configs and is_new(data_dir):
         make_data_folder(data_dir, server_name, port)
         click.echo(f"Made {data_dir} with a configuration and a signing key.")
-    config = load_config(data_dir, configs)
+    config = load_config(data_dir, configs, notes=True)
     if server_name is not None and server_name != config.server.server_name:
         raise click.BadParameter(
             f"this server is {config.server.server_name}, and a server's name cannot be changed",

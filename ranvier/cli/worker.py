@@ -23,7 +23,7 @@ def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: 
     SIGHUP makes it read its configuration again. It finds PostgreSQL and Redis in the configuration, or those
     of a running `ranvier up` with the same data folder.
     """
-    config = with_signing_key(load_config(data_dir, configs), data_dir)
+    config = with_signing_key(load_config(data_dir, configs, notes=True), data_dir)
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.life import receive_plan, run_worker  # noqa: PLC0415
     from ranvier.processes.surroundings import find_surroundings  # noqa: PLC0415

@@ -13,6 +13,7 @@ from ranvier.rooms.forget import ForgottenRooms
 from ranvier.rooms.membership import Action, Membership
 from ranvier.rooms.memberships import Memberships
 from ranvier.spec.errors import MatrixError, bad_json
+from ranvier.users.upgraded_rooms import UpgradedRooms
 
 V3 = versions("v3", "r0")
 
@@ -46,11 +47,14 @@ class InviteBody(msgspec.Struct):
     address: str | None = None
 
 
-async def join_room(request: Request, *, membership: Membership, aliases: Aliases) -> dict[str, Any]:
+async def join_room(
+    request: Request, *, membership: Membership, aliases: Aliases, upgraded_rooms: UpgradedRooms
+) -> dict[str, Any]:
     """Join a room by its id, or by an alias."""
     body = request.json(JoinBody, allow_empty=True)
     room_id = await aliases.room_id_of(request.params["room_id"])
     user = request.user
+    is_new = not await upgraded_rooms.is_in(user.user_id, room_id)
     await membership.change(
         user,
         room_id,
@@ -59,6 +63,8 @@ async def join_room(request: Request, *, membership: Membership, aliases: Aliase
         reason=body.reason,
         third_party_signed=body.third_party_signed,
     )
+    if is_new:
+        await upgraded_rooms.carry_over(user.user_id, room_id)
     return {"room_id": room_id}
 
 

@@ -155,7 +155,7 @@ async def get_available(
     """Say whether a name is free. Source: client-server API, ``GET /register/available``."""
     registration.check_enabled("user")
     limiter.check("rc_registration", address_key(request.ip), clock.monotonic(), count=False)
-    await registration.check_available(registration.check_name(request.str_param("username")))
+    await registration.check_available(registration.check_name(request.str_param("username")), always=False)
     return {"available": True}
 
 

@@ -38,7 +38,10 @@ async def hierarchy(request: Request, *, space_hierarchy: SpaceHierarchy) -> dic
 async def mutual_rooms(request: Request, *, room_summaries: RoomSummaries) -> dict[str, Any]:
     """List the rooms that the user shares with another one."""
     return await room_summaries.mutual(
-        request.user.user_id, request.str_param("user_id"), request.str_param("from", None)
+        # "the user_id parameter was missing, non-compliant, or was the sender's own": M_INVALID_PARAM for all
+        request.user.user_id,
+        request.str_param("user_id", ""),
+        request.str_param("from", None),
     )
 
 

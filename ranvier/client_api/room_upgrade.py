@@ -9,6 +9,7 @@ import msgspec
 from ranvier.http.request import Request
 from ranvier.http.route import Route, versions
 from ranvier.rooms.upgrade import RoomUpgrades
+from ranvier.users.upgraded_rooms import UpgradedRooms
 
 V3 = versions("v3", "r0")
 
@@ -20,12 +21,15 @@ class UpgradeBody(msgspec.Struct):
     additional_creators: list[str] = []
 
 
-async def upgrade_room(request: Request, *, room_upgrades: RoomUpgrades) -> dict[str, Any]:
+async def upgrade_room(
+    request: Request, *, room_upgrades: RoomUpgrades, upgraded_rooms: UpgradedRooms
+) -> dict[str, Any]:
     """Replace a room by one of another version."""
     body = request.json(UpgradeBody)
     room_id = await room_upgrades.upgrade(
         request.user, request.params["room_id"], body.new_version, body.additional_creators
     )
+    await upgraded_rooms.carry_over(request.user.user_id, room_id)
     return {"replacement_room": room_id}
 
 

@@ -37,6 +37,7 @@ class Absences:
         self._left_by = left_by
         self._take_over = take_over
         self._missing: set[str] = set()
+        self._taken: set[str] = set()
 
     async def look(self) -> None:
         """Take over from those who were missing the last time, too, and are placed here. Raises 503."""
@@ -45,9 +46,12 @@ class Absences:
             return
         missing = set(await self._left_by()) - {member.name for member in self._members.alive()}
         before, self._missing = self._missing, missing
+        self._taken &= missing
         for name in missing & before:
             if self._placement.is_here(PROCESS, name):
-                logger.info("Worker %s stays away; this one takes over from it", name)
+                if name not in self._taken:
+                    logger.info("Worker %s stays away; this one takes over from it", name)
+                    self._taken.add(name)
                 await self._take_over(name)
 
     async def run(self) -> None:

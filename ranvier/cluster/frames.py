@@ -13,8 +13,8 @@ NONCE_BYTES: Final = 32
 _HEAD: Final = struct.Struct(">IBQd")
 
 CHALLENGE: Final = 1  # server to client: a nonce
-HELLO: Final = 2  # client to server: proof of the secret, and its announcement
-WELCOME: Final = 3  # server to client: come in
+HELLO: Final = 2  # client to server: proof of the secret, a nonce, and its announcement
+WELCOME: Final = 3  # server to client: come in, and proof of the secret
 CALL: Final = 4  # client to server: do this, if you begin before the deadline
 ACCEPTED: Final = 5  # server to client: begun, and not done yet
 ANSWER: Final = 6  # server to client
@@ -23,11 +23,11 @@ NEWS: Final = 8  # client to server: its announcement changed
 
 
 class Frame(NamedTuple):
-    """One message. ``deadline`` is a time of the day in seconds."""
+    """One message. ``time`` is of the server's monotonic clock, in seconds: a call's deadline, or now."""
 
     kind: int
     id: int
-    deadline: float
+    time: float
     body: bytes
 
 
@@ -35,9 +35,9 @@ class FrameError(Exception):
     """Say that the other side does not speak this protocol."""
 
 
-def encode(kind: int, id: int = 0, body: bytes = b"", deadline: float = 0.0) -> bytes:
+def encode(kind: int, id: int = 0, body: bytes = b"", time: float = 0.0) -> bytes:
     """Make a frame."""
-    return _HEAD.pack(len(body), kind, id, deadline) + body
+    return _HEAD.pack(len(body), kind, id, time) + body
 
 
 class FrameReader:
@@ -52,7 +52,7 @@ class FrameReader:
         kept = self._kept
         kept += data
         while len(kept) >= _HEAD.size:
-            length, kind, id, deadline = _HEAD.unpack_from(kept)
+            length, kind, id, time = _HEAD.unpack_from(kept)
             if length > self.max_frame:
                 raise FrameError(f"a frame of {length} bytes")
             end = _HEAD.size + length
@@ -60,9 +60,9 @@ class FrameReader:
                 return
             body = bytes(kept[_HEAD.size : end])
             del kept[:end]
-            yield Frame(kind, id, deadline, body)
+            yield Frame(kind, id, time, body)
 
 
-def proof(secret: str, nonce: bytes) -> bytes:
-    """Prove that one knows the secret, without telling it."""
-    return hmac.digest(secret.encode(), b"ranvier worker" + nonce, sha256)
+def proof(secret: str, nonce: bytes, side: bytes = b"client") -> bytes:
+    """Prove that one knows the secret, without telling it; each side in its own way, so an echo is none."""
+    return hmac.digest(secret.encode(), b"ranvier worker " + side + b" " + nonce, sha256)

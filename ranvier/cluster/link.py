@@ -1,8 +1,8 @@
 """The wire between workers: many calls at once over one connection, to a UNIX socket or a TCP address.
 
 A call is begun by the other side before its deadline or not at all, so a caller that heard nothing until then
-may do the work itself. The clocks of two machines may differ: then calls are refused, which is slow and not
-wrong.
+may do the work itself. Deadlines are told in the time of the other side, which says in all that it sends what
+that is: what came late makes a deadline too early, and never too late. Clocks of the day are not asked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -26,9 +27,12 @@ CONNECT_TIMEOUT_S: Final = 1.0
 _CONFIRM_AFTER_S: Final = 0.02
 _MARGIN_S: Final = 0.05
 _MAX_STRANGER_FRAME: Final = 64 * 1024
+_TIME_KEPT_S: Final = 60.0
 
 Answerer = Callable[[bytes], Awaitable[bytes]]
 Greeter = Callable[[bytes], None]
+Clock = Callable[[], float]
+"""Gives seconds of a clock that never goes back."""
 
 
 class NotAcceptedError(Exception):
@@ -61,6 +65,9 @@ class Link(asyncio.Protocol):
         self._welcome: asyncio.Future[None] = self._loop.create_future()
         self._calls: dict[int, _Call] = {}
         self._last_id = 0
+        self._nonce = os.urandom(frames.NONCE_BYTES)
+        # How much more the other side's clock says than ours, or a little less than that; and since when.
+        self._ahead_s, self._ahead_since = -math.inf, 0.0
 
     @property
     def is_open(self) -> bool:
@@ -82,7 +89,7 @@ class Link(asyncio.Protocol):
         self._last_id += 1
         id, call = self._last_id, _Call()
         self._calls[id] = call
-        deadline = time.time() + accept_within_s
+        deadline = time.monotonic() + self._ahead_s + accept_within_s
         call.timer = self._loop.call_later(accept_within_s + _MARGIN_S, self._not_accepted, id)
         transport.write(frames.encode(frames.CALL, id, body, deadline))
         try:
@@ -129,11 +136,16 @@ class Link(asyncio.Protocol):
         self._lost()
 
     def _take(self, frame: Frame) -> None:
+        now = time.monotonic()
+        if frame.time - now > self._ahead_s or now - self._ahead_since > _TIME_KEPT_S:
+            self._ahead_s, self._ahead_since = frame.time - now, now
         if frame.kind == frames.CHALLENGE:
-            body = frames.proof(self._secret, frame.body) + self._announcement
+            body = frames.proof(self._secret, frame.body) + self._nonce + self._announcement
             assert self._transport is not None
             self._transport.write(frames.encode(frames.HELLO, body=body))
         elif frame.kind == frames.WELCOME:
+            if not hmac.compare_digest(frames.proof(self._secret, self._nonce, b"server"), frame.body):
+                raise FrameError("it does not know the secret (worker_replication_secret)")
             if not self._welcome.done():
                 self._welcome.set_result(None)
         else:
@@ -192,8 +204,17 @@ class LinkServer:
     proven the secret, nothing that it sends is looked at.
     """
 
-    def __init__(self, *, secret: str, answer: Answerer, greet: Greeter, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        *,
+        secret: str,
+        answer: Answerer,
+        greet: Greeter,
+        tasks: asyncio.TaskGroup,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._secret = secret
+        self.clock = clock
         self.answer = answer
         self.greet = greet
         self._tasks = tasks
@@ -241,6 +262,10 @@ class LinkServer:
         """Tell whether a proof is right."""
         return hmac.compare_digest(frames.proof(self._secret, nonce), given)
 
+    def proof(self, nonce: bytes) -> bytes:
+        """Prove that this side knows the secret, too."""
+        return frames.proof(self._secret, nonce, b"server")
+
     def joined(self, connection: _Served) -> None:
         """Keep a connection."""
         self._connections.add(connection)
@@ -267,7 +292,7 @@ class _Served(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._server.joined(self)
         self._timer = self._loop.call_later(CONNECT_TIMEOUT_S * 5, self._no_hello)
-        self._transport.write(frames.encode(frames.CHALLENGE, body=self._nonce))
+        self._write(frames.CHALLENGE, body=self._nonce)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.left(self)
@@ -293,8 +318,8 @@ class _Served(asyncio.Protocol):
         if not self._known:
             self._take_hello(frame)
         elif frame.kind == frames.CALL:
-            if self.closing or time.time() > frame.deadline:
-                self._transport.write(frames.encode(frames.REFUSED, frame.id))
+            if self.closing or self._server.clock() > frame.time:
+                self._write(frames.REFUSED, frame.id)
             else:
                 self._server.start(self._answer(frame))
         elif frame.kind == frames.NEWS:
@@ -306,15 +331,16 @@ class _Served(asyncio.Protocol):
             raise FrameError("it does not know the secret (worker_replication_secret)")
         self._known = True
         self._reader.max_frame = frames.MAX_FRAME
-        self._server.greet(frame.body[length:])
-        self._transport.write(frames.encode(frames.WELCOME))
+        end = length + frames.NONCE_BYTES
+        self._server.greet(frame.body[end:])
+        self._write(frames.WELCOME, body=self._server.proof(frame.body[length:end]))
 
     async def _answer(self, frame: Frame) -> None:
         self._server.begin()
         confirm = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm, frame.id)
         try:
             body = await self._server.answer(frame.body)
-            self._transport.write(frames.encode(frames.ANSWER, frame.id, body))
+            self._write(frames.ANSWER, frame.id, body)
         except (Exception, asyncio.CancelledError) as error:
             # The caller cannot know how far it came: the end of the connection tells it just that.
             if not isinstance(error, MatrixError | asyncio.CancelledError):
@@ -326,4 +352,7 @@ class _Served(asyncio.Protocol):
 
     def _confirm(self, id: int) -> None:
         if not self._transport.is_closing():
-            self._transport.write(frames.encode(frames.ACCEPTED, id))
+            self._write(frames.ACCEPTED, id)
+
+    def _write(self, kind: int, id: int = 0, body: bytes = b"") -> None:
+        self._transport.write(frames.encode(kind, id, body, self._server.clock()))

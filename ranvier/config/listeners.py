@@ -13,6 +13,9 @@ RESOURCES = ("client", "federation", "media", "metrics", "health", "replication"
 _PRIVATE = frozenset({"console", "metrics", "health"})
 _ALIASES = {"keys": "federation", "openid": "federation"}
 _POINTLESS = {"static": "it serves no static pages", "consent": "it has no consent pages"}
+# What this version has endpoints for, and what it does not.
+_ANSWERED = frozenset({"client", "metrics", "replication", "console"})
+_SILENT = frozenset({"federation", "media", *_ALIASES})
 _ALL_ADDRESSES = ("::", "0.0.0.0")
 
 
@@ -91,6 +94,10 @@ def _read_resources(section: Section) -> frozenset[str]:
         resource.finish()
     if not section.has("resources"):
         return DEFAULT_LISTENER.resources
+    if names & _SILENT and not names & _ANSWERED:
+        section.warn(
+            "resources", "this version answers nothing for other servers and for media: only health is left"
+        )
     return frozenset(_ALIASES.get(name, name) for name in names - _POINTLESS.keys())
 
 

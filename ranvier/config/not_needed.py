@@ -120,7 +120,5 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "rc_3pid_validation": "this version knows no email addresses and phone numbers",
     "rc_delayed_event_mgmt": "this version has no delayed events",
     "rc_reports": "this version takes no reports",
-    "redaction_retention_period": "the database keeps events as they were sent, redacted for who reads them",
-    "forgotten_room_retention_period": "rooms that everybody forgot are kept",
 }
 """Keys whose values are checked, for what this version does not do yet: accepted, with a warning."""

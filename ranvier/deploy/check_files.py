@@ -11,6 +11,7 @@ from pathlib import Path
 from ranvier.deploy.findings import Finding, error, ok, warning
 from ranvier.deploy.scene import Process, Scene
 from ranvier.deploy.settings import Settings
+from ranvier.wire.members import CLIENT_ROLES
 
 _FOLDER_MODE = 0o2770
 _CONNECT_TIMEOUT_S = 2.0
@@ -120,7 +121,8 @@ def _proxy(scene: Scene, settings: Settings) -> Iterator[Finding]:
     if text is None:
         yield warning("proxy", f"there is no {path}: nginx does not know the workers", "run `ranvier deploy`")
         return
-    listeners = (listener for process in scene.processes for listener in process.listeners)
+    asked = [it for it in scene.processes if set(CLIENT_ROLES) & set(it.config.worker.roles)]
+    listeners = (listener for process in asked for listener in process.listeners)
     sockets = {listener.path for listener in listeners if "client" in listener.resources}
     for socket_path in sorted(str(path) for path in sockets if path is not None):
         if f"unix:{socket_path} " not in text and f"unix:{socket_path};" not in text:

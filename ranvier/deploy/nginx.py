@@ -66,11 +66,12 @@ server {{
 """
 
 
-def upstream_file(settings: Settings, routes: Sequence[Route]) -> str:
-    """Give ``ranvier-upstream.conf``: which worker gets what."""
+def upstream_file(settings: Settings, routes: Sequence[Route], names: Iterable[str] | None = None) -> str:
+    """Give ``ranvier-upstream.conf``: which of the workers ``names`` (None: of all) gets what."""
     keys = "".join(f'    "~{pattern}" "{kind} ${variable}";\n' for kind, variable, pattern in _keys(routes))
     servers = "".join(
-        f"    server unix:{settings.socket(name)} max_fails=3 fail_timeout=2s;\n" for name in settings.names
+        f"    server unix:{settings.socket(name)} max_fails=3 fail_timeout=2s;\n"
+        for name in (settings.names if names is None else names)
     )
     return _UPSTREAM.format(keys=keys, servers=servers)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.deploy import config_files, nginx, record, system_files
 from ranvier.deploy.actions import Action, MakeFolder, PutFile, PutSecret, Run, SetRights
@@ -16,6 +18,7 @@ from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.target import Rights, Target, fingerprint
 from ranvier.http.route import Route
+from ranvier.wire.members import CLIENT_ROLES
 
 _ROOT_FOLDER: Final = Rights("root", "root", 0o755)
 _ROOT_FILE: Final = Rights("root", "root", 0o644)
@@ -133,11 +136,25 @@ class Planner:
         settings = self._settings
         upstream = settings.nginx_dir / "ranvier-upstream.conf"
         server = settings.nginx_dir / "ranvier.conf"
-        self._file(upstream, nginx.upstream_file(settings, self._routes))
+        self._file(upstream, nginx.upstream_file(settings, self._routes, self._for_clients()))
         content = nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES)
         self._file(server, content, leave_edited=True)
         if {upstream, server} & self.plan.changed:
             self.plan.reload_nginx = True
+
+    def _for_clients(self) -> Sequence[str]:
+        """Give the workers that the web server asks: all whose own files do not give them other roles."""
+        settings = self._settings
+        names = [name for name in settings.names if self._has_client_role(settings.worker_yaml(name))]
+        return names or settings.names
+
+    def _has_client_role(self, path: Path) -> bool:
+        try:
+            values = yaml.safe_load(self._target.read(path) or "")
+        except yaml.YAMLError:
+            return True  # the worker says at its start what is wrong
+        roles = values.get("worker_roles") if isinstance(values, dict) else None
+        return not isinstance(roles, list) or any(role in roles for role in CLIENT_ROLES)
 
     def _remember(self) -> None:
         text = Record(self._settings, {**self._before.files, **self._written}).encode()

@@ -32,7 +32,11 @@ from ranvier.processes.room_parts import build_auto_join, build_rooms
 from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
+from ranvier.rooms.purge import RoomPurge
+from ranvier.rooms.redaction_retention import RedactionRetention
 from ranvier.storage.erasure import ErasureStore
+from ranvier.storage.redaction_retention import RedactionRetentionStore
+from ranvier.storage.room_purges import RoomPurgeStore
 from ranvier.users.erasure import Erasure
 from ranvier.users.returning import ReturningUsers
 
@@ -104,12 +108,12 @@ async def build_application(
     parts |= {"ready": lambda: not sync.notifier.closed}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
-    core.run_always(auto_join.run())
+    core.keep_doing("joining new users to rooms", auto_join.run)
     loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
     console = build_console(
         core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
     )
-    core.run_always(console.figures.run(console.overview.record))
+    core.keep_doing("counting", lambda: console.figures.run(console.overview.record))
     parts |= _named(console)
     application = Application(
         {
@@ -170,21 +174,34 @@ def _run_always(
     loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
     metrics.registry.register(ProcessGauges(core, sync.notifier))
     metrics.registry.register(loop_lag)
+    room_purge = RoomPurge(
+        store=RoomPurgeStore(core.database),
+        appender=core.appender,
+        clock=core.clock,
+        retention_ms=config.rooms.forgotten_room_retention_period_ms,
+    )
+    redaction_retention = RedactionRetention(
+        store=RedactionRetentionStore(core.database),
+        clock=core.clock,
+        retention_ms=config.rooms.redaction_retention_period_ms,
+    )
     core.run_once("expiry", accounts.expiry.run)
+    core.run_fenced("forgotten rooms", room_purge.run)
+    core.run_fenced("redacted events", redaction_retention.run)
     core.run_once("profile changes", users.profile_changes.run)
     core.run_once("user directory", users.user_directory_upkeep.run)
-    for work in (
-        accounts.deactivation.run,
-        accounts.last_seen.run,
-        sync.notifier.run,
-        encryption.inboxes.run,
-        ephemeral.presence.run,
-        ephemeral.returning_users.run,
-        ephemeral.typing_users.run,
-        guests.run,
-        loop_lag.run,
-    ):
-        core.run_always(work())
+    for name, work in {
+        "deactivation": accounts.deactivation.run,
+        "noting who is seen": accounts.last_seen.run,
+        "waking who shares rooms": sync.notifier.run,
+        "emptying inboxes": encryption.inboxes.run,
+        "presence": ephemeral.presence.run,
+        "waiting for returning users": ephemeral.returning_users.run,
+        "typing": ephemeral.typing_users.run,
+        "letting guests leave": guests.run,
+        "measuring the event loop": loop_lag.run,
+    }.items():
+        core.keep_doing(name, work)
     return loop_lag
 
 

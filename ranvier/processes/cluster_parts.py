@@ -182,7 +182,14 @@ def _sockets(config: Config, folder: Path) -> list[socket.socket]:
     found: list[socket.socket] = []
     for listener in config.worker.listeners or config.listeners:
         if not is_for_workers(listener):
+            if "replication" in listener.resources:
+                logger.warning("replication has no part in a listener for others; it needs one of its own")
             continue
+        if listener.tls:
+            raise StartError(
+                f"replication on port {listener.port} cannot have TLS: leave tls out where the network is "
+                "private, or lead it through a tunnel"
+            )
         if listener.path is not None:
             found.append(_listening(unix_socket(UnixAddress(listener.path, listener.mode))))
         else:

@@ -8,18 +8,20 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ranvier.cluster.leases import Leases
+from ranvier.cluster.leases import Lease, Leases
 from ranvier.config.server import TailConfig
 from ranvier.log.append import Appender, Line
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
 from ranvier.log.follow import Follower
 from ranvier.log.tail import Tail
+from ranvier.processes.persevere import persevere
 from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.draft import Identity
 from ranvier.rooms.fork_state import ForkStates
 from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.memberships import Memberships
+from ranvier.rooms.purge import Transactions
 from ranvier.rooms.rooms import Rooms
 from ranvier.storage.database import Database
 from ranvier.storage.event_graph import EventGraphStore
@@ -64,12 +66,24 @@ class Core:
         """Run something for as long as the process serves; if it fails the process ends."""
         self.background.append(self.tasks.create_task(work))
 
+    def keep_doing(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something for as long as the process serves; if it fails it is begun anew."""
+        self.run_always(persevere(work, name, self.clock))
+
     def run_once(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run something always, but in one process of the server at a time."""
+        """Keep doing something, but in one process of the server at a time."""
+        self.run_fenced(name, lambda transactions: work())
+
+    def run_fenced(self, name: str, work: Callable[[Transactions], Awaitable[None]]) -> None:
+        """Run something as ``run_once`` does, with transactions that are refused once another does."""
         if self.leases is None:
-            self.run_always(_awaited(work))
-        else:
-            self.run_always(self.leases.run_alone(name, lambda lease: work()))
+            self.keep_doing(name, lambda: work(self.database.transaction))
+            return
+
+        def alone(lease: Lease) -> Awaitable[None]:
+            return persevere(lambda: work(lease.transaction), name, self.clock)
+
+        self.run_always(self.leases.run_alone(name, alone))
 
     def stop(self) -> None:
         """End what runs always; what was begun for requests is left to finish."""
@@ -78,10 +92,6 @@ class Core:
         self.pool.shutdown(wait=False)
         for close in self.closing:
             close()
-
-
-async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
 
 
 async def start_core(

@@ -43,6 +43,7 @@ def build_event_stream(
         events=core.events,
         renderer=renderer,
         ignored=users.ignored_users,
+        invites_blocked=users.account_data.invites_blocked,
         user_sections=[_presence(core, config, users, ephemeral), _account_data(core, users)],
         room_sections=[
             ReceiptsSection(store=users.receipt_store, tail=tail, ignored=ignored),
@@ -79,6 +80,7 @@ def build_initial_sync(
         ),
         directory_store=RoomDirectoryStore(core.database),
         ignored=users.ignored_users,
+        invites_blocked=users.account_data.invites_blocked,
         forgotten=rooms.forgotten,
         presence=_presence(core, config, users, ephemeral),
         account_data=_account_data(core, users),

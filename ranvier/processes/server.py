@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import uvloop
@@ -44,7 +44,9 @@ async def _running_server(
     async with database_dsn(config, data_dir) as (dsn, supervise):
         size = config.database.max_connections if config.database is not None else _CONNECTIONS
         around = Surroundings(dsn, config.redis, size, supervise=supervise)
-        with telling_surroundings(data_dir, dsn, config.redis):
+        # Where PostgreSQL is in the configuration, workers find it there, and this folder may be another's.
+        told = telling_surroundings(data_dir, dsn, config.redis) if supervise is not None else nullcontext()
+        with told:
             async with running_worker(config, data_dir, around, output, on_stop) as worker:
                 yield worker
 

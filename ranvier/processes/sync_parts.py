@@ -108,6 +108,7 @@ def build_sync(
             "account_data": [RoomAccountDataSection(store=users.account_data_store, tail=core.tail)],
         },
         ignored=users.ignored_users.of,
+        invites_blocked=users.account_data.invites_blocked,
         forgotten=rooms.forgotten.of,
         now_ms=core.clock.now_ms,
         plain=plain,

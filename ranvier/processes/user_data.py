@@ -23,6 +23,8 @@ from ranvier.users.push_rules import PushRules
 from ranvier.users.receipts import Receipts
 from ranvier.users.tags import Tags
 from ranvier.users.unread import Unread
+from ranvier.users.unread_gaps import UnreadGaps
+from ranvier.users.upgraded_rooms import UpgradedRooms
 from ranvier.users.user_directory import UserDirectory
 from ranvier.users.user_directory_upkeep import UserDirectoryUpkeep
 
@@ -43,6 +45,7 @@ class UserParts:
     receipts: Receipts
     tags: Tags
     unread: Unread
+    upgraded_rooms: UpgradedRooms
     user_directory: UserDirectory
     user_directory_upkeep: UserDirectoryUpkeep
 
@@ -74,6 +77,7 @@ def build_user_data(core: Core, config: Config) -> UserParts:
     push_rules = PushRules(store=PushRuleStore(database), appender=appender, tail=tail)
     unread_store = UnreadStore(database)
     directory_store = UserDirectoryStore(database)
+    tags = Tags(store=account_data_store, account_data=account_data)
     notes = RoomNotes(tail=tail, events=core.events)
     return UserParts(
         account_data=account_data,
@@ -105,10 +109,18 @@ def build_user_data(core: Core, config: Config) -> UserParts:
             clock=core.clock,
             account_data=account_data,
         ),
-        tags=Tags(store=account_data_store, account_data=account_data),
+        tags=tags,
+        upgraded_rooms=UpgradedRooms(
+            rooms=core.rooms,
+            memberships=core.memberships,
+            tags=tags,
+            account_data=account_data,
+            push_rules=push_rules,
+        ),
         unread=Unread(
             store=unread_store,
             notes=notes,
+            gaps=UnreadGaps(store=unread_store, events=core.events, notes=notes, tail=tail),
             rooms=core.rooms,
             memberships=core.memberships,
             push_rules=push_rules,

@@ -107,9 +107,20 @@ class Membership:
         else:
             change = _removing(actor.user_id, target, action, full)
         row = await self._writer.write(room_id, change)
-        if action == "leave" and self._forget_on_leave:
-            await self._forgotten.forget(target, room_id)
+        if _MEMBERSHIP_OF[action] in ("leave", "ban"):
+            await self._forget_left(target, room_id)
         return row.event_id
+
+    async def _forget_left(self, user_id: str, room_id: str) -> None:
+        """Forget a room that a user of ours left or was put out of, where the configuration says so."""
+        if not self._forget_on_leave or domain_of(user_id) != self._server_name:
+            return
+        try:
+            await self._forgotten.forget(user_id, room_id)
+        except MatrixError as error:
+            if error.status != 400:
+                raise
+            # They came back meanwhile.
 
     async def set_state(self, actor: Actor, room_id: str, target: str, content: Mapping[str, Any]) -> str:
         """Do what a member event sent as room state means, and give its id.
@@ -149,6 +160,7 @@ class Membership:
                     await self._writer.write(
                         room_id, _removing(user_id, user_id, "leave", {"membership": "leave"})
                     )
+                    await self._forget_left(user_id, room_id)
                 except MatrixError as error:
                     logger.warning("%s could not leave %s: %s", user_id, room_id, error)
                     if error.status in (429, 503):

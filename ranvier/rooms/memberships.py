@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ranvier.log.tail import Tail
 from ranvier.rooms.room import MEMBER
 from ranvier.storage.rooms import RoomStore
-from ranvier.wire.log_rows import EventRow, Row
+from ranvier.wire.log_rows import PURGED_ROOM, EventRow, Row
 
 
 class Membership(NamedTuple):
@@ -76,7 +76,10 @@ class Memberships:
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            if not isinstance(row, EventRow) or not row.state_changes:
+            if not isinstance(row, EventRow):
+                if row.kind == PURGED_ROOM:
+                    for user_id in [it for it, rooms in self._users.items() if row.room_id in rooms]:
+                        del self._users[user_id]
                 continue
             for type_, state_key in row.state_changes:
                 if type_ != MEMBER or state_key not in self._users:

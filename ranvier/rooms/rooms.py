@@ -11,7 +11,7 @@ from ranvier.rooms.room import Room
 from ranvier.spec.errors import not_found
 from ranvier.spec.room_versions import ROOM_VERSIONS
 from ranvier.storage.rooms import RoomStore
-from ranvier.wire.log_rows import EventRow, Row
+from ranvier.wire.log_rows import PURGED_ROOM, EventRow, Row
 
 _SLICE = 1000
 
@@ -29,6 +29,7 @@ class Rooms:
         self._held = 0
         self._rooms: OrderedDict[str, Room] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
+        self._purges = 0
         tail.listen(self._apply)
 
     @property
@@ -75,7 +76,7 @@ class Rooms:
 
     async def _load(self, room_id: str) -> Room | None:
         while True:
-            followed = self._tail.pos
+            followed, purges = self._tail.pos, self._purges
             loaded = await self._store.load(room_id)
             if loaded is None:
                 return None
@@ -88,7 +89,7 @@ class Rooms:
                 continue  # the log went on by more than the tail holds
             for row in self._tail.events_of_room(room_id, room.head):
                 room.apply(row)
-            if room.stale:
+            if room.stale or purges != self._purges:
                 continue
             self._keep(room)
             return room
@@ -103,6 +104,9 @@ class Rooms:
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if not isinstance(row, EventRow):
+                if row.kind == PURGED_ROOM and row.room_id is not None:
+                    self._purges += 1
+                    self.drop(row.room_id)
                 continue
             room = self._rooms.get(row.room_id)
             if room is None:

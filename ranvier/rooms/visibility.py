@@ -13,7 +13,7 @@ from ranvier.rooms.room import MEMBER
 from ranvier.spec.visibility import Visibility as HistoryVisibility
 from ranvier.spec.visibility import may_see, visibility_of
 from ranvier.storage.rooms import RoomStore, SightChange
-from ranvier.wire.log_rows import EventRow, Row
+from ranvier.wire.log_rows import PURGED_ROOM, EventRow, Row
 
 HISTORY_VISIBILITY: Final = "m.room.history_visibility"
 _SHARED: Final[HistoryVisibility] = "shared"
@@ -220,12 +220,17 @@ class Visibility:
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if not isinstance(row, EventRow):
+                if row.kind == PURGED_ROOM and row.room_id is not None:
+                    self._forget_room(row.room_id)
                 continue
             for type_, state_key in row.state_changes:
                 if type_ == MEMBER:
                     self._changes += 1
                     self._forget(row.room_id, state_key)
                 elif type_ == HISTORY_VISIBILITY:
-                    self._changes += 1
-                    for user_id in list(self._users_of_room.get(row.room_id, ())):
-                        self._forget(row.room_id, user_id)
+                    self._forget_room(row.room_id)
+
+    def _forget_room(self, room_id: str) -> None:
+        self._changes += 1
+        for user_id in list(self._users_of_room.get(room_id, ())):
+            self._forget(room_id, user_id)

@@ -169,6 +169,42 @@ def set_actions(user_rules: UserPushRules, kind: str, rule_id: str, body: Mappin
     return _check_amount(_change(user_rules, check_kind(kind), rule_id, change))
 
 
+def copy_for_room(user_rules: UserPushRules, old_id: str, new_id: str) -> UserPushRules:
+    """Have the rules about one room be about another, too. Raises 413 ``M_TOO_LARGE``.
+
+    Those are its room rule, and override and underride rules with a condition for the room and its id in
+    their own (as clients make them to mute it).
+    """
+    for kind in KINDS:
+        rules = user_rules.of_kind(kind)
+        known = {rule.rule_id for rule in rules}
+        copies = [
+            (at, copied)
+            for at, rule in enumerate(rules)
+            if (copied := _for_room(rule, kind, old_id, new_id)) is not None and copied.rule_id not in known
+        ]
+        together = list(rules)
+        for at, copied in reversed(copies):
+            together.insert(at + 1, copied)
+        user_rules = _with_kind(user_rules, kind, tuple(together))
+    return _check_amount(user_rules)
+
+
+def _for_room(rule: PushRule, kind: Kind, old_id: str, new_id: str) -> PushRule | None:
+    if old_id not in rule.rule_id or (kind == "room" and rule.rule_id != old_id):
+        return None
+    rule_id = rule.rule_id.replace(old_id, new_id)
+    if kind == "room":
+        return msgspec.structs.replace(rule, rule_id=rule_id)
+    conditions = tuple(
+        {**it, "pattern": new_id} if it.get("key") == "room_id" and it.get("pattern") == old_id else it
+        for it in rule.conditions or ()
+    )
+    if len(rule_id) > MAX_RULE_ID or conditions == rule.conditions or rule.conditions is None:
+        return None
+    return msgspec.structs.replace(rule, rule_id=rule_id, conditions=conditions)
+
+
 def _change(user_rules: UserPushRules, kind: Kind, rule_id: str, change: DefaultChange) -> UserPushRules:
     """Apply what is not ``None`` in ``change`` to a rule of either sort."""
     fields = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}

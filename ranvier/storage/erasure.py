@@ -15,13 +15,15 @@ WITH account_data AS (DELETE FROM account_data WHERE user_id = $1),
     signed_by_others AS (DELETE FROM key_signatures WHERE target_user_id = $1),
     signed AS (DELETE FROM key_signatures WHERE signer_user_id = $1 AND target_user_id <> $1),
     found AS (DELETE FROM user_directory WHERE user_id = $1),
+    unread AS (DELETE FROM unread_tallies WHERE user_id = $1),
     cross_signing AS (DELETE FROM cross_signing_keys WHERE user_id = $1)
 UPDATE presence SET status_msg = NULL WHERE user_id = $1 AND status_msg IS NOT NULL
 """
 # What others saw of them besides events. (Of receipts there is no index by user; of their rooms there is.)
 _REMOVE_SHOWN = """
 WITH profiles AS (DELETE FROM profiles WHERE user_id = $1),
-    profile_changes AS (DELETE FROM profile_changes WHERE user_id = $1)
+    profile_changes AS (DELETE FROM profile_changes WHERE user_id = $1),
+    presence AS (DELETE FROM presence WHERE user_id = $1)
 DELETE FROM receipts WHERE user_id = $1 AND room_id IN (
     SELECT r.room_id FROM current_state s JOIN rooms r USING (room_nid)
     WHERE s.type = 'm.room.member' AND s.state_key = $1)
@@ -43,5 +45,5 @@ class ErasureStore:
         await self._database.execute(_REMOVE_OWN, user_id)
 
     async def remove_shown(self, user_id: str) -> None:
-        """Remove what others saw of a user: profile and receipts."""
+        """Remove what others saw of a user: profile, receipts, when they were there."""
         await self._database.execute(_REMOVE_SHOWN, user_id)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from ranvier.storage.database import Database
+from ranvier.storage.events import TimelineSpan
 
 _MAX_CHANGES: Final = 20
 
@@ -31,6 +32,41 @@ CROSS JOIN LATERAL (
     ORDER BY pos DESC LIMIT $3
 ) e ORDER BY e.pos DESC LIMIT $3
 """
+_STARTS = """
+SELECT w.room_nid, e.pos FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS w (room_nid, after, upto)
+CROSS JOIN LATERAL (
+    SELECT pos FROM events
+    WHERE room_nid = w.room_nid AND pos > w.after AND pos <= w.upto AND NOT rejected AND NOT soft_failed
+    ORDER BY pos DESC OFFSET $4 LIMIT 1
+) e
+"""
+_TALLIES = """
+SELECT room_nid, upto, tally FROM unread_tallies WHERE user_id = $1 AND room_nid = ANY ($2) AND rules = $3
+"""
+_REDACTED_SINCE = """
+SELECT e.room_nid, t.pos FROM unnest($1::bigint[], $2::bigint[]) AS w (room_nid, upto)
+JOIN events e ON e.room_nid = w.room_nid AND e.pos > w.upto AND e.pos IS NOT NULL
+  AND e.type = 'm.room.redaction'
+JOIN redactions r ON r.event_nid = e.event_nid
+JOIN events t ON t.event_id = r.target_id AND t.room_nid = e.room_nid
+WHERE t.redacted_by IS NOT NULL AND t.pos <= w.upto
+"""
+_KEEP = """
+INSERT INTO unread_tallies AS t (user_id, room_nid, upto, rules, tally)
+SELECT $1, room_nid, upto, $2, tally
+FROM unnest($3::bigint[], $4::bigint[], $5::bytea[]) AS n (room_nid, upto, tally)
+ON CONFLICT (user_id, room_nid) DO UPDATE
+    SET upto = excluded.upto, rules = excluded.rules, tally = excluded.tally
+    WHERE t.upto < excluded.upto OR t.rules <> excluded.rules
+"""
+
+
+class KeptTally(NamedTuple):
+    """What was counted as unread in a room, up to a position; ``tally`` as ``users.unread`` writes it."""
+
+    room_nid: int
+    upto: int
+    tally: bytes
 
 
 class ReadMark(NamedTuple):
@@ -62,6 +98,39 @@ class UnreadStore:
     async def member_changes(self, user_id: str, room_nids: Sequence[int]) -> list[MemberChange]:
         """Give the last changes of a user's membership in each room, the newest first."""
         return [MemberChange(*r) for r in await self._database.fetch(_MEMBER_CHANGES, user_id, room_nids)]
+
+    async def starts(self, spans: Sequence[TimelineSpan], count: int) -> dict[int, int]:
+        """Give for parts of timelines (by room_nid) the position after which their last ``count`` events are.
+
+        Those with fewer events are left out.
+        """
+        records = await self._database.fetch(
+            _STARTS,
+            [span.room_nid for span in spans],
+            [span.after for span in spans],
+            [span.upto for span in spans],
+            count,
+        )
+        return {record["room_nid"]: record["pos"] for record in records}
+
+    async def tallies(self, user_id: str, room_nids: Sequence[int], rules: str) -> dict[int, KeptTally]:
+        """Give what was counted for a user by some rules, by room_nid."""
+        records = await self._database.fetch(_TALLIES, user_id, room_nids, rules)
+        return {record["room_nid"]: KeptTally(*record) for record in records}
+
+    async def redacted_since(self, tallies: Collection[KeptTally]) -> dict[int, set[int]]:
+        """Give, by room_nid, the positions of events that were redacted after tallies were written."""
+        found: dict[int, set[int]] = {}
+        if tallies:
+            columns = [it.room_nid for it in tallies], [it.upto for it in tallies]
+            for record in await self._database.fetch(_REDACTED_SINCE, *columns):
+                found.setdefault(record["room_nid"], set()).add(record["pos"])
+        return found
+
+    async def keep(self, user_id: str, rules: str, tallies: Sequence[KeptTally]) -> None:
+        """Write what was counted for a user, unless something newer is there."""
+        columns = [list(column) for column in zip(*tallies, strict=True)]
+        await self._database.execute(_KEEP, user_id, rules, *columns)
 
     async def newest_before(self, room_nids: Sequence[int], pos: int, limit: int) -> list[int]:
         """Give the event_nid of the newest events of some rooms before a position, the newest first."""

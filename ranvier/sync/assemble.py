@@ -10,6 +10,7 @@ import orjson
 
 from ranvier.log.bus import Bus
 from ranvier.log.tail import Tail
+from ranvier.rooms.actor import InvitesBlocked
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.filters import Filter
@@ -84,6 +85,7 @@ class SyncAssembler:
         user_sections: Mapping[str, UserSection],
         room_sections: Mapping[str, Sequence[RoomSection]],
         ignored: UserSets,
+        invites_blocked: InvitesBlocked,
         forgotten: UserSets,
         now_ms: Callable[[], int],
         plain: PlainNews,
@@ -101,6 +103,7 @@ class SyncAssembler:
         self._user_sections = user_sections
         self._room_sections = room_sections
         self._ignored = ignored
+        self._invites_blocked = invites_blocked
         self._forgotten = forgotten
         self._now_ms = now_ms
         self._plain = plain
@@ -193,7 +196,10 @@ class SyncAssembler:
             elif not changed:
                 continue
             elif m.membership == "invite":
-                if m.sender not in await self._ignored(request.user_id):
+                # "invite events for this user already in the database … MUST NOT be served over client
+                # synchronisation endpoints" while invites are blocked
+                blocked = await self._invites_blocked(request.user_id)
+                if not blocked and m.sender not in await self._ignored(request.user_id):
                     changes.invited.append(m)
             elif m.membership == "knock":
                 changes.knocked.append(m)

@@ -16,7 +16,7 @@ from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.rooms.access import RoomAccess
-from ranvier.rooms.actor import Actor
+from ranvier.rooms.actor import Actor, InvitesBlocked
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.timeline import IgnoredUsers, Timeline, wanted_by
@@ -99,6 +99,7 @@ class EventStream:
         events: EventStore,
         renderer: Renderer,
         ignored: IgnoredUsers,
+        invites_blocked: InvitesBlocked,
         user_sections: Sequence[UserSection],
         room_sections: Sequence[RoomSection],
     ) -> None:
@@ -113,6 +114,7 @@ class EventStream:
         self._events = events
         self._renderer = renderer
         self._ignored = ignored
+        self._invites_blocked = invites_blocked
         self._user_sections = user_sections
         self._room_sections = room_sections
         self._watch = RoomWatch(tail=tail)
@@ -191,6 +193,8 @@ class EventStream:
             left=frozenset(),
             in_tail=since.pos >= self._tail.start,
         )
+        # NOTSPEC: its list is of events of rooms. Clients that still use this heard of typing, receipts,
+        # presence and account data here, too, and have no other way to.
         for room_section in self._room_sections:
             for room_id, events in (await room_section.since(context)).items():
                 chunk += [with_room_id(room_id, event) for event in events]
@@ -215,12 +219,18 @@ class EventStream:
 
     async def _seen(self, user_id: str, rows: Sequence[EventRow]) -> list[EventRow]:
         sights = await self._visibility.sights({row.room_id: row.room_nid for row in rows}, user_id)
-        wanted = wanted_by(_EVERY_EVENT, await self._ignored.of(user_id))
-        return [
+        ignored = await self._ignored.of(user_id)
+        wanted = wanted_by(_EVERY_EVENT, ignored)
+        told = [
             row
             for row in rows
             if _is_told(row, user_id, sights[row.room_id]) and (wanted is None or wanted(row))
         ]
+        invites = {row.pos for row in told if row.membership == "invite" and row.state_key == user_id}
+        if not invites:
+            return told
+        blocked = await self._invites_blocked(user_id)
+        return [row for row in told if row.pos not in invites or not (blocked or row.sender in ignored)]
 
     async def _render(self, request: StreamRequest, rows: Sequence[EventRow]) -> list[bytes]:
         rendering = await self._renderer.prepare(

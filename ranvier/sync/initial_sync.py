@@ -13,7 +13,7 @@ import orjson
 from ranvier.log.bus import Bus
 from ranvier.log.tail import Tail
 from ranvier.rooms.access import RoomAccess
-from ranvier.rooms.actor import Actor
+from ranvier.rooms.actor import Actor, InvitesBlocked
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.timeline import IgnoredUsers, Timeline
 from ranvier.spec.filters import Filter, RoomEventFilter, RoomFilter
@@ -54,6 +54,7 @@ class InitialSync:
         room_answers: RoomSections,
         directory_store: RoomDirectoryStore,
         ignored: IgnoredUsers,
+        invites_blocked: InvitesBlocked,
         forgotten: Forgotten,
         presence: UserSection,
         account_data: UserSection,
@@ -69,6 +70,7 @@ class InitialSync:
         self._room_answers = room_answers
         self._directory_store = directory_store
         self._ignored = ignored
+        self._invites_blocked = invites_blocked
         self._forgotten = forgotten
         self._presence = presence
         self._account_data = account_data
@@ -149,11 +151,13 @@ class InitialSync:
         memberships = list((await self._memberships.of(user_id)).values())
         forgotten = await self._forgotten.of(user_id) if archived else frozenset()
         unheard = frozenset(ignored)
+        invited = any(m.membership == "invite" for m in memberships)
+        blocked = invited and await self._invites_blocked(user_id)
         return [
             m
             for m in memberships
             if m.membership == "join"
-            or (m.membership == "invite" and m.sender not in unheard)
+            or (m.membership == "invite" and not blocked and m.sender not in unheard)
             or (m.membership in ("leave", "ban") and archived and m.room_id not in forgotten)
         ]
 

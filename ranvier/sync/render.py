@@ -44,7 +44,6 @@ class Previous(NamedTuple):
     pos: int
     room_id: str
     sender: str
-    type: str
     redacted: bytes
 
 
@@ -105,7 +104,6 @@ def _previous(row: EventRow) -> Previous:
         pos=row.pos,
         room_id=row.room_id,
         sender=row.sender,
-        type=row.type,
         redacted=redacted,
     )
 
@@ -166,7 +164,7 @@ class Rendering:
         """Give the JSON object of an event."""
         if not self._plain:
             return self._selected(row)
-        client = row.redacted_client if self._hides(row) else row.client
+        client = row.redacted_client if self._erased and self._hides(row) else row.client
         return b'{%b%b,"unsigned":{%b}}' % (client, self._room(row.room_id), self._unsigned(row))
 
     def content(self, row: EventRow) -> bytes:
@@ -206,7 +204,7 @@ class Rendering:
             unsigned += b',"replaces_state":' + previous.event_id
             if self._may_see_previous(row, previous):
                 hidden = self._hides_from_newcomer(
-                    previous.room_id, previous.sender, previous.type, previous.pos, is_state=True
+                    row.room_id, previous.sender, row.type, row.state_key, previous.pos
                 )
                 unsigned += b',"prev_content":' + (previous.redacted if hidden else previous.content)
         if row.redacted_because is not None:
@@ -218,12 +216,13 @@ class Rendering:
 
     def _hides(self, row: EventRow) -> bool:
         """Tell whether the reader gets a redacted copy, because the sender was erased before they joined."""
-        if row.sender not in self._erased:
+        if not self._erased:
             return False
-        is_state = row.state_key is not None
-        return self._hides_from_newcomer(row.room_id, row.sender, row.type, row.pos, is_state=is_state)
+        return self._hides_from_newcomer(row.room_id, row.sender, row.type, row.state_key, row.pos)
 
-    def _hides_from_newcomer(self, room_id: str, sender: str, type: str, pos: int, *, is_state: bool) -> bool:
+    def _hides_from_newcomer(
+        self, room_id: str, sender: str, type: str, state_key: str | None, pos: int
+    ) -> bool:
         """Decide by who sent the event at ``pos`` of a room.
 
         "Erasure means that any users … which join the room after the erasure request are served redacted
@@ -231,14 +230,17 @@ class Rendering:
         erasure are still able to see unredacted copies." Source: ``POST /account/deactivate``, ``erase``.
         """
         erased_pos = self._erased.get(sender)
+        if type == MEMBER and erased_pos is None and state_key is not None:
+            # An invitation by somebody else has the name of who is invited.
+            erased_pos = self._erased.get(state_key)
         if erased_pos is None:
             return False
         # NOTSPEC: state other than memberships is how the room is set up for everybody in it. Redacted, it
         # would tell newcomers that an encrypted room is not, and they would write in the clear.
-        if is_state and type != MEMBER:
+        if state_key is not None and type != MEMBER:
             return False
         sight = self._sights.get(room_id)
-        return sight is None or not sight.saw(pos, erased_pos, is_state=is_state)
+        return sight is None or not sight.saw(pos, erased_pos, is_state=state_key is not None)
 
     def _membership(self, row: EventRow) -> str | None:
         """Give what the reader was at the event, the event included, where that is known."""
@@ -300,10 +302,10 @@ class Rendering:
         return orjson.dumps(self._filter.project(shown) if self._filter.selects_fields else shown)
 
 
-def _is_of_any(row: EventRow, senders: Collection[str]) -> bool:
-    """Tell whether one of some users sent an event, or what redacted it."""
+def _is_of_any(row: EventRow, users: Collection[str]) -> bool:
+    """Tell whether one of some users sent an event, or what redacted it, or is who it is about."""
     because = row.redacted_because
-    return row.sender in senders or (because is not None and because.sender in senders)
+    return row.sender in users or row.state_key in users or (because is not None and because.sender in users)
 
 
 def render_for_joined(row: EventRow, now_ms: int, *, own: bool) -> bytes:

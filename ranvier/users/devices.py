@@ -9,7 +9,7 @@ from typing import Final
 
 from ranvier.log.append import Appender
 from ranvier.log.tail import Tail
-from ranvier.spec.errors import MatrixError, invalid_param, not_found
+from ranvier.spec.errors import MatrixError, forbidden, invalid_param, not_found
 from ranvier.spec.ids import fits
 from ranvier.storage.devices import Device, DeviceStore, Sighting
 from ranvier.wire.log_rows import LogRow
@@ -50,7 +50,8 @@ class Devices:
         """Make a device, or find the one of that id, and give its id; without an id a new one is chosen.
 
         The name is ignored for a device that exists. Raises 400 ``M_INVALID_PARAM`` for an id that no
-        device can have. Source: client-server API, "POST /login".
+        device can have, 403 ``M_FORBIDDEN`` for "the same as a cross-signing key ID". Source: client-server
+        API, "POST /login".
         """
         if device_id is not None:
             check_device_id(device_id)
@@ -62,7 +63,7 @@ class Devices:
             if outcome == "made" or (outcome == "known" and device_id is not None):
                 return chosen
             if device_id is not None:
-                raise invalid_param("This device ID is the public key of a cross-signing key")
+                raise forbidden("This device ID is the public key of a cross-signing key")
 
     async def create(self, user_id: str, device_id: str, display_name: str | None) -> bool:
         """Make the device of an application service's user; False if it exists."""
@@ -71,7 +72,7 @@ class Devices:
             check_display_name(display_name)
         outcome = await self._store.ensure(user_id, device_id, display_name)
         if outcome == "taken":
-            raise invalid_param("This device ID is the public key of a cross-signing key")
+            raise forbidden("This device ID is the public key of a cross-signing key")
         return outcome == "made"
 
     async def of_user(self, user_id: str) -> list[Device]:

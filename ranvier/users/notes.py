@@ -17,7 +17,7 @@ from ranvier.wire.log_rows import EventRow
 
 MAIN: Final = "main"
 MAX_EVENTS: Final = 200
-"""How many events after somebody's read position are looked at when nothing is known of them."""
+"""How many events of one room are kept; older ones are for ``unread_gaps`` to read."""
 _MAX_HOPS: Final = 3
 _ROOMS_AT_ONCE: Final = 10
 
@@ -108,17 +108,14 @@ class RoomNotes:
         self._held = 0
 
     def known(self, room_id: str, after: int, upto: int) -> list[Note] | None:
-        """Give the notes after ``after`` up to ``upto`` at least, at most the newest ``MAX_EVENTS``.
-
-        None if they can not be had without waiting.
-        """
+        """Give the notes after ``after`` up to ``upto`` at least; None if that takes a wait."""
         room = self._rooms.get(room_id)
-        if room is None or (after < room.start and not room.full):
+        if room is None or after < room.start:
             return None
         if room.upto < upto and not self._extend(room_id, room):
             return None
         self._rooms.move_to_end(room_id)
-        return room.after(after)
+        return room.after(after) if after >= room.start else None
 
     def _extend(self, room_id: str, room: _RoomNotes) -> bool:
         """Add what the tail brought since, if that takes no waiting."""
@@ -152,7 +149,7 @@ class RoomNotes:
     # -- reading what takes a wait -----------------------------------------------------------------
 
     async def load(self, after_by_room: Mapping[str, tuple[int, int]]) -> dict[str, list[Note]]:
-        """Give the notes of many rooms: by room id, ``(room_nid, after)``.
+        """Give the notes of many rooms, at most the newest ``MAX_EVENTS``: by room id, ``(room_nid, after)``.
 
         One query for a handful of rooms, so that the event loop of others does not stall on the answer.
         """

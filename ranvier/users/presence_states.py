@@ -56,6 +56,7 @@ class PresenceStates:
         self._floor = 0
         self._states: OrderedDict[str, tuple[int, PresenceState]] = OrderedDict()
         self._present: set[str] = set()
+        self._of_process: dict[str, set[str]] = {}  # those who are present
         self._listeners: list[Listener] = []
         self._on_reset: list[Callable[[], None]] = []
         bus.listen(ephemerals=self._on_message)
@@ -74,6 +75,14 @@ class PresenceStates:
         """Give the state of a user, None for one who was not online lately."""
         known = self._states.get(user_id)
         return None if known is None else known[1]
+
+    def processes(self) -> Set[str]:
+        """Give the processes that say of somebody that they are present."""
+        return self._of_process.keys()
+
+    def of_process(self, process: str) -> list[str]:
+        """Give those who are present by what a process says."""
+        return list(self._of_process.get(process, ()))
 
     def users(self) -> Iterator[str]:
         """Give everybody of whom there is a state."""
@@ -106,6 +115,7 @@ class PresenceStates:
             self._epoch = message.epoch
             self._states.clear()
             self._present.clear()
+            self._of_process.clear()
             self._floor = 0
             for reset in self._on_reset:
                 reset()
@@ -117,20 +127,35 @@ class PresenceStates:
         state = _decoder.decode(message.body)
         if known is not None and (state.presumed or known[1].presumed) and state.same_for_others(known[1]):
             # Processes find out among themselves whose the user is: to clients that is no news.
-            self._states[message.key] = (known[0], state)
+            self._keep(message.key, known[0], state)
         else:
             self._set(message.key, message.count, state)
         while len(self._states) > self._max_users:
-            user_id, (count, _) = self._states.popitem(last=False)
+            user_id, (count, old) = self._states.popitem(last=False)
             self._present.discard(user_id)
+            self._leave(user_id, old)
             self._floor = max(self._floor, count)
         for listener in self._listeners:
             listener(message.key, state)
 
     def _set(self, user_id: str, count: int, state: PresenceState) -> None:
-        self._states[user_id] = (count, state)
+        self._keep(user_id, count, state)
         self._states.move_to_end(user_id)
+
+    def _keep(self, user_id: str, count: int, state: PresenceState) -> None:
+        if (known := self._states.get(user_id)) is not None and known[1].process != state.process:
+            self._leave(user_id, known[1])
+        self._states[user_id] = (count, state)
         if state.presence == OFFLINE:
             self._present.discard(user_id)
+            self._leave(user_id, state)
         else:
             self._present.add(user_id)
+            self._of_process.setdefault(state.process, set()).add(user_id)
+
+    def _leave(self, user_id: str, state: PresenceState) -> None:
+        users = self._of_process.get(state.process)
+        if users is not None:
+            users.discard(user_id)
+            if not users:
+                del self._of_process[state.process]

@@ -64,18 +64,25 @@ class ReturningUsers:
         self._claim_lost = False
         states.listen(self._on_state, self._on_reset)
 
-    async def left_by(self) -> list[str]:
+    async def left_by(self) -> set[str]:
         """Give the processes that users are connected to, the dead among them."""
-        return await self._store.processes() if self._config.enabled else []
+        if not self._config.enabled:
+            return set()
+        # What was told is not written for some seconds, and what was written may not be told any more.
+        return {*await self._store.processes(), *self._states.processes()}
 
     async def resume(self) -> None:
         """Take over those who were connected to this process in its life before."""
         if self._config.enabled:
             self._watch(await self._store.of_process(self._process, limit=_MAX_OWN), GRACE_S)
+            self._watch_told(self._process, GRACE_S)
 
     async def take_over(self, process: str) -> None:
         """Take over those who were connected to a process that stays away."""
-        while process != self._process:
+        if process == self._process:
+            return
+        rows: Sequence[PresenceRow] = ()
+        while not rows or len(rows) == _BATCH:
             try:
                 rows = await self._store.claim(process, self._process, limit=_BATCH)
             except MatrixError:
@@ -83,16 +90,26 @@ class ReturningUsers:
                 raise
             # They have had the time since it is gone to go elsewhere.
             self._watch(rows, 0.0)
-            if len(rows) < _BATCH:
-                return
+            if not rows:
+                break
+        self._watch_told(process, 0.0)
 
     def _watch(self, rows: Sequence[PresenceRow], grace_s: float) -> None:
-        until_s = self._clock.monotonic() + self._config.sync_online_timeout_ms / 1000 + grace_s
         for row in rows:
             kept = PresenceState(UNAVAILABLE, row.last_active_ts, False, row.status_msg, self._process)
             self._states.seed(row.user_id, kept)
-            self._waiting[row.user_id] = _Waiting(self._states.get(row.user_id) or kept, until_s)
-            self._deadlines.set(row.user_id, until_s)
+            self._wait_for(row.user_id, self._states.get(row.user_id) or kept, grace_s)
+
+    def _watch_told(self, process: str, grace_s: float) -> None:
+        for user_id in self._states.of_process(process):
+            if (known := self._states.get(user_id)) is not None:
+                self._wait_for(user_id, known, grace_s)
+
+    def _wait_for(self, user_id: str, state: PresenceState, grace_s: float) -> None:
+        if user_id not in self._waiting:
+            until_s = self._clock.monotonic() + self._config.sync_online_timeout_ms / 1000 + grace_s
+            self._waiting[user_id] = _Waiting(state, until_s)
+            self._deadlines.set(user_id, until_s)
 
     # -- what becomes of them ----------------------------------------------------------------------
 
@@ -173,7 +190,8 @@ class ReturningUsers:
     # -- what is said of them ----------------------------------------------------------------------
 
     def _on_state(self, user_id: str, state: PresenceState) -> None:
-        if user_id in self._waiting and not (state.presumed and state.process == self._process):
+        # Should two wait for the same user, one of them goes on.
+        if user_id in self._waiting and not (state.presumed and state.process >= self._process):
             self._forget(user_id)
 
     def _on_reset(self) -> None:

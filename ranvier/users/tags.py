@@ -57,6 +57,12 @@ class Tags:
             user_id, room_id, lambda tags: {name: it for name, it in tags.items() if name != tag}
         )
 
+    async def copy(self, user_id: str, from_room: str, to_room: str) -> None:
+        """Put the tags of one room on another that has none. Raises 413 ``M_TOO_LARGE``."""
+        tags = await self.of_room(user_id, from_room)
+        if tags:
+            await self._edit(user_id, to_room, lambda present: present or tags)
+
     async def _edit(self, user_id: str, room_id: str, change: Callable[[_Tags], _Tags]) -> None:
         check_room_id(room_id)
 

@@ -1,8 +1,8 @@
 """Unread notifications: counted for a user when that user asks, never when something is sent.
 
 For a user and a room the counts up to some position are in memory; asking moves them on by the events
-since, which users share (``RoomNotes``). What is not known is worked out from the receipts and the newest
-``MAX_EVENTS`` events after them.
+since, which users share (``RoomNotes``). After every hundred events or so what was counted is written to the
+database: a restart, or another worker, goes on from there, and from the receipts where nothing was written.
 
 Source: client-server API, "Receiving notifications", "Marking notifications as read", "Threaded read
 receipts".
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -22,10 +24,12 @@ from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.push_rules import CompiledRules, highlights, notifies
-from ranvier.storage.unread import MemberChange, UnreadStore
+from ranvier.storage.events import TimelineSpan
+from ranvier.storage.unread import KeptTally, MemberChange, UnreadStore
 from ranvier.users.account_data import IgnoredUsers, is_ignored_list
-from ranvier.users.notes import MAIN, Note, RoomNotes
+from ranvier.users.notes import MAIN, MAX_EVENTS, Note, RoomNotes
 from ranvier.users.push_rules import PushRules, is_push_rules
+from ranvier.users.unread_gaps import UnreadGaps
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 RECEIPT: Final = "receipt"
@@ -33,6 +37,8 @@ READ_TYPES: Final = frozenset({"m.read", "m.read.private"})
 MAX_COUNTED: Final = 1000
 """Unread notifications of one user in one room that are counted; the newest."""
 _TALLY_WEIGHT: Final = 5
+_KEPT_EVERY: Final = 100
+"""Events of a room after which what was counted is written to the database."""
 
 
 class Count(NamedTuple):
@@ -68,10 +74,11 @@ class _Size:
 class _Tally:
     """What one user has not read in one room, up to a position."""
 
-    __slots__ = ("_by_thread", "_counts", "_size", "_unread", "marks", "unthreaded", "upto")
+    __slots__ = ("_by_thread", "_counts", "_size", "_unread", "fresh", "marks", "unthreaded", "upto")
 
     def __init__(self, after: int, size: _Size) -> None:
         self.upto = after
+        self.fresh = 0  # events that were counted and are not in the database
         self.unthreaded = after
         self.marks: dict[str, int] = {}
         self._unread: list[tuple[int, str, bool]] = []  # position, thread, highlighted; in order
@@ -99,9 +106,27 @@ class _Tally:
             return
         else:
             self.unthreaded = pos
+            if pos >= self.upto:  # the receipt says as much
+                self.fresh = 0
             self.marks = {root: mark for root, mark in self.marks.items() if mark > pos}
         if self._unread:
             self._keep([it for it in self._unread if it[0] > pos or (thread != "" and it[1] != thread)])
+
+    def written(self) -> bytes:
+        """Write all that is known, for the database."""
+        return orjson.dumps([self.unthreaded, self.marks, self._unread])
+
+    def resume(self, kept: KeptTally, redacted: Collection[int]) -> None:
+        """Go on from what was written, but for what came before this tally begins, or was redacted since."""
+        unthreaded, marks, unread = orjson.loads(kept.tally)
+        self.read("", unthreaded)
+        for thread, pos in marks.items():
+            self.read(thread, pos)
+        for pos, thread, highlighted in unread:
+            if pos not in redacted:
+                self.add(pos, thread, highlighted=highlighted)
+        self.upto = max(self.upto, kept.upto)
+        self.fresh = 0
 
     def forget(self, pos: int) -> None:
         """Forget a notification whose event was redacted."""
@@ -155,6 +180,14 @@ class _Reader(NamedTuple):
     user_id: str
     rules: CompiledRules
     ignored: frozenset[str]
+    rules_pos: int
+
+    @property
+    def rules_key(self) -> str:
+        """Name what counts and what does not, for what is written to the database."""
+        if not self.ignored:
+            return str(self.rules_pos)
+        return f"{self.rules_pos} {sha256(orjson.dumps(sorted(self.ignored))).hexdigest()[:16]}"
 
 
 class Unread:
@@ -168,6 +201,7 @@ class Unread:
         *,
         store: UnreadStore,
         notes: RoomNotes,
+        gaps: UnreadGaps,
         rooms: Rooms,
         memberships: Memberships,
         push_rules: PushRules,
@@ -177,6 +211,7 @@ class Unread:
     ) -> None:
         self._store = store
         self._notes = notes
+        self._gaps = gaps
         self._rooms = rooms
         self._memberships = memberships
         self._push_rules = push_rules
@@ -185,12 +220,13 @@ class Unread:
         self._max_weight = max_weight
         self._size = _Size()
         self._users: OrderedDict[str, dict[str, _Tally]] = OrderedDict()
+        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         tail.listen(self._apply)
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
         """Give the counts of rooms that the user is joined to, as of now; other rooms are left out."""
         rules, ignored = await self._push_rules.of(user_id), await self._ignored.of(user_id)
-        reader = _Reader(user_id, rules.compiled, ignored)
+        reader = _Reader(user_id, rules.compiled, ignored, rules.pos)
         tallies = self._tallies(user_id)
         found: dict[str, Counts] = {}
         waiting: list[str] = []
@@ -201,7 +237,13 @@ class Unread:
             else:
                 waiting.append(room_id)
         if waiting:
-            found.update(await self._load(reader, tallies, waiting))
+            lock = self._loading.get(user_id)
+            if lock is None:
+                lock = self._loading[user_id] = asyncio.Lock()
+            # Events are counted in their order, and only once.
+            async with lock:
+                found.update(await self._load(reader, tallies, waiting))
+        await self._keep(reader, {room_id: tallies[room_id] for room_id in found if room_id in tallies})
         return found
 
     def held(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts] | None:
@@ -211,14 +253,28 @@ class Unread:
         if rules is None or ignored is None or tallies is None:
             return None
         self._users.move_to_end(user_id)
-        reader = _Reader(user_id, rules.compiled, ignored)
+        reader = _Reader(user_id, rules.compiled, ignored, rules.pos)
         found: dict[str, Counts] = {}
         for room_id in room_ids:
             tally = tallies.get(room_id)
-            if tally is None or not self._advance(reader, room_id, tally):
-                return None
+            if tally is None or not self._advance(reader, room_id, tally) or tally.fresh >= _KEPT_EVERY:
+                return None  # what was counted is to be read, or written
             found[room_id] = tally.counts()
         return found
+
+    async def _keep(self, reader: _Reader, tallies: Mapping[str, _Tally]) -> None:
+        """Write to the database what was counted of late."""
+        due = {room_id: tally for room_id, tally in tallies.items() if tally.fresh >= _KEPT_EVERY}
+        if not due:
+            return
+        memberships = await self._memberships.of(reader.user_id)
+        kept = []
+        for room_id, tally in due.items():
+            if (membership := memberships.get(room_id)) is not None:
+                kept.append(KeptTally(membership.room_nid, tally.upto, tally.written()))
+                tally.fresh = 0
+        if kept:
+            await self._store.keep(reader.user_id, reader.rules_key, kept)
 
     def _tallies(self, user_id: str) -> dict[str, _Tally]:
         tallies = self._users.setdefault(user_id, {})
@@ -258,10 +314,11 @@ class Unread:
         }
         outdated = [id_ for id_ in nids if id_ not in tallies or tallies[id_].upto < self._tail.start]
         if outdated:
-            await self._begin(reader.user_id, tallies, {id_: nids[id_] for id_ in outdated})
+            await self._begin(reader, tallies, {id_: nids[id_] for id_ in outdated})
         counted = {id_: tallies[id_] for id_ in nids if id_ in tallies}
         upto = self._tail.pos
         notes = await self._notes.load({id_: (nids[id_], tally.upto) for id_, tally in counted.items()})
+        await self._fill_gaps(reader, counted, notes, nids)
         found: dict[str, Counts] = {}
         for room_id, tally in counted.items():
             room = await self._rooms.find(room_id)
@@ -274,15 +331,38 @@ class Unread:
                 await asyncio.sleep(0)  # others are served between two rooms with much to count
         return found
 
-    async def _begin(self, user_id: str, tallies: dict[str, _Tally], nids: Mapping[str, int]) -> None:
-        """Make tallies that begin where the user has read everything, or where they joined."""
+    async def _fill_gaps(
+        self,
+        reader: _Reader,
+        tallies: Mapping[str, _Tally],
+        notes: Mapping[str, Sequence[Note]],
+        nids: Mapping[str, int],
+    ) -> None:
+        """Count what lies between where tallies stand and the newest events, where anything does."""
+        gaps = [
+            TimelineSpan(room_id, nids[room_id], tally.upto, some[0].pos - 1)
+            for room_id, tally in tallies.items()
+            if len(some := notes[room_id]) >= MAX_EVENTS and tally.upto < some[0].pos - 1
+        ]
+        async for room_id, older in self._gaps.pages(gaps):
+            room = await self._rooms.find(room_id)
+            if room is not None:
+                _count(reader, room, tallies[room_id], older)
+
+    async def _begin(self, reader: _Reader, tallies: dict[str, _Tally], nids: Mapping[str, int]) -> None:
+        """Make tallies that begin where the user has read everything, or joined, or was counted for last."""
+        user_id = reader.user_id
         before = self._tail.pos
+        kept = await self._store.tallies(user_id, list(nids.values()), reader.rules_key)
+        redacted = await self._store.redacted_since(kept.values())
         joined = await joined_at(self._store, self._memberships, user_id, nids)
         marks = await self._store.read_marks(user_id, list(nids))
         for room_id in nids:
             if (old := tallies.pop(room_id, None)) is not None:
                 old.release()
             tallies[room_id] = _Tally(joined[room_id], self._size)
+            if (known := kept.get(nids[room_id])) is not None and known.upto >= joined[room_id]:
+                tallies[room_id].resume(known, redacted.get(known.room_nid, ()))
         for mark in marks:
             tallies[mark.room_id].read(mark.thread_id, mark.pos)
         # Receipts that came while the database answered.
@@ -290,7 +370,7 @@ class Unread:
             if row.kind == RECEIPT and row.room_id is not None and row.room_id in nids:
                 _mark(tallies[row.room_id], row)
         for room_id in nids:
-            tallies[room_id].upto = tallies[room_id].unthreaded
+            tallies[room_id].upto = max(tallies[room_id].upto, tallies[room_id].unthreaded)
         if self._users.get(user_id) is not tallies:
             # Forgotten meanwhile: what is held here is for this one answer.
             for room_id in nids:
@@ -324,7 +404,7 @@ class Unread:
 
 
 def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) -> None:
-    user_id, rules, ignored = reader
+    user_id, rules, ignored, _ = reader
     member = room.state.get((MEMBER, user_id))
     name = None if member is None else member.content.get("displayname")
     display_name = name if isinstance(name, str) else None
@@ -333,6 +413,7 @@ def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) ->
         if pos <= tally.upto:
             continue
         tally.upto = pos
+        tally.fresh += 1
         if note.redacts_pos is not None:
             tally.forget(note.redacts_pos)
         if note.sender == user_id:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -11,6 +11,9 @@ import orjson
 from ranvier.spec.event import Event, StateKey
 from ranvier.spec.redaction import redact
 from ranvier.spec.room_versions import ROOM_VERSIONS, RoomVersion
+
+PURGED_ROOM: Final = "purged_room"
+"""The kind of the rows that say that a room is gone; what is in memory of it is to be forgotten."""
 
 
 class LogRow(msgspec.Struct, array_like=True, gc=False, kw_only=True):

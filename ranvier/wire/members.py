@@ -12,6 +12,9 @@ from ranvier.wire.figures import Figures
 BACKGROUND: Final = "background"
 """The role of those who do what one worker at a time has to do."""
 
+CLIENT_ROLES: Final = ("client", "sync")
+"""The roles of those whom the web server asks."""
+
 ROLES: Final = (
     "client",
     "sync",

@@ -34,7 +34,7 @@ class Machine:
         self.folder.mkdir()
         (self.folder / "signing.key").write_text(_KEY)
         listener = {"type": "http", "port": free_port(), "bind_addresses": [address]}
-        config = {
+        self.config: dict[str, Any] = {
             **SETTINGS,
             **settings,
             "signing_key_path": str(self.folder / "signing.key"),
@@ -44,10 +44,14 @@ class Machine:
         }
         if secret is not None:
             (self.folder / "secret").write_text(f"{secret}\n")
-            config["worker_replication_secret_path"] = str(self.folder / "secret")
-        (self.folder / "homeserver.yaml").write_text(json.dumps(config))
+            self.config["worker_replication_secret_path"] = str(self.folder / "secret")
+        self.configure()
         self._notifications = Notifications(self.folder / "notify")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, **changes: Any) -> None:
+        """Write its configuration, with some settings changed."""
+        (self.folder / "homeserver.yaml").write_text(json.dumps({**self.config, **changes}))
 
     @property
     def socket(self) -> Path:

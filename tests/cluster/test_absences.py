@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
+from ranvier.cluster.absences import Absences
+from ranvier.cluster.members import Members
+from ranvier.cluster.placement import Placement
+from ranvier.wire.members import Member
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.test_worker_life import running
 from tests.postgres import private_folder
@@ -85,3 +91,70 @@ async def keep_syncing(client: HoppingClient) -> None:
     since = None
     while True:
         since = (await client.sync(since, 10_000))["next_batch"]
+
+
+class Registry:
+    """Stand where Redis is."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    async def announce(self, name: str, value: bytes, lease_ms: int) -> list[bytes]:
+        """Keep an announcement and give everybody's."""
+        self.values[name] = value
+        return list(self.values.values())
+
+    async def all(self) -> list[bytes]:
+        """Give everybody's announcement."""
+        return list(self.values.values())
+
+    async def withdraw(self, name: str) -> None:
+        """Forget a worker."""
+        del self.values[name]
+
+
+async def test_exactly_one_worker_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All would take over at once, or from a worker that is only being started again, or nobody."""
+    now_s = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now_s, process_time=time.process_time)
+    monkeypatch.setattr("ranvier.cluster.members.time", clock)
+    registry, taken = Registry(), list[tuple[str, str]]()
+    left = {"dead", "away for a moment", "one", "two", "three"}
+
+    async def left_by() -> set[str]:
+        return left
+
+    workers: dict[str, tuple[Members, Absences]] = {}
+    for name in ("one", "two", "three", "away for a moment"):
+        own = Member(name=name, instance=name, pid=1, host="host", address="unix:/nowhere")
+        members = Members(own, registry, dict)
+
+        async def take_over(process: str, by: str = name) -> None:
+            taken.append((by, process))
+
+        absences = Absences(
+            members=members, placement=Placement(members), left_by=left_by, take_over=take_over
+        )
+        workers[name] = members, absences
+
+    async def look(*names: str) -> None:
+        nonlocal now_s
+        for name in names:
+            await workers[name][0].beat()
+        for name in names:
+            await workers[name][0].beat()
+            await workers[name][1].look()
+        now_s += 5
+
+    three = ("one", "two", "three")
+    await look(*three, "away for a moment")  # of a Redis that may be new nobody believes that it knows all
+    await look(*three)
+    assert taken == []
+    await look(*three, "away for a moment")
+    await look(*three, "away for a moment")
+    assert {process for _, process in taken} == {"dead"}
+    assert len({by for by, _ in taken}) == 1
+    left.discard("dead")
+    taken.clear()
+    await look(*three, "away for a moment")
+    assert taken == []

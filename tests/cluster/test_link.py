@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from ranvier.cluster import frames
 from ranvier.cluster.link import Link, LinkLostError, LinkServer, NotAcceptedError, connect
 from ranvier.cluster.placement import ROOM, ranked
 
@@ -17,12 +20,12 @@ SECRET = "a secret of the tests"
 
 @asynccontextmanager
 async def served(
-    answer: Callable[[bytes], Awaitable[bytes]],
+    answer: Callable[[bytes], Awaitable[bytes]], clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[tuple[LinkServer, str, list[bytes]]]:
     """Serve calls on a free port; give the server, its address, and who greeted."""
     greeted: list[bytes] = []
     async with asyncio.TaskGroup() as tasks:
-        server = LinkServer(secret=SECRET, answer=answer, greet=greeted.append, tasks=tasks)
+        server = LinkServer(secret=SECRET, answer=answer, greet=greeted.append, tasks=tasks, clock=clock)
         sock = socket.create_server(("127.0.0.1", 0))
         await server.listen(sock)
         try:
@@ -79,6 +82,48 @@ async def test_who_does_not_know_the_secret_is_refused() -> None:
         writer.close()
         assert greeted == []
         assert not called
+
+
+async def test_who_only_pretends_to_be_a_worker_is_told_nothing() -> None:
+    """Who takes the place of a worker in the network would be given what people write."""
+    heard: list[bytes] = []
+
+    async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames.encode(frames.CHALLENGE, body=os.urandom(frames.NONCE_BYTES)))
+        heard.append(await reader.read(1000))
+        # It cannot know more than what it was told itself: the proof of the other side, or its nonce.
+        for echo in (heard[0][-96 - len(b"it is me") :][:32], b"", os.urandom(32)):
+            writer.write(frames.encode(frames.WELCOME, body=echo))
+        heard.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(pretend, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(ConnectionError):
+            await linked(f"tcp:127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        while len(heard) < 2:
+            await asyncio.sleep(0.01)
+    assert b"it is me" in heard[0]
+    assert heard[1] == b""
+
+
+@pytest.mark.parametrize("ahead_s", [-1e6, -5.0, 5.0, 1e6])
+async def test_deadlines_hold_between_machines_whose_clocks_differ(ahead_s: float) -> None:
+    """Nothing would be passed on between two machines; or be done twice, once late and once instead."""
+
+    async def answer(body: bytes) -> bytes:
+        return body
+
+    async with served(answer, lambda: time.monotonic() + ahead_s) as (_, address, _):
+        link = await linked(address)
+        assert await link.call(b"in time", accept_within_s=0.25) == b"in time"
+        with pytest.raises(NotAcceptedError):
+            await link.call(b"late", accept_within_s=-0.001)
+        link._ahead_s -= 3.0  # as if the other side's greeting had come three seconds late
+        with pytest.raises(NotAcceptedError):
+            await link.call(b"refused", accept_within_s=0.25)
+        assert await link.call(b"in time", accept_within_s=0.25) == b"in time"
+        link.close()
 
 
 async def test_a_call_that_comes_too_late_is_not_begun() -> None:

@@ -15,6 +15,7 @@ from tests.cluster.machine import Machine
 from tests.cluster.services import services
 from tests.cluster.test_hopping import bodies, position
 from tests.postgres import private_folder
+from tests.server.test_listeners_whole import make_certificate
 
 SECRET = "a secret of the tests"
 
@@ -113,6 +114,21 @@ async def test_a_machine_with_another_secret_is_asked_for_nothing(database: str)
             answered = {it["name"]: it["requests"] for it in (await found[0].workers()).values()}
             # Two for each room by one, three by the other: nothing was passed on.
             assert answered == {"m1": 1 + 12, "m2": 1 + 18}
+
+
+async def test_tls_that_there_would_not_be_is_refused(database: str) -> None:
+    """An administrator would believe that what workers say to each other cannot be read."""
+    async with machines(database, SECRET) as [machine]:
+        await asyncio.to_thread(make_certificate, machine.folder)
+        machine.configure(
+            tls_certificate_path=str(machine.folder / "cert.pem"),
+            tls_private_key_path=str(machine.folder / "key.pem"),
+            worker_listeners=[listener | {"tls": True} for listener in machine.config["worker_listeners"]],
+        )
+        machine.start()
+        assert await machine.end() == 1
+        assert "cannot have TLS" in machine.log
+        assert "Traceback" not in machine.log
 
 
 @pytest.mark.parametrize("secret", [None, ""])

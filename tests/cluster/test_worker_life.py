@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -190,6 +191,27 @@ async def test_draining_answers_those_who_wait(cluster: ClusterProcess) -> None:
                     assert answer["next_batch"]
                 assert await worker.end() == 0
                 assert (await other.get("/v3/account/whoami"))["user_id"] == client.user_id
+
+
+async def test_draining_takes_no_longer_than_configured(cluster: ClusterProcess) -> None:
+    """One client that never finishes what it sends would hold up every restart of its worker."""
+    with running(cluster, "slow", "drain_timeout: 2s") as worker:
+        await worker.hear("READY=1")
+        async with HoppingClient([worker.socket]) as client:
+            await client.register()
+            reader, writer = await asyncio.open_unix_connection(str(worker.socket))
+            writer.write(
+                b"POST /_matrix/client/v3/createRoom HTTP/1.1\r\nHost: worker\r\nContent-Length: 1000\r\n"
+                b"Authorization: Bearer " + (client.token or "").encode() + b"\r\n\r\n{"
+            )
+            await writer.drain()
+            await asyncio.sleep(0.5)
+            begun = time.monotonic()
+            worker.process.terminate()
+            assert await worker.end() == 0
+            assert time.monotonic() - begun < 2 + 3
+            assert b" 200 " not in await reader.read()
+            writer.close()
 
 
 async def test_two_workers_of_one_name_are_told(cluster: ClusterProcess) -> None:

@@ -153,6 +153,21 @@ def test_workers_are_added_without_editing_anything(machine: Path, deploy: Deplo
     assert "ranvier-worker@extra.service" in target
 
 
+def test_a_worker_that_is_for_other_things_gets_no_clients(machine: Path, deploy: Deploy) -> None:
+    """A worker that is kept for sending to other servers would be slow at it, for all its clients."""
+    deploy(*FIRST)
+    own = machine / "etc/ranvier/workers/worker2.yaml"
+    own.write_text(own.read_text() + "worker_roles: [federation_sender, background]\n")
+    assert deploy().exit_code == 0
+    upstream = machine / "etc/nginx/conf.d/ranvier-upstream.conf"
+    assert "unix:/run/ranvier/worker2.sock " not in upstream.read_text()
+    assert "unix:/run/ranvier/worker1.sock " in upstream.read_text()
+    assert "Nothing to do" in deploy().output
+    own.write_text(own.read_text().replace("federation_sender", "sync"))
+    assert deploy().exit_code == 0
+    assert "unix:/run/ranvier/worker2.sock " in upstream.read_text()
+
+
 def test_a_run_that_failed_half_way_is_taken_up_again(machine: Path, deploy: Deploy) -> None:
     """After a failure the server would stay half deployed, and a second run would say that all is well."""
     blocked = machine / "etc/nginx"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import itertools
 from types import TracebackType
 from typing import Any
@@ -93,6 +95,16 @@ class HttpClient:
             "auth": {"type": "m.login.dummy"},
         }
         self._logged_in(await self.post("/v3/register", body))
+        return self
+
+    async def register_admin(self, secret: str, name: str, password: str = "a long password") -> HttpClient:
+        """Make an administrator by the shared secret of registrations, and log this client in."""
+        path = "/_synapse/admin/v1/register"
+        nonce = (await self.get(path))["nonce"]
+        message = "\0".join((nonce, name, password, "admin")).encode()
+        mac = hmac.new(secret.encode(), message, hashlib.sha1).hexdigest()
+        body = {"nonce": nonce, "username": name, "password": password, "mac": mac, "admin": True}
+        self._logged_in(await self.post(path, body))
         return self
 
     async def login(self, user: str, password: str = "a long password") -> HttpClient:

@@ -228,9 +228,10 @@ _PARAMETERS: dict[str, dict[str, str]] = {
     "knock": {"room_id": "$knock_room"},
     "put_alias": {"alias": "$new_alias"},
     "put_push_rule": {"rule_id": "another"},
-    "get_suspended": {"user_id": "$target"},
-    "set_suspended": {"user_id": "$stranger"},
-    "set_locked": {"user_id": "$stranger"},
+    **{
+        name: {"user_id": "$victim"}
+        for name in ("get_suspended", "set_suspended", "get_locked", "set_locked")
+    },
 }
 
 _RELATION = {"rel_type": "m.annotation", "event_id": "$event_id", "key": "+"}
@@ -298,10 +299,15 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Scene:
-    """A user with one of everything, for one endpoint's requests."""
+    """A user with one of everything, for one endpoint's requests.
+
+    ``admin_token`` is that of an administrator, whose endpoints are about the value ``victim``: whoever
+    makes a scene sets both where they are needed.
+    """
 
     user: HttpClient
     values: dict[str, str] = field(default_factory=dict)
+    admin_token: str = ""
 
     def filled(self, value: Json) -> Json:
         """Replace every ``$name`` in a value, also in an object's keys."""

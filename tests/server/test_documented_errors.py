@@ -12,7 +12,7 @@ import pytest
 
 from tests.server.http_client import HttpClient, Refused
 from tests.server.process import ServerProcess
-from tests.server.request_examples import AUTH, Scene, prepare
+from tests.server.request_examples import AUTH, PASSWORD, Scene, prepare
 
 ROOM = "/v3/rooms/$room_id"
 MINE, OTHERS = "/v3/user/$user_id", "/v3/user/$target"
@@ -149,7 +149,7 @@ CASES: list[tuple[str, str, str, Any, int, str]] = [
     ("stranger", "GET", "/v3/rooms/$knock_room/messages?dir=b", None, 403, "M_FORBIDDEN"),
     ("user", "GET", f"{ROOM}/messages", None, 400, "M_MISSING_PARAM"),
     ("user", "GET", "/v1/mutual_rooms?user_id=$user_id", None, 400, ""),
-    ("user", "GET", "/v1/mutual_rooms", None, 400, "M_MISSING_PARAM"),
+    ("user", "GET", "/v1/mutual_rooms", None, 400, "M_INVALID_PARAM"),
     ("user", "GET", "/v1/mutual_rooms?user_id=$target&from=no", None, 400, "M_INVALID_PARAM"),
     ("user", "PUT", "/v3/presence/$target/status", {"presence": "online"}, 403, "M_FORBIDDEN"),
     ("user", "PUT", "/v3/presence/$user_id/status", {"presence": "asleep"}, 400, ""),
@@ -293,3 +293,23 @@ async def test_reacting_twice_alike_is_refused(users: list[HttpClient]) -> None:
     with pytest.raises(Refused) as refused:
         await user.put(path + "two", reaction)
     assert (refused.value.status, refused.value.errcode) == (400, "M_DUPLICATE_ANNOTATION")
+
+
+async def test_a_device_called_like_a_cross_signing_key_is_refused(users: list[HttpClient]) -> None:
+    """A login could take the name of a key by which a user is verified, or the reverse."""
+    user = users[0]
+    auth = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": user.user_id},
+        "password": PASSWORD,
+    }
+    master = {"user_id": user.user_id, "usage": ["master"], "keys": {f"ed25519:{'A' * 43}": "A" * 43}}
+    await user.post("/v3/keys/device_signing/upload", {"master_key": master, "auth": auth})
+    with pytest.raises(Refused) as refused:
+        await user.post("/v3/login", {**auth, "device_id": "A" * 43})
+    assert (refused.value.status, refused.value.errcode) == (403, "M_FORBIDDEN")
+    await user.post("/v3/login", {**auth, "device_id": "B" * 43})
+    renewed = {**master, "keys": {f"ed25519:{'B' * 43}": "B" * 43}}
+    with pytest.raises(Refused) as refused:
+        await user.post("/v3/keys/device_signing/upload", {"master_key": renewed, "auth": auth})
+    assert (refused.value.status, refused.value.errcode) == (403, "M_FORBIDDEN")

@@ -114,6 +114,10 @@ async def test_everybody_is_in_every_answer_once(large: LargeRoom) -> None:
     others = (await user.get(f"{large.path}/members", not_membership="join"))["chunk"]
     assert len(others) + len(filtered) == len(members)
     assert check_once(joined_of(await user.get(f"{large.path}/state"))) == everybody
+    peeked = await user.get(f"{large.path}/initialSync")
+    assert check_once(joined_of(peeked["state"])) == everybody
+    (first,) = (await user.get("/v3/initialSync"))["rooms"]
+    assert check_once(joined_of(first["state"])) == everybody
 
     newest = (await user.get(f"{large.path}/messages", dir="b", limit=1))["chunk"][0]
     context = await user.get(f"{large.path}/context/{quote(newest['event_id'])}", limit=0)

@@ -82,7 +82,8 @@ async def test_an_old_client_follows_its_rooms(users: list[HttpClient]) -> None:
     event, since = await _until(alice, since, "x.y")
     assert event["content"] == {"a": 2}
     nothing = await alice.get("/v3/events", timeout=0, **{"from": since})
-    assert not [e for e in nothing["chunk"] if e["type"] != "m.presence"]
+    # (Somebody may have gone idle, or have stopped typing, on a slow machine.)
+    assert not [e for e in nothing["chunk"] if e["type"] not in ("m.presence", "m.typing")]
     assert nothing["start"] == since
 
 

@@ -58,3 +58,62 @@ async def test_a_room_is_found_by_its_name(users: list[HttpClient]) -> None:
     upgraded = await alice.post(f"/v3/rooms/{quote(made['room_id'])}/upgrade", {"new_version": "12"})
     found = await bob.get(f"/v3/directory/room/{quote(alias)}")
     assert found["room_id"] == upgraded["replacement_room"]
+
+
+async def test_settings_go_along_to_the_new_room(users: list[HttpClient]) -> None:
+    """After an upgrade a muted room would ring again, and a favourite or a direct chat would be lost."""
+    alice, bob, carol = users
+    old = await alice.create_room(room_version="11")
+    await bob.join(old)
+    for user in (alice, bob):
+        mine = f"/v3/user/{quote(user.user_id)}"
+        await user.put(f"{mine}/rooms/{quote(old)}/tags/m.favourite", {"order": 0.25})
+        await user.put(f"/v3/pushrules/global/room/{quote(old)}", {"actions": []})
+        mute = {"actions": [], "conditions": [{"kind": "event_match", "key": "room_id", "pattern": old}]}
+        await user.put(f"/v3/pushrules/global/override/{quote(old)}", mute)
+        await user.put(f"{mine}/account_data/m.direct", {"@x:y": [old], "@z:y": ["!a:b"]})
+    new = (await alice.post(f"/v3/rooms/{quote(old)}/upgrade", {"new_version": "12"}))["replacement_room"]
+    await bob.join(new)
+    for user in (alice, bob):
+        mine = f"/v3/user/{quote(user.user_id)}"
+        assert (await user.get(f"{mine}/rooms/{quote(new)}/tags"))["tags"] == {"m.favourite": {"order": 0.25}}
+        assert (await user.get(f"{mine}/account_data/m.direct")) == {"@x:y": [old, new], "@z:y": ["!a:b"]}
+        rules = await user.get("/v3/pushrules/global/")
+        assert [rule["rule_id"] for rule in rules["room"]] == [old, new]
+        muted = [rule for rule in rules["override"] if rule["rule_id"] == new]
+        assert [rule["conditions"][0]["pattern"] for rule in muted] == [new]
+    # what is taken away afterwards stays away, and nobody else gets anything
+    tag = f"/v3/user/{quote(bob.user_id)}/rooms/{quote(new)}/tags/m.favourite"
+    await bob.request("DELETE", tag)
+    await bob.join(new)
+    assert (await bob.get(tag.removesuffix("/m.favourite")))["tags"] == {}
+    await carol.join(new)
+    assert (await carol.get(f"/v3/user/{quote(carol.user_id)}/rooms/{quote(new)}/tags"))["tags"] == {}
+    # a room that only claims to replace another one gets nothing
+    predecessor = {"predecessor": {"room_id": old, "event_id": "$x"}}
+    false = await carol.create_room(creation_content=predecessor, room_version="11")
+    await alice.join(false)
+    assert (await alice.get(f"/v3/user/{quote(alice.user_id)}/rooms/{quote(false)}/tags"))["tags"] == {}
+
+
+async def test_blocked_invitations_are_not_told(users: list[HttpClient]) -> None:
+    """Who wants no invitations would still be shown those that came before."""
+    alice, bob, _ = users
+    _, since = await sync_rooms(bob)
+    before = (await bob.get("/v3/events"))["end"]
+    room_id = await alice.create_room(preset="private_chat", invite=[bob.user_id])
+    place = f"/v3/user/{quote(bob.user_id)}/account_data"
+    await bob.put(f"{place}/m.invite_permission_config", {"default_action": "block"})
+    for token in (None, since):
+        assert "invite" not in (await sync_rooms(bob, token))[0]
+    assert (await bob.get("/v3/initialSync"))["rooms"] == []
+    chunk = (await bob.get("/v3/events", **{"from": before}))["chunk"]
+    assert not [event for event in chunk if event.get("room_id") == room_id]
+    await bob.put(f"{place}/m.invite_permission_config", {})
+    assert room_id in (await sync_rooms(bob))[0]["invite"]
+    # and likewise of those whom one ignores
+    await bob.put(f"{place}/m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+    assert "invite" not in (await sync_rooms(bob))[0]
+    assert (await bob.get("/v3/initialSync"))["rooms"] == []
+    chunk = (await bob.get("/v3/events", **{"from": before}))["chunk"]
+    assert not [event for event in chunk if event.get("room_id") == room_id]
