@@ -13,6 +13,7 @@ from ranvier.sync.assemble import SyncAssembler, SyncRequest
 from ranvier.sync.long_polls import Asked, LongPoll, LongPolls
 from ranvier.users.filters import Filters
 from ranvier.users.presence import Presence
+from ranvier.users.requester import Requester
 from ranvier.wire.tokens import parse_token
 
 _MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
@@ -42,9 +43,8 @@ async def sync(request: Request, *, assembler: SyncAssembler, filters: Filters, 
         return await assembler.answer(wanted)
 
 
-def sync_at_once(request: Request, *, long_polls: LongPolls) -> bytes | LongPoll | None:
+def sync_at_once(user: Requester, query: bytes, *, long_polls: LongPolls) -> bytes | LongPoll | None:
     """Answer a client that knows all but the newest, or let it wait, if that takes no task."""
-    query = request.query_string
     since = _SINCE.search(query)
     if since is None or len(query) > _LONGEST_KEPT:
         return None
@@ -52,7 +52,6 @@ def sync_at_once(request: Request, *, long_polls: LongPolls) -> bytes | LongPoll
     asked = _asked(query[: since.start()] + query[since.end() :])
     if asked is None:
         return None
-    user = request.user
     return long_polls.begin(user.user_id, user.device_id, parse_token(since[1].decode("latin-1")), asked)
 
 

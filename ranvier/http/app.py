@@ -149,7 +149,6 @@ class _Known(NamedTuple):
     bound: BoundRoute
     token_key: bytes
     ip: str
-    scheme: str
     agent: str
 
 
@@ -209,28 +208,16 @@ class _Call:
         neighbours = application.neighbours
         if known is None or exchange.write_paused or (neighbours is not None and not neighbours.is_current()):
             return None
-        bound, key, ip, scheme, agent = known
+        bound, key, ip, agent = known
         requester = application.authentication.known(bound.route.auth, key)
         if requester is None:
             return None
-        self.ip = ip or exchange.ip
-        self.endpoint = bound.route.name
-        self.user = requester.user_id
-        request = Request(
-            exchange.method,
-            "",
-            bound.route,
-            query_string=exchange.query_string,
-            headers=exchange.headers,
-            ip=self.ip,
-            scheme=scheme,
-            requester=requester,
-            request_id=self.id,
-            began_s=self.started,
-        )
         assert bound.at_once is not None
-        outcome: bytes | Parked | None = bound.at_once(request)
+        outcome: bytes | Parked | None = bound.at_once(requester, exchange.query_string)
         if outcome is not None:
+            self.ip = ip or exchange.ip
+            self.endpoint = bound.route.name
+            self.user = requester.user_id
             exchange.head.known = known
             if application.seen is not None:
                 application.seen(requester, self.ip, agent)
@@ -244,13 +231,13 @@ class _Call:
             return None
         if announced_length(exchange.headers) != 0:
             return None
-        scheme = self._read_forwarded() if self.edge.x_forwarded else exchange.scheme
+        if self.edge.x_forwarded:
+            self._read_forwarded()
         key = self.application.authentication.key(exchange.headers)
         if key is None:
             return None
-        return _Known(
-            bound, key, self.ip if self.edge.x_forwarded else "", scheme, user_agent(exchange.headers)
-        )
+        ip = self.ip if self.edge.x_forwarded else ""
+        return _Known(bound, key, ip, user_agent(exchange.headers))
 
     def _resume(self) -> None:
         """Answer a request that was parked."""

@@ -24,6 +24,7 @@ _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 
 # Any callable: its first parameter is the Request, its keyword-only ones are filled by ``bind``.
 Handler = Callable[..., Awaitable[Any]]
+# The same, but its first two parameters are the Requester and the query as it came.
 AtOnce = Callable[..., "bytes | Parked | None"]
 
 

@@ -15,6 +15,7 @@ from ranvier.rooms.erased_users import ErasedUsers
 from ranvier.storage.erasure import ErasureStore
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
+from ranvier.sync.ephemeral_news import EphemeralNews
 from ranvier.sync.event_stream import EventStream
 from ranvier.sync.initial_sync import InitialSync
 from ranvier.sync.long_polls import LongPolls
@@ -74,6 +75,7 @@ def build_sync(
     plain = PlainNews(
         tail=core.tail,
         bus=core.bus,
+        ephemeral=EphemeralNews(bus=core.bus, memberships=core.memberships, rooms=core.rooms),
         notifier=notifier,
         memberships=core.memberships,
         ignored=users.ignored_users,

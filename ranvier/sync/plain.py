@@ -18,6 +18,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.spec.filters import NO_FILTER, Filter
+from ranvier.sync.ephemeral_news import EphemeralNews
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.render import render_for_joined
 from ranvier.sync.sections.rooms import RoomSections
@@ -58,6 +59,7 @@ class PlainNews:
         *,
         tail: Tail,
         bus: Bus,
+        ephemeral: EphemeralNews,
         notifier: Notifier,
         memberships: Memberships,
         ignored: IgnoredUsers,
@@ -68,6 +70,7 @@ class PlainNews:
     ) -> None:
         self._tail = tail
         self._bus = bus
+        self._ephemeral = ephemeral
         self._notifier = notifier
         self._memberships = memberships
         self._ignored = ignored
@@ -75,13 +78,16 @@ class PlainNews:
         self._key_counts = key_counts
         self._room_sections = room_sections
         self._clock = clock
+        self._shown: tuple[tuple[int, int, str], bytes] = ((-1, 0, ""), b"")
         self._said: OrderedDict[tuple[str, int, int], _Said | None] = OrderedDict()
         self._news: OrderedDict[tuple[int, int], _News | None] = OrderedDict()
 
     def is_quiet(self, user_id: str, memberships: Mapping[str, Membership], since: Token) -> bool:
         """Tell whether surely nothing came since: the usual case of a client that asks again at once."""
         tail = self._tail
-        if since.pos < max(tail.start, self._notifier.shared_pos) or self._bus.ephemeral_now() != since[1:]:
+        if since.pos < max(tail.start, self._notifier.shared_pos):
+            return False
+        if self._ephemeral.concern(user_id, memberships, since):
             return False
         if since.pos >= tail.pos:
             return since.pos == tail.pos
@@ -97,14 +103,14 @@ class PlainNews:
     ) -> bytes | None:
         """Give the answer, or None where it is not as simple as that (or there is nothing to tell)."""
         tail = self._tail
-        if since.pos < max(tail.start, self._notifier.shared_pos) or self._bus.ephemeral_now() != since[1:]:
+        if since.pos < max(tail.start, self._notifier.shared_pos):
             return None
         memberships, ignored = self._memberships.held(user_id), self._ignored.held(user_id)
         news = self._between(since.pos, tail.pos)
         if news is None or memberships is None or ignored is None or user_id in news.users:
             return None
         rooms = memberships.keys()
-        if rooms & news.other_rooms:
+        if rooms & news.other_rooms or self._ephemeral.concern(user_id, memberships, since):
             return None
         told: list[tuple[str, _Said]] = []
         most = _limit(filter)
@@ -120,7 +126,7 @@ class PlainNews:
             told.append((room_id, said))
         if not told or not self._members_known(user_id, device_id, filter, told):
             return None
-        return self._compose(user_id, device_id, since, filter, told, state_after=state_after)
+        return self._compose(user_id, device_id, filter, told, state_after=state_after)
 
     def _members_known(
         self, user_id: str, device_id: str | None, filter: Filter, told: Sequence[tuple[str, _Said]]
@@ -134,7 +140,6 @@ class PlainNews:
         self,
         user_id: str,
         device_id: str | None,
-        since: Token,
         filter: Filter,
         told: Sequence[tuple[str, _Said]],
         *,
@@ -143,7 +148,7 @@ class PlainNews:
         unread = self._unread.held(user_id, [room_id for room_id, _ in told])
         if unread is None:
             return None
-        pieces = [b'{"next_batch":"%b"' % str(Token(self._tail.pos, since.ephemeral, since.epoch)).encode()]
+        pieces = [b'{"next_batch":"%b"' % self._now()]
         if device_id is not None:
             keys = self._key_counts.held(user_id, device_id)
             if keys is None:
@@ -160,6 +165,13 @@ class PlainNews:
             comma = b","
         pieces.append(b"}}}")
         return b"".join(pieces)
+
+    def _now(self) -> bytes:
+        """Give the token of the present, which is the same for all who are told at once."""
+        now = (self._tail.pos, *self._bus.ephemeral_now())
+        if now != self._shown[0]:
+            self._shown = (now, str(Token(*now)).encode())
+        return self._shown[1]
 
     # -- the same for everybody ------------------------------------------------------------------------
 

@@ -142,7 +142,16 @@ class _Tally:
         self._by_thread[thread] = Count(notifications + 1, highlights_ + highlighted)
         self._counts = None
         if len(self._unread) > MAX_COUNTED:
-            self._keep(self._unread[1:])
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, thread, highlighted = self._unread.pop(0)
+        self._size.weight -= 1
+        notifications, highlights_ = self._by_thread[thread]
+        if notifications > 1:
+            self._by_thread[thread] = Count(notifications - 1, highlights_ - highlighted)
+        else:
+            del self._by_thread[thread]
 
     def _keep(self, unread: list[tuple[int, str, bool]]) -> None:
         if len(unread) != len(self._unread):

@@ -1,0 +1,57 @@
+"""Whom the newest typing and presence may concern: on a busy server it is mostly somebody else."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from ranvier.log.bus import RESET, Bus, Ephemeral
+from ranvier.rooms.memberships import Membership, Memberships
+from ranvier.rooms.rooms import Rooms
+from ranvier.wire.tokens import Token
+
+_REMEMBERED: Final = 500
+_ROOMS_LOOKED_AT: Final = 200
+
+
+class EphemeralNews:
+    """Remember the newest, by what they are about."""
+
+    def __init__(self, *, bus: Bus, memberships: Memberships, rooms: Rooms) -> None:
+        self._bus = bus
+        self._memberships = memberships
+        self._rooms = rooms
+        self._recent: deque[tuple[int, str, str]] = deque(maxlen=_REMEMBERED)
+        bus.listen(ephemerals=self._on_ephemeral)
+
+    def concern(self, user_id: str, rooms: Mapping[str, Membership], since: Token) -> bool:
+        """Tell whether anything after ``since`` may concern a user in these rooms; in doubt it does."""
+        now = self._bus.ephemeral_now()
+        if now == since[1:]:
+            return False
+        count, epoch = now
+        if epoch != since.epoch or since.ephemeral > count:
+            return True
+        if not self._recent or self._recent[0][0] > since.ephemeral + 1:
+            return True
+        for number, kind, key in reversed(self._recent):
+            if number <= since.ephemeral:
+                return False
+            if key in rooms if kind == "typing" else key == user_id or self._share(rooms, key):
+                return True
+        return False
+
+    def _share(self, rooms: Mapping[str, Membership], user_id: str) -> bool:
+        theirs = self._memberships.held(user_id)
+        if theirs is not None:
+            return bool(rooms.keys() & theirs.keys())
+        if len(rooms) > _ROOMS_LOOKED_AT:
+            return True
+        return any((room := self._rooms.held(it)) is None or user_id in room.joined for it in rooms)
+
+    def _on_ephemeral(self, message: Ephemeral) -> None:
+        if message.kind == RESET:
+            self._recent.clear()
+        else:
+            self._recent.append((message.count, message.kind, message.key))
