@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from ranvier.config import ConfigError, load
 from ranvier.config.rooms import UserDirectoryConfig
 from ranvier.storage.user_directory import DirectoryEntry, UserDirectoryStore
 from ranvier.users.search_words import fold, query_of, words_of
@@ -248,3 +250,19 @@ async def test_strange_names(database: str) -> None:
             for user_id in odd:
                 await search.member(room_id, user_id, displayname="Renamed")
             assert sorted(await search.find(CAROL, "renamed", limit=20)) == [*odd[:3], *odd[4:]]
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    """An administrator's settings for the user directory would be passed over."""
+    file = tmp_path / "homeserver.yaml"
+    file.write_text("server_name: example.org\n")
+    assert load([file]).user_directory == CONFIG
+    names = [name for name in vars_of(CONFIG) if name != "enabled"]
+    settings = "".join(f"  {name}: true\n" for name in names)
+    file.write_text(f"server_name: example.org\nuser_directory:\n  enabled: false\n{settings}")
+    config = load([file])
+    assert vars_of(config.user_directory) == {"enabled": False, **dict.fromkeys(names, True)}
+    assert config.warnings == ()
+    file.write_text("server_name: example.org\nuser_directory:\n  search_all_users: maybe\n")
+    with pytest.raises(ConfigError):
+        load([file])
