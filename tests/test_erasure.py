@@ -8,6 +8,9 @@ import orjson
 import pytest
 
 from ranvier.rooms.visibility import sight_of
+from ranvier.storage import migrations
+from ranvier.storage.accounts import AccountStore
+from ranvier.storage.database import Database
 from ranvier.storage.erasure import ErasureStore
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.storage.rooms import SightChange
@@ -225,3 +228,25 @@ async def test_what_was_a_users_own_is_removed(database: str, erase: bool) -> No
         query = "SELECT count(*) FROM presence WHERE user_id = $1 AND status_msg IS NOT NULL"
         assert await core.database.fetchval(query, FEATURED) == 0
         assert await core.database.fetchval("SELECT count(*) FROM receipts") == (1 if erase else 2)
+
+
+async def test_who_was_erased_by_an_earlier_release_is_erased_in_full(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What people wished to be forgotten before an update would be shown and kept after it."""
+    files = migrations.migration_files()
+    database = Database({"dsn": empty_database}, size=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "migration_files", lambda: [file for file in files if file[0] < "0080"])
+        await migrations.migrate(database, "example.org")
+    await database.execute("UPDATE log_head SET pos = 7")
+    await database.execute(
+        "INSERT INTO accounts (user_id, created_ts, deactivated, erased) VALUES ($1, 0, true, true), "
+        "($2, 0, true, false)",
+        ALICE,
+        BOB,
+    )
+    await migrations.migrate(database, "example.org")
+    assert await ErasureStore(database).erased() == {ALICE: 7}
+    assert await AccountStore(database).departing(10) == [(ALICE, True)]
+    await database.close()

@@ -12,8 +12,11 @@ from ranvier.spec.errors import MatrixError
 from ranvier.storage.job_leases import JobLeaseStore
 from ranvier.storage.room_purges import RoomPurgeStore
 from ranvier.wire.log_rows import PURGED_ROOM, LogRow
-from tests.core import SERVER_NAME
+from tests.core import SERVER_NAME, running_core
 from tests.rooms_app import ALICE, BOB, RoomsApp, running_rooms_app
+from tests.test_import_room import busy_room, import_into
+from tests.test_receive_event import ALICE as LOCAL
+from tests.test_receive_event import state_of
 
 DAY_MS = 86_400_000
 BY_NID = (
@@ -248,3 +251,43 @@ async def test_another_process_goes_on_and_a_late_one_is_refused(database: str) 
         assert await stored(app, room_id, room_nid) == left
         await purge_of(app, retention_ms=None).sweep(lease.transaction)
         assert set((await stored(app, room_id, room_nid)).values()) == {0}
+
+
+async def test_a_room_of_another_server_is_removed_and_can_be_joined_again(database: str) -> None:
+    """Whoever once forgot a room could never come back, or would find what is left of the old one in it."""
+    remote = busy_room("11")
+    async with running_core(database) as core:
+        await import_into(core, remote, remote.member(LOCAL, LOCAL, "join"))
+        sent = await core.send(remote.room_id, LOCAL, "hello")
+        remote.learn(sent.event)
+        content = {"membership": "leave"}
+        left = await core.writer.write(
+            remote.room_id,
+            lambda draft: draft.add(sender=LOCAL, type="m.room.member", state_key=LOCAL, content=content),
+        )
+        remote.learn(left.event)
+        row = LogRow(kind="forgotten_room", user_id=LOCAL, room_id=remote.room_id)
+        await core.tail.wait_for(await core.appender.append_rows([row]))
+        purge = RoomPurge(
+            store=RoomPurgeStore(core.database),
+            appender=core.appender,
+            clock=Later(1),
+            retention_ms=DAY_MS // 2,
+        )
+        again = remote.member(LOCAL, LOCAL, "join")
+        room_nid = (await core.rooms.get(remote.room_id)).room_nid
+        head = (await core.rooms.get(remote.room_id)).head
+        row = LogRow(kind=PURGED_ROOM, room_id=remote.room_id, key=str(head))
+        await core.tail.wait_for(await core.appender.append_rows([row]))
+        with pytest.raises(MatrixError) as caught:
+            await import_into(core, remote, again)
+        assert caught.value.status == 503
+        await purge.sweep(core.database.transaction)
+        joined = await import_into(core, remote, again)
+        assert joined.room_nid != room_nid
+        assert await state_of(core, remote.room_id) == remote.state([again.event_id])
+        await core.send(remote.room_id, LOCAL, "back again")
+        left_over = await core.database.fetchval("SELECT count(*) FROM events WHERE room_nid = $1", room_nid)
+        assert left_over == 0
+        await purge.sweep(core.database.transaction)
+        assert await core.rooms.find(remote.room_id) is not None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from ranvier.config import ConfigError, load
 from ranvier.config.rooms import UserDirectoryConfig
-from ranvier.storage.user_directory import UserDirectoryStore
+from ranvier.storage.user_directory import DirectoryEntry, UserDirectoryStore
 from ranvier.users.search_words import fold, query_of, words_of
 from ranvier.users.user_directory import UserDirectory
 from ranvier.users.user_directory_upkeep import UserDirectoryUpkeep
@@ -215,3 +218,51 @@ async def test_rooms_from_before_and_much_at_once(database: str) -> None:
         await search.core.database.execute("UPDATE user_directory_progress SET pos = 0")
         await search.core.database.execute("TRUNCATE user_directory, user_directory_rooms")
         assert len(await search.find(CAROL, "crowd")) == 5
+
+
+async def test_strange_names(database: str) -> None:
+    """One odd name from another server would keep everybody else out of the directory."""
+    async with searching(database) as search:
+        room_id = await search.core.create_room()
+        names: list[Any] = [
+            "\0",
+            7,
+            "'\\ & | ! <-> :*",
+            "\U0001f4a5" * 500,
+            "\ufdfa" * 400,
+            {"a": 1},
+            None,
+            " ",
+        ]
+        for number, name in enumerate(names):
+            await search.member(room_id, f"@odd{number}:far.example", displayname=name, avatar_url=name)
+        odd = [f"@odd{number}:far.example" for number in range(len(names))]
+        assert sorted(await search.find(CAROL, "odd", limit=20)) == odd
+        put = search.store.put
+
+        async def picky(entries: Sequence[DirectoryEntry], gone: Sequence[str]) -> None:
+            if any(entry.user_id == odd[3] for entry in entries):
+                raise asyncpg.DataError("not this one")
+            await put(entries, gone)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search.store, "put", picky)
+            for user_id in odd:
+                await search.member(room_id, user_id, displayname="Renamed")
+            assert sorted(await search.find(CAROL, "renamed", limit=20)) == [*odd[:3], *odd[4:]]
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    """An administrator's settings for the user directory would be passed over."""
+    file = tmp_path / "homeserver.yaml"
+    file.write_text("server_name: example.org\n")
+    assert load([file]).user_directory == CONFIG
+    names = [name for name in vars_of(CONFIG) if name != "enabled"]
+    settings = "".join(f"  {name}: true\n" for name in names)
+    file.write_text(f"server_name: example.org\nuser_directory:\n  enabled: false\n{settings}")
+    config = load([file])
+    assert vars_of(config.user_directory) == {"enabled": False, **dict.fromkeys(names, True)}
+    assert config.warnings == ()
+    file.write_text("server_name: example.org\nuser_directory:\n  search_all_users: maybe\n")
+    with pytest.raises(ConfigError):
+        load([file])

@@ -16,7 +16,7 @@ from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
 from ranvier.rooms.stripped_state import stripped_state
-from ranvier.spec.errors import AuthError, MatrixError, bad_json, forbidden
+from ranvier.spec.errors import AuthError, MatrixError, bad_json, forbidden, not_found
 from ranvier.spec.ids import check_room_id, check_user_id, domain_of
 from ranvier.wire.log_rows import EventRow
 
@@ -82,9 +82,9 @@ class Membership:
 
         ``content`` holds further keys of the event (``is_direct``; for a join also a name and a picture for
         this room alone). What is already so is left as it is.
-        Raises 400 ``M_INVALID_PARAM`` for what is no id, 404 ``M_NOT_FOUND`` for an unknown room, 403
-        ``M_FORBIDDEN``, ``M_BAD_STATE``, ``M_INVITE_BLOCKED``, ``M_GUEST_ACCESS_FORBIDDEN`` or
-        ``M_USER_SUSPENDED``, 429 ``M_LIMIT_EXCEEDED``.
+        Raises 400 ``M_INVALID_PARAM`` for what is no id, 404 ``M_NOT_FOUND`` where one can not come into an
+        unknown room, 403 ``M_FORBIDDEN``, ``M_BAD_STATE``, ``M_INVITE_BLOCKED``,
+        ``M_GUEST_ACCESS_FORBIDDEN`` or ``M_USER_SUSPENDED``, 429 ``M_LIMIT_EXCEEDED``.
         """
         check_room_id(room_id)
         check_user_id(target)
@@ -92,7 +92,12 @@ class Membership:
             action = "leave"
         if action != "leave":
             actor.require_unsuspended()
-        room = await self._rooms.get(room_id)
+        room = await self._rooms.find(room_id)
+        if room is None:
+            # Who wants in is told that it is not there; to all others it is a room that they are not in.
+            if action in ("join", "knock"):
+                raise not_found("This server does not know that room")
+            raise forbidden("You are not in that room")
         current = room.membership_of(target)
         full = {**(content or {}), "membership": _MEMBERSHIP_OF[action]}
         if reason is not None:

@@ -24,7 +24,7 @@ from ranvier.wire.log_rows import PURGED_ROOM, LogRow
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S: Final = 600.0
-_ROOMS_AT_ONCE: Final = 200
+_ROOMS_AT_ONCE: Final = 20
 _PAUSE_S: Final = 0.02
 """Between two pieces: others use the same disk."""
 

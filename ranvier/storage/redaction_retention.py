@@ -17,9 +17,7 @@ _ADVANCE = "UPDATE redaction_progress SET pos = $1"
 # By the redaction, and by the redacted event where that came later.
 _BY_REDACTION = """
 SELECT x.pos AS found_at, t.event_nid, t.type, t.state_key, r.version AS version_id, t.pdu
-FROM events x JOIN redactions d ON d.event_nid = x.event_nid
-JOIN events t ON t.event_id = d.target_id AND t.redacted_by = x.event_nid
-JOIN rooms r ON r.room_nid = t.room_nid
+FROM events x JOIN events t ON t.redacted_by = x.event_nid JOIN rooms r ON r.room_nid = t.room_nid
 WHERE x.type = 'm.room.redaction' AND x.pos IS NOT NULL AND x.pos > $1 AND x.pos <= $2
 ORDER BY x.pos LIMIT $3
 """

@@ -19,6 +19,7 @@ WITH made AS (
 SELECT coalesce((SELECT room_nid FROM rooms WHERE room_id = $1), (SELECT room_nid FROM made),
                 (SELECT room_nid FROM room_nids WHERE room_id = $1))
 """
+_IS_BEING_REMOVED = "SELECT EXISTS (SELECT FROM purged_rooms WHERE room_id = $1)"
 _LOCK = "SELECT pg_try_advisory_lock($1)"
 _UNLOCK = "SELECT pg_advisory_unlock($1)"
 _CLEAR = """
@@ -45,7 +46,12 @@ class RoomImportStore:
         self._database = database
 
     async def room_nid(self, room_id: str, unused_nid: int) -> int:
-        """Give the integer of a room, known or not; ``unused_nid`` becomes it if there was none."""
+        """Give the integer of a room, known or not; ``unused_nid`` becomes it if there was none.
+
+        Raises 503 while what was known of the room before is still being removed.
+        """
+        if await self._database.fetchval(_IS_BEING_REMOVED, room_id):
+            raise MatrixError("M_UNKNOWN", 503, "This room is just being removed from here; try again")
         nid: int | None = None
         while nid is None:  # another process made it after this statement began
             nid = await self._database.fetchval(_CLAIM_NID, room_id, unused_nid)

@@ -10,6 +10,7 @@ import msgspec
 
 from ranvier.config.rooms import PresenceConfig
 from ranvier.log.clock import Clock
+from ranvier.log.turns import Turns
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.users.deadlines import Deadlines
@@ -19,6 +20,8 @@ from ranvier.users.presence_states import OFFLINE, UNAVAILABLE, PresenceState, P
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 5000
+_IN_A_TURN: Final = 200
+_ASKED_PER_S: Final = 2000
 _MAX_OWN: Final = 20_000
 _ANSWER_S: Final = 3.0
 """How long is waited for whoever a user is connected to, before the user is said to be offline."""
@@ -62,6 +65,7 @@ class ReturningUsers:
         self._deadlines: Deadlines[str] = Deadlines(clock)
         self._unwritten: set[str] = set()
         self._claim_lost = False
+        self._turns = Turns(1)
         states.listen(self._on_state, self._on_reset)
 
     async def left_by(self) -> set[str]:
@@ -74,8 +78,8 @@ class ReturningUsers:
     async def resume(self) -> None:
         """Take over those who were connected to this process in its life before."""
         if self._config.enabled:
-            self._watch(await self._store.of_process(self._process, limit=_MAX_OWN), GRACE_S)
-            self._watch_told(self._process, GRACE_S)
+            await self._watch(await self._store.of_process(self._process, limit=_MAX_OWN), GRACE_S)
+            await self._watch_told(self._process, GRACE_S)
 
     async def take_over(self, process: str) -> None:
         """Take over those who were connected to a process that stays away."""
@@ -89,25 +93,29 @@ class ReturningUsers:
                 self._claim_lost = True  # it may have been carried out: then they are among this process's
                 raise
             # They have had the time since it is gone to go elsewhere.
-            self._watch(rows, 0.0)
+            await self._watch(rows, 0.0)
             if not rows:
                 break
-        self._watch_told(process, 0.0)
+        await self._watch_told(process, 0.0)
 
-    def _watch(self, rows: Sequence[PresenceRow], grace_s: float) -> None:
-        for row in rows:
-            kept = PresenceState(UNAVAILABLE, row.last_active_ts, False, row.status_msg, self._process)
-            self._states.seed(row.user_id, kept)
-            self._wait_for(row.user_id, self._states.get(row.user_id) or kept, grace_s)
+    async def _watch(self, rows: Sequence[PresenceRow], grace_s: float) -> None:
+        async for some in self._turns.slices(rows, _IN_A_TURN):
+            for row in some:
+                kept = PresenceState(UNAVAILABLE, row.last_active_ts, False, row.status_msg, self._process)
+                self._states.seed(row.user_id, kept)
+                self._wait_for(row.user_id, self._states.get(row.user_id) or kept, grace_s)
 
-    def _watch_told(self, process: str, grace_s: float) -> None:
-        for user_id in self._states.of_process(process):
-            if (known := self._states.get(user_id)) is not None:
-                self._wait_for(user_id, known, grace_s)
+    async def _watch_told(self, process: str, grace_s: float) -> None:
+        async for some in self._turns.slices(self._states.of_process(process), _IN_A_TURN):
+            for user_id in some:
+                if (known := self._states.get(user_id)) is not None:
+                    self._wait_for(user_id, known, grace_s)
 
     def _wait_for(self, user_id: str, state: PresenceState, grace_s: float) -> None:
         if user_id not in self._waiting:
             until_s = self._clock.monotonic() + self._config.sync_online_timeout_ms / 1000 + grace_s
+            # Those of one process came at once, and are not all to be asked for at once.
+            until_s += len(self._waiting) / _ASKED_PER_S
             self._waiting[user_id] = _Waiting(state, until_s)
             self._deadlines.set(user_id, until_s)
 
@@ -181,7 +189,7 @@ class ReturningUsers:
             return
         self._claim_lost = False
         # Of those who are connected here this process said so.
-        self._watch([row for row in rows if not self._is_own(row.user_id)], 0.0)
+        await self._watch([row for row in rows if not self._is_own(row.user_id)], 0.0)
 
     def _is_own(self, user_id: str) -> bool:
         known = self._states.get(user_id)

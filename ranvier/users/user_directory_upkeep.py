@@ -19,6 +19,7 @@ from ranvier.spec.errors import MatrixError
 from ranvier.spec.ids import localpart_of
 from ranvier.spec.redaction import redact
 from ranvier.spec.room_versions import ROOM_VERSIONS
+from ranvier.storage.batches import write_each
 from ranvier.storage.user_directory import DirectoryEntry, Source, UserDirectoryStore
 from ranvier.users.profiles import AVATAR_URL, DISPLAYNAME, PROFILE
 from ranvier.users.search_words import fold, words_of
@@ -102,12 +103,16 @@ class UserDirectoryUpkeep:
         """Write the entries of users anew."""
         wanted = list(user_ids)
         for start in range(0, len(wanted), _USERS_AT_ONCE):
-            sources = await self._store.sources(wanted[start : start + _USERS_AT_ONCE])
-            entries = {source.user_id: _entry(source) for source in sources}
-            await self._store.put(
-                [entry for entry in entries.values() if entry is not None],
-                [user_id for user_id, entry in entries.items() if entry is None],
-            )
+            # Other servers' users are called whatever they like: one of them must not keep out the others.
+            await write_each(self._write, wanted[start : start + _USERS_AT_ONCE])
+
+    async def _write(self, user_ids: Sequence[str]) -> None:
+        sources = await self._store.sources(user_ids)
+        entries = {source.user_id: _entry(source) for source in sources}
+        await self._store.put(
+            [entry for entry in entries.values() if entry is not None],
+            [user_id for user_id, entry in entries.items() if entry is None],
+        )
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:

@@ -20,6 +20,6 @@ FAULTS = (
 
 async def test_people_who_talk_notice_nothing_but_a_repeated_request() -> None:
     """Messages would vanish, come twice or in another order, or people would have to log in again."""
-    async with storm(SEED, pause_s=6.0) as made:
+    async with storm(SEED, pause_s=10.0) as made:
         for name in FAULTS:
             await made.strike(name)
