@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _STEP: Final = 20_000
 _USERS_AT_ONCE: Final = 200
-_GATHER_S: Final = 0.05
+_GATHER_S: Final = 1.0
 _POLL_S: Final = 5.0
 _RETRY_S: Final = 30.0
 _STATE: Final = frozenset({MEMBER, "m.room.join_rules", "m.room.history_visibility"})

@@ -1,0 +1,61 @@
+"""The memory that the workers of a machine share: how far the log is, and whose turn it is to commit."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+
+from ranvier.cluster import head_board
+from ranvier.cluster.head_board import HeadBoard
+
+
+@pytest.fixture(autouse=True)
+def own_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each board a place of its own: by their locks, those of one process would share one."""
+    places = itertools.count()
+    monkeypatch.setattr(HeadBoard, "_take_place", lambda _: next(places))
+
+
+def test_everybody_sees_the_newest_head(tmp_path: Path) -> None:
+    """One would not see through one worker what another has answered."""
+    one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
+    one.note(7)
+    other.note(5)
+    assert one.newest() == other.newest() == 7
+    one.close()
+    other.close()
+
+
+def test_they_commit_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load each message would cost a commit of its own, or one worker's would wait for ever."""
+    monkeypatch.setattr(head_board, "_STALE_NS", 60_000_000_000)
+    one, other, third = HeadBoard(tmp_path), HeadBoard(tmp_path), HeadBoard(tmp_path)
+    assert one.may_commit()
+    one.begin_commit()
+    assert not other.may_commit()
+    assert not third.may_commit()
+    one.end_commit()
+    assert not third.may_commit(), "who came first goes first"
+    assert not one.may_commit()
+    assert other.may_commit()
+    other.begin_commit()
+    other.end_commit()
+    assert third.may_commit()
+    for board in (one, other, third):
+        board.close()
+
+
+def test_nobody_waits_for_the_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was killed or frozen in a commit would hold up all others."""
+    monkeypatch.setattr(head_board, "_STALE_NS", 30_000_000)
+    one, other, third = HeadBoard(tmp_path), HeadBoard(tmp_path), HeadBoard(tmp_path)
+    one.begin_commit()
+    assert not other.may_commit()
+    assert not third.may_commit()
+    time.sleep(0.04)
+    assert third.may_commit()
+    for board in (one, other, third):
+        board.close()
