@@ -14,9 +14,10 @@ from typing import Final
 import uvloop
 
 from ranvier.config import Config, ConfigError
-from ranvier.processes import front_protocol, service_manager
+from ranvier.processes import front_protocol
 from ranvier.processes.front_protocol import Plan
 from ranvier.processes.logs import LogOutput, set_up_logging
+from ranvier.processes.service_manager import ServiceManager
 from ranvier.processes.start_error import StartError
 from ranvier.processes.worker import RunningWorker, Surroundings, running_worker
 
@@ -63,6 +64,7 @@ async def live(start: Start, *, output: LogOutput, reload: Reload, ready: Callab
     ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a
     group; a part that fails later ends it in the same way.
     """
+    manager = ServiceManager.take()
     stop, reread = asyncio.Event(), asyncio.Event()
     starting = True
     main = asyncio.current_task()
@@ -82,10 +84,10 @@ async def live(start: Start, *, output: LogOutput, reload: Reload, ready: Callab
         async with output.gathering(), start(on_stop) as worker:
             starting = False
             ready()
-            service_manager.ready(worker.description)
+            manager.ready(worker.description)
             logger.info("Ready")
-            await _until_stopped(worker, reload, stop, reread)
-            service_manager.stopping()
+            await _until_stopped(worker, manager, reload, stop, reread)
+            manager.stopping()
             logger.info("Draining")
     except asyncio.CancelledError:
         if not stop.is_set():
@@ -94,21 +96,27 @@ async def live(start: Start, *, output: LogOutput, reload: Reload, ready: Callab
 
 
 async def _until_stopped(
-    worker: RunningWorker, reload: Reload, stop: asyncio.Event, reread: asyncio.Event
+    worker: RunningWorker,
+    manager: ServiceManager,
+    reload: Reload,
+    stop: asyncio.Event,
+    reread: asyncio.Event,
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
-        beating = tasks.create_task(service_manager.watchdog())
-        reloading = tasks.create_task(_reload_when_asked(worker, reload, reread))
+        beating = tasks.create_task(manager.watchdog())
+        reloading = tasks.create_task(_reload_when_asked(worker, manager, reload, reread))
         await stop.wait()
         beating.cancel()
         reloading.cancel()
 
 
-async def _reload_when_asked(worker: RunningWorker, reload: Reload, reread: asyncio.Event) -> None:
+async def _reload_when_asked(
+    worker: RunningWorker, manager: ServiceManager, reload: Reload, reread: asyncio.Event
+) -> None:
     while True:
         await reread.wait()
         reread.clear()
-        service_manager.reloading()
+        manager.reloading()
         try:
             worker.apply(await asyncio.to_thread(reload))
             logger.info("Read the configuration again")
@@ -118,4 +126,4 @@ async def _reload_when_asked(worker: RunningWorker, reload: Reload, reread: asyn
             logger.error("The new configuration is not good; the old one stays")
         except (OSError, StartError) as error:
             logger.error("The new configuration cannot be used: %s; the old one stays", error)
-        service_manager.ready(worker.description)
+        manager.ready(worker.description)

@@ -13,47 +13,56 @@ from typing import Final
 
 _NOTIFY: Final = "NOTIFY_SOCKET"
 _WATCHDOG: Final = "WATCHDOG_USEC"
+_WATCHDOG_PID: Final = "WATCHDOG_PID"
 
 
-def notify(*assignments: str, wait_s: float = 1.0) -> None:
-    """Send assignments such as ``READY=1``; nothing happens where no service manager listens.
+class ServiceManager:
+    """Tell whoever runs this process what it does; nothing happens where ``address`` is empty.
 
-    One that is busy is waited for, for at most ``wait_s`` seconds, in which the process stands still.
+    ``watchdog_s``: within how many seconds it wants to hear that the event loop runs; 0 if it does not.
     """
-    address = os.environ.get(_NOTIFY, "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(wait_s)
-        try:
-            sock.connect(address)
-            sock.sendall("\n".join(assignments).encode())
-        except OSError:
-            return  # a manager that is restarting or busy; it looks after us again by itself
 
+    def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._watchdog_s = watchdog_s
 
-def ready(status: str) -> None:
-    """Say that the process serves."""
-    notify("READY=1", f"STATUS={status}")
+    @classmethod
+    def take(cls) -> ServiceManager:
+        """Read from the environment who runs this process, and take that out of it.
 
+        The processes that this one starts have nothing to say: PostgreSQL would tell that all is ready.
+        """
+        address = os.environ.pop(_NOTIFY, "")
+        watchdog, pid = os.environ.pop(_WATCHDOG, ""), os.environ.pop(_WATCHDOG_PID, "")
+        mine = watchdog.isdigit() and pid in ("", str(os.getpid()))
+        return cls(address, int(watchdog) / 1e6 if mine else 0.0)
 
-def reloading() -> None:
-    """Say that the configuration is being read again; ``ready`` ends it."""
-    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    def ready(self, status: str) -> None:
+        """Say that the process serves."""
+        self._notify("READY=1", f"STATUS={status}")
 
+    def reloading(self) -> None:
+        """Say that the configuration is being read again; ``ready`` ends it."""
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-def stopping() -> None:
-    """Say that the process is about to end."""
-    notify("STOPPING=1", "STATUS=Draining")
+    def stopping(self) -> None:
+        """Say that the process is about to end."""
+        self._notify("STOPPING=1", "STATUS=Draining")
 
+    async def watchdog(self) -> None:
+        """Say regularly that the event loop runs, for ever; at once done where nobody watches."""
+        while self._watchdog_s:
+            self._notify("WATCHDOG=1", wait_s=0)
+            await asyncio.sleep(self._watchdog_s / 3)
 
-async def watchdog() -> None:
-    """Say regularly that the event loop runs, for ever; at once done where nobody watches."""
-    text = os.environ.get(_WATCHDOG, "")
-    if not text.isdigit() or not int(text):
-        return
-    while True:
-        notify("WATCHDOG=1", wait_s=0)
-        await asyncio.sleep(int(text) / 1e6 / 3)
+    def _notify(self, *assignments: str, wait_s: float = 1.0) -> None:
+        """Send assignments. A busy manager is waited for, for at most ``wait_s``: all stands still."""
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(wait_s)
+            try:
+                sock.connect(self._address)
+                sock.sendall("\n".join(assignments).encode())
+            except OSError:
+                return  # one that is restarting or busy looks after us again by itself

@@ -17,7 +17,7 @@ import uvloop
 
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
-from ranvier.processes import front_protocol, service_manager
+from ranvier.processes import front_protocol
 from ranvier.processes.cluster_parts import is_for_workers
 from ranvier.processes.front import Front, FrontListener
 from ranvier.processes.front_protocol import Plan
@@ -27,6 +27,7 @@ from ranvier.processes.postgres import SETTINGS
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.redis import EmbeddedRedis
 from ranvier.processes.server import Supervise, database_dsn
+from ranvier.processes.service_manager import ServiceManager
 from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import telling_surroundings
 from ranvier.storage.database import Database
@@ -66,6 +67,7 @@ async def _main(
     ready: Callable[[], None],
     output: LogOutput,
 ) -> None:
+    manager = ServiceManager.take()
     stop = asyncio.Event()
     starting = True
     main = asyncio.current_task()
@@ -87,15 +89,23 @@ async def _main(
             await workers.wait_ready()
             starting = False
             ready()
-            service_manager.ready(f"{count} workers serve")
+            manager.ready(f"{count} workers serve")
+            loop.add_signal_handler(signal.SIGHUP, _reload, workers, manager)
+            workers.run_always(manager.watchdog())
             logger.info("Ready: %d workers", count)
             await stop.wait()
-            service_manager.stopping()
+            manager.stopping()
             logger.info("Stopping")
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
         logger.info("Stopped before it was ready")
+
+
+def _reload(workers: Workers, manager: ServiceManager) -> None:
+    manager.reloading()
+    workers.reload()
+    manager.ready(f"{len(workers.pids)} workers serve")
 
 
 @asynccontextmanager
@@ -142,7 +152,6 @@ async def running_workers(
                 for _ in range(count):
                     workers.add()
                 workers.run_always(front.run())
-                workers.run_always(service_manager.watchdog())
                 front.serve()
                 try:
                     yield workers
@@ -217,10 +226,8 @@ class Workers:
 
     def reload(self) -> None:
         """Have each worker read the configuration again; each says by itself what is wrong with it."""
-        service_manager.reloading()
         for name in self._processes:
             self._signal(name, signal.SIGHUP)
-        service_manager.ready(f"{len(self._processes)} workers serve")
 
     async def wait_ready(self) -> None:
         """Wait until every worker takes connections. Until then, one that ends takes all others with it."""

@@ -21,9 +21,15 @@ from tests.server.process import ServerProcess
 class ClusterProcess(ServerProcess):
     """Run ``ranvier up --workers N`` in a folder."""
 
-    def __init__(self, folder: Path, workers: int = 3, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int = 3,
+        settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         no_limit = {"rc_room_creation": {"per_second": 1_000_000, "burst_count": 1_000_000}}
-        super().__init__(folder, {**no_limit, **(settings or {})}, ["--workers", str(workers)])
+        super().__init__(folder, {**no_limit, **(settings or {})}, ["--workers", str(workers)], environment)
         self.count = workers
 
     def worker_socket(self, name: str) -> Path:

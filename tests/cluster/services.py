@@ -80,14 +80,18 @@ class Notifications:
         self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._heard.bind(str(path))
         self._heard.setblocking(False)
+        self.heard: list[str] = []
         self.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "300000"}
 
     async def hear(self, wanted: str) -> None:
         """Wait for a notification."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(30):
-            while wanted not in (await loop.sock_recv(self._heard, 4096)).decode().split("\n"):
-                pass
+            while True:
+                told = (await loop.sock_recv(self._heard, 4096)).decode().split("\n")
+                self.heard.append(told[0])
+                if wanted in told:
+                    return
 
     def close(self) -> None:
         """Stop hearing."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.cluster.cluster_process import HoppingClient
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.services import Notifications, services
 from tests.cluster.test_hopping import bodies
 from tests.cluster.test_worker_life import running
@@ -54,6 +54,27 @@ async def test_the_service_manager_is_told_of_a_life() -> None:
         await notifications.hear("READY=1")
         assert await server.stop() == 0
         await notifications.hear("STOPPING=1")
+
+
+async def test_a_server_of_workers_speaks_with_one_voice() -> None:
+    """systemd would take what one worker or PostgreSQL says for the whole server, or warn of it for ever."""
+    with private_folder() as folder:
+        notifications = Notifications(folder / "notify")
+        server = ClusterProcess(folder, 2, environment=notifications.environment)
+        try:
+            await server.start()
+            await notifications.hear("READY=1")
+            assert notifications.heard == ["READY=1"]
+            await notifications.hear("WATCHDOG=1")
+            os.kill(server.pid, signal.SIGHUP)
+            await notifications.hear("RELOADING=1")
+            await notifications.hear("STATUS=2 workers serve")
+            assert await server.stop() == 0
+            await notifications.hear("STOPPING=1")
+            assert notifications.heard.count("STOPPING=1") == 1
+        finally:
+            await server.stop()
+            notifications.close()
 
 
 async def test_a_reload_changes_what_can_change_and_refuses_what_is_wrong() -> None:
