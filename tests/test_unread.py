@@ -321,6 +321,7 @@ async def test_many_unread_events_are_all_counted(database: str) -> None:
         assert await readers.counts(CAROL, room_id) == expected._replace(
             total=Count(452, 0), main=Count(302, 0)
         )
+        await readers.unread.keeping.flush()
     async with running_readers(database) as readers:
         readers.core.tail.reset(readers.core.tail.pos)
         assert await readers.counts(BOB, room_id) == expected

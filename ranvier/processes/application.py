@@ -193,6 +193,7 @@ def _run_always(
     for name, work in {
         "deactivation": accounts.deactivation.run,
         "noting who is seen": accounts.last_seen.run,
+        "keeping unread counts": users.unread.keeping.run,
         "waking who shares rooms": sync.notifier.run,
         "emptying inboxes": encryption.inboxes.run,
         "presence": ephemeral.presence.run,

@@ -135,13 +135,21 @@ class CompiledRules:
         """
         if user_id == view.sender:
             return None
-        plan: _Plan | None = view.plans.get(self)
-        if plan is None:
-            plan = view.plans[self] = self._plan(view)
+        plan = self._plan_for(view)
         for user_tests, actions in plan.personal:
             if all(test(view, user_id, display_name) for test in user_tests):
                 return actions
         return plan.otherwise
+
+    def is_personal(self, view: PushView) -> bool:
+        """Tell whether what comes of an event hangs on the user, and not on the rules alone."""
+        return bool(self._plan_for(view).personal)
+
+    def _plan_for(self, view: PushView) -> _Plan:
+        plan: _Plan | None = view.plans.get(self)
+        if plan is None:
+            plan = view.plans[self] = self._plan(view)
+        return plan
 
     def _plan(self, view: PushView) -> _Plan:
         candidates = list(self._free)

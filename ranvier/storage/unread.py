@@ -41,7 +41,8 @@ CROSS JOIN LATERAL (
 ) e
 """
 _TALLIES = """
-SELECT room_nid, upto, tally FROM unread_tallies WHERE user_id = $1 AND room_nid = ANY ($2) AND rules = $3
+SELECT user_id, room_nid, upto, rules, tally FROM unread_tallies
+WHERE user_id = $1 AND room_nid = ANY ($2) AND rules = $3
 """
 _REDACTED_SINCE = """
 SELECT e.room_nid, t.pos FROM unnest($1::bigint[], $2::bigint[]) AS w (room_nid, upto)
@@ -53,8 +54,9 @@ WHERE t.redacted_by IS NOT NULL AND t.pos <= w.upto
 """
 _KEEP = """
 INSERT INTO unread_tallies AS t (user_id, room_nid, upto, rules, tally)
-SELECT $1, room_nid, upto, $2, tally
-FROM unnest($3::bigint[], $4::bigint[], $5::bytea[]) AS n (room_nid, upto, tally)
+SELECT user_id, room_nid, upto, rules, tally
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[])
+    AS n (user_id, room_nid, upto, rules, tally)
 ON CONFLICT (user_id, room_nid) DO UPDATE
     SET upto = excluded.upto, rules = excluded.rules, tally = excluded.tally
     WHERE t.upto < excluded.upto OR t.rules <> excluded.rules
@@ -62,10 +64,15 @@ ON CONFLICT (user_id, room_nid) DO UPDATE
 
 
 class KeptTally(NamedTuple):
-    """What was counted as unread in a room, up to a position; ``tally`` as ``users.unread`` writes it."""
+    """What was counted for a user in a room by some rules, up to a position.
 
+    ``tally`` is as ``users.unread`` writes it.
+    """
+
+    user_id: str
     room_nid: int
     upto: int
+    rules: str
     tally: bytes
 
 
@@ -127,10 +134,9 @@ class UnreadStore:
                 found.setdefault(record["room_nid"], set()).add(record["pos"])
         return found
 
-    async def keep(self, user_id: str, rules: str, tallies: Sequence[KeptTally]) -> None:
-        """Write what was counted for a user, unless something newer is there."""
-        columns = [list(column) for column in zip(*tallies, strict=True)]
-        await self._database.execute(_KEEP, user_id, rules, *columns)
+    async def keep(self, tallies: Sequence[KeptTally]) -> None:
+        """Write what was counted, unless something newer is there."""
+        await self._database.execute(_KEEP, *map(list, zip(*tallies, strict=True)))
 
     async def newest_before(self, room_nids: Sequence[int], pos: int, limit: int) -> list[int]:
         """Give the event_nid of the newest events of some rooms before a position, the newest first."""

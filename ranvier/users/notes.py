@@ -6,12 +6,12 @@ import asyncio
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from ranvier.log.tail import Tail
 from ranvier.rooms.room import Room
 from ranvier.spec.event import Event
-from ranvier.spec.push_rules import PushView
+from ranvier.spec.push_rules import Actions, CompiledRules, PushView, highlights, notifies
 from ranvier.storage.events import EventStore
 from ranvier.wire.log_rows import EventRow
 
@@ -22,10 +22,22 @@ _MAX_HOPS: Final = 3
 _ROOMS_AT_ONCE: Final = 10
 
 
+class Outcome(NamedTuple):
+    """Whether an event notifies, and whether it is highlighted."""
+
+    notifies: bool
+    highlights: bool
+
+
+def outcome_of(actions: Actions | None) -> Outcome:
+    """Give what the actions of a push rule come to."""
+    return Outcome(notifies(actions), highlights(actions))
+
+
 class Note:
     """One event: where it is, which thread it belongs to, and its view for push rules."""
 
-    __slots__ = ("_view", "pos", "redacts_pos", "row", "sender", "thread")
+    __slots__ = ("_outcomes", "_view", "pos", "redacts_pos", "row", "sender", "thread")
 
     def __init__(self, row: EventRow, thread: str, redacts_pos: int | None) -> None:
         self.row = row
@@ -34,6 +46,15 @@ class Note:
         self.thread = thread
         self.redacts_pos = redacts_pos
         self._view: PushView | None = None
+        self._outcomes: dict[CompiledRules, Outcome | None] = {}
+
+    def outcome(self, rules: CompiledRules, room: Room) -> Outcome | None:
+        """Give what some rules make of it for all but its sender; None where that hangs on the user."""
+        if rules not in self._outcomes:
+            view = self.view(room)
+            personal = rules.is_personal(view)
+            self._outcomes[rules] = None if personal else outcome_of(rules.evaluate(view, ""))
+        return self._outcomes[rules]
 
     def view(self, room: Room) -> PushView:
         """Give the event's view, by the room as it is when the first user asks."""
@@ -45,6 +66,7 @@ class Note:
         """Let readers see the redacted form from now on."""
         self.row.set_redacted(because)
         self._view = None
+        self._outcomes.clear()
 
 
 def view_of(row: EventRow, room: Room) -> PushView:

@@ -23,13 +23,14 @@ from ranvier.log.tail import Tail
 from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
-from ranvier.spec.push_rules import CompiledRules, highlights, notifies
+from ranvier.spec.push_rules import CompiledRules
 from ranvier.storage.events import TimelineSpan
 from ranvier.storage.unread import KeptTally, MemberChange, UnreadStore
 from ranvier.users.account_data import IgnoredUsers, is_ignored_list
-from ranvier.users.notes import MAIN, MAX_EVENTS, Note, RoomNotes
+from ranvier.users.notes import MAIN, MAX_EVENTS, Note, RoomNotes, outcome_of
 from ranvier.users.push_rules import PushRules, is_push_rules
 from ranvier.users.unread_gaps import UnreadGaps
+from ranvier.users.unread_keeping import TallyKeeping
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 RECEIPT: Final = "receipt"
@@ -37,7 +38,7 @@ READ_TYPES: Final = frozenset({"m.read", "m.read.private"})
 MAX_COUNTED: Final = 1000
 """Unread notifications of one user in one room that are counted; the newest."""
 _TALLY_WEIGHT: Final = 5
-_KEPT_EVERY: Final = 100
+_KEPT_EVERY: Final = 200
 """Events of a room after which what was counted is written to the database."""
 
 
@@ -219,6 +220,7 @@ class Unread:
         max_weight: int = 200_000,
     ) -> None:
         self._store = store
+        self.keeping = TallyKeeping(store=store)
         self._notes = notes
         self._gaps = gaps
         self._rooms = rooms
@@ -229,14 +231,18 @@ class Unread:
         self._max_weight = max_weight
         self._size = _Size()
         self._users: OrderedDict[str, dict[str, _Tally]] = OrderedDict()
+        self._readers: dict[str, _Reader] = {}
         self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         tail.listen(self._apply)
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
         """Give the counts of rooms that the user is joined to, as of now; other rooms are left out."""
         rules, ignored = await self._push_rules.of(user_id), await self._ignored.of(user_id)
-        reader = _Reader(user_id, rules.compiled, ignored, rules.pos)
         tallies = self._tallies(user_id)
+        # Rules and ignored users may have changed while they were read; who is forgotten then has neither.
+        if rules is self._push_rules.held(user_id) and ignored is self._ignored.held(user_id):
+            self._readers[user_id] = _Reader(user_id, rules.compiled, ignored, rules.pos)
+        reader = _Reader(user_id, rules.compiled, ignored, rules.pos)
         found: dict[str, Counts] = {}
         waiting: list[str] = []
         for room_id in room_ids:
@@ -252,38 +258,21 @@ class Unread:
             # Events are counted in their order, and only once.
             async with lock:
                 found.update(await self._load(reader, tallies, waiting))
-        await self._keep(reader, {room_id: tallies[room_id] for room_id in found if room_id in tallies})
         return found
 
     def held(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts] | None:
         """Give the counts of rooms that the user is joined to if all that they hang on is in memory."""
-        rules, ignored = self._push_rules.held(user_id), self._ignored.held(user_id)
-        tallies = self._users.get(user_id)
-        if rules is None or ignored is None or tallies is None:
+        reader, tallies = self._readers.get(user_id), self._users.get(user_id)
+        if reader is None or tallies is None:
             return None
         self._users.move_to_end(user_id)
-        reader = _Reader(user_id, rules.compiled, ignored, rules.pos)
         found: dict[str, Counts] = {}
         for room_id in room_ids:
             tally = tallies.get(room_id)
-            if tally is None or not self._advance(reader, room_id, tally) or tally.fresh >= _KEPT_EVERY:
-                return None  # what was counted is to be read, or written
+            if tally is None or not self._advance(reader, room_id, tally):
+                return None
             found[room_id] = tally.counts()
         return found
-
-    async def _keep(self, reader: _Reader, tallies: Mapping[str, _Tally]) -> None:
-        """Write to the database what was counted of late."""
-        due = {room_id: tally for room_id, tally in tallies.items() if tally.fresh >= _KEPT_EVERY}
-        if not due:
-            return
-        memberships = await self._memberships.of(reader.user_id)
-        kept = []
-        for room_id, tally in due.items():
-            if (membership := memberships.get(room_id)) is not None:
-                kept.append(KeptTally(membership.room_nid, tally.upto, tally.written()))
-                tally.fresh = 0
-        if kept:
-            await self._store.keep(reader.user_id, reader.rules_key, kept)
 
     def _tallies(self, user_id: str) -> dict[str, _Tally]:
         tallies = self._users.setdefault(user_id, {})
@@ -307,9 +296,15 @@ class Unread:
         notes = self._notes.known(room_id, tally.upto, upto)
         if notes is None:
             return False
+        self._count(reader, room, tally, notes, upto)
+        return True
+
+    def _count(self, reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note], upto: int) -> None:
         _count(reader, room, tally, notes)
         tally.upto = max(tally.upto, upto)
-        return True
+        if tally.fresh >= _KEPT_EVERY:
+            tally.fresh = 0
+            self.keeping.note(reader.user_id, room.room_nid, reader.rules_key, tally)
 
     async def _load(
         self, reader: _Reader, tallies: dict[str, _Tally], room_ids: Sequence[str]
@@ -333,8 +328,7 @@ class Unread:
             room = await self._rooms.find(room_id)
             if room is None:
                 continue
-            _count(reader, room, tally, notes[room_id])
-            tally.upto = max(tally.upto, upto)
+            self._count(reader, room, tally, notes[room_id], upto)
             found[room_id] = tally.counts()
             if len(notes[room_id]) > 50:
                 await asyncio.sleep(0)  # others are served between two rooms with much to count
@@ -403,6 +397,7 @@ class Unread:
                     self._forget(row.user_id)
 
     def _forget(self, user_id: str) -> None:
+        self._readers.pop(user_id, None)
         for tally in self._users.pop(user_id).values():
             tally.release()
 
@@ -414,9 +409,6 @@ class Unread:
 
 def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) -> None:
     user_id, rules, ignored, _ = reader
-    member = room.state.get((MEMBER, user_id))
-    name = None if member is None else member.content.get("displayname")
-    display_name = name if isinstance(name, str) else None
     for note in notes:
         pos = note.pos
         if pos <= tally.upto:
@@ -431,9 +423,18 @@ def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) ->
             if note.row.type != MEMBER:
                 tally.read(note.thread, pos)
         elif note.row.redacted_because is None and note.sender not in ignored:
-            actions = rules.evaluate(note.view(room), user_id, display_name)
-            if notifies(actions):
-                tally.add(pos, note.thread, highlighted=highlights(actions))
+            outcome = note.outcome(rules, room)
+            if outcome is None:
+                display_name = _display_name(room, user_id)
+                outcome = outcome_of(rules.evaluate(note.view(room), user_id, display_name))
+            if outcome.notifies:
+                tally.add(pos, note.thread, highlighted=outcome.highlights)
+
+
+def _display_name(room: Room, user_id: str) -> str | None:
+    member = room.state.get((MEMBER, user_id))
+    name = None if member is None else member.content.get("displayname")
+    return name if isinstance(name, str) else None
 
 
 def _mark(tally: _Tally, row: LogRow) -> None:

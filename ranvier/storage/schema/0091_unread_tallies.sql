@@ -8,7 +8,7 @@ CREATE TABLE unread_tallies (
     tally    bytea NOT NULL,
     PRIMARY KEY (user_id, room_nid)
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE unread_tallies IS 'Unread notifications as they were counted last, written after every hundred events or so; may be lost without harm';
+COMMENT ON TABLE unread_tallies IS 'Unread notifications as they were counted last, written after some hundred events; may be lost without harm';
 COMMENT ON COLUMN unread_tallies.user_id IS 'Whose they are';
 COMMENT ON COLUMN unread_tallies.room_nid IS 'In which room';
 COMMENT ON COLUMN unread_tallies.upto IS 'Log position up to which events were counted';
