@@ -87,11 +87,17 @@ async def get_metrics(request: Request, *, metrics: Metrics) -> Response:
     return Response(200, generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
 
-async def get_health(request: Request, *, ready: Callable[[], bool]) -> Response:
-    """Say OK while this process can answer requests, 503 while it starts or drains."""
+async def get_health(
+    request: Request, *, ready: Callable[[], bool], behind_rows: Callable[[], int] = lambda: 0
+) -> Response:
+    """Say OK while this process can answer requests, 503 while it starts or drains.
+
+    A header tells how many rows of the log it knows of and has not followed yet.
+    """
+    headers = {"Ranvier-Behind-Rows": str(behind_rows())}
     if ready():
-        return Response(200, b"OK", content_type="text/plain; charset=utf-8")
-    return Response(503, b"not ready", content_type="text/plain; charset=utf-8")
+        return Response(200, b"OK", headers, content_type="text/plain; charset=utf-8")
+    return Response(503, b"not ready", headers, content_type="text/plain; charset=utf-8")
 
 
 METRICS_ROUTES = [

@@ -105,7 +105,7 @@ async def build_application(
     metrics = Metrics()
     parts: dict[str, Any] = {"config": config, "limiter": limiter, "metrics": metrics}
     parts |= {"rooms_config": config.rooms, "server_name": config.server.server_name}
-    parts |= {"ready": lambda: not sync.notifier.closed}
+    parts |= {"ready": lambda: not sync.notifier.closed, "behind_rows": lambda: core.follower.behind}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
         parts |= _named(group)
     core.keep_doing("joining new users to rooms", auto_join.run)

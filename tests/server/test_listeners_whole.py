@@ -142,6 +142,7 @@ async def test_each_listener_serves_what_it_is_for(listening: Listening) -> None
     ):
         async with asked(url) as answer:
             assert (url, answer.status) == (url, status)
+            assert not url.endswith("/health") or int(answer.headers["Ranvier-Behind-Rows"]) >= 0
 
 
 async def test_what_prometheus_is_told(listening: Listening) -> None:
