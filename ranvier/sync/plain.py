@@ -26,7 +26,7 @@ from ranvier.sync.sections.unread import UnreadCounts
 from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT
 from ranvier.users.account_data import IgnoredUsers
 from ranvier.users.device_keys import KeyCounts
-from ranvier.users.unread import Unread
+from ranvier.users.unread import Count, Counts, Unread
 from ranvier.wire.log_rows import EventRow
 from ranvier.wire.tokens import Token
 
@@ -79,6 +79,7 @@ class PlainNews:
         self._room_sections = room_sections
         self._clock = clock
         self._shown: tuple[tuple[int, int, str], bytes] = ((-1, 0, ""), b"")
+        self._rooms: dict[tuple[bytes, Count, bool, bool] | None, bytes] = {}
         self._said: OrderedDict[tuple[str, int, int], _Said | None] = OrderedDict()
         self._news: OrderedDict[tuple[int, int], _News | None] = OrderedDict()
 
@@ -155,16 +156,27 @@ class PlainNews:
                 return None
             pieces.append(b',"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % keys)
         threads = filter.room.timeline.unread_thread_notifications
-        state = b',"state_after":{"events":[]}' if state_after else b',"state":{"events":[]}'
         comma = b',"rooms":{"join":{'
         for room_id, said in told:
-            pieces += (comma, orjson.dumps(room_id), b":{", said.parts, state)
-            for part in UnreadCounts(unread[room_id]).parts(threads=threads):
-                pieces += (b",", part)
-            pieces.append(b"}")
+            pieces += (comma, self._room(room_id, said.parts, unread[room_id], threads, state_after))
             comma = b","
         pieces.append(b"}}}")
         return b"".join(pieces)
+
+    def _room(self, room_id: str, timeline: bytes, counts: Counts, threads: bool, state_after: bool) -> bytes:
+        """Give what is told of a room: the same for all who have as much to read there."""
+        # The thread counts of one who has none are no part of the answer.
+        key = None if counts.threads else (timeline, counts.total, threads, state_after)
+        room = self._rooms.get(key)
+        if room is None:
+            state = b',"state_after":{"events":[]}' if state_after else b',"state":{"events":[]}'
+            parts = UnreadCounts(counts).parts(threads=threads)
+            room = b"%b:{%b%b,%b}" % (orjson.dumps(room_id), timeline, state, b",".join(parts))
+            if key is not None:
+                if len(self._rooms) >= _KEPT:
+                    self._rooms.clear()
+                self._rooms[key] = room
+        return room
 
     def _now(self) -> bytes:
         """Give the token of the present, which is the same for all who are told at once."""
