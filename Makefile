@@ -67,7 +67,8 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format ranvier tests bench
 
 bench: $(VENV)/.installed $(BENCH_VENV)/.installed
-	$(BENCH_VENV)/bin/python -m bench --after-seed 1000000
+	$(BENCH_VENV)/bin/python -m bench --after-seed 1000000; single=$$?; \
+	$(BENCH_VENV)/bin/python -m bench.workers && exit $$single
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build *.egg-info

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from bench.run import ServerResult
+from bench.workers.goals import evaluate
 from bench.workers.scenarios import WorkerFigures
 
 
@@ -15,6 +16,13 @@ def markdown(
     """Return the page: costs by number of workers, then what only workers have, then what failed."""
     lines = ["# Several workers", "", f"Measured {when}, {os.cpu_count()} cores. CPU of everything: ", ""]
     lines[2] += "workers, front or nginx, Redis, PostgreSQL."
+    outcomes = evaluate(results, figures)
+    if outcomes:
+        lines += ["| goal | bound | reached | passed |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {o.title} | {o.goal} | {o.reached} | {'yes' if o.passed else '**no**'} |" for o in outcomes
+        ]
+        lines.append("")
     lines += _costs(results)
     for title, found in figures.items():
         lines += ["", f"## {title}", "", *_of_workers(found)]

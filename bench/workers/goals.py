@@ -1,0 +1,61 @@
+"""The goals of the worker form, and whether a run reached them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.goals import Outcome
+from bench.run import ServerResult
+from bench.workers.scenarios import WorkerFigures
+
+MOST_OF_SINGLE = 1.25
+LEAST_BELOW_SYNAPSE = 20
+IDLE_MS = {40.0: 0.1, 1000.0: 0.03}
+FORWARDED_MS = 0.3
+FAILOVER_S = 2.0
+SLOWEST_MS = 250.0
+
+
+def evaluate(results: Sequence[ServerResult], figures: dict[str, WorkerFigures]) -> list[Outcome]:
+    """Return the outcome of each goal whose figures were measured."""
+    outcomes: list[Outcome] = []
+    costs = {result.name: result.measurements["send_many_rooms"].cpu_ms for result in results}
+    synapse = next((cost for name, cost in costs.items() if name.startswith("synapse")), None)
+    for result in results:
+        if not result.name.startswith("ranvier-"):
+            continue
+        if (single := costs.get("ranvier")) is not None:
+            title = f"{result.title}: CPU per event beside the single process"
+            outcomes.append(_at_most(title, costs[result.name] / single, MOST_OF_SINGLE, "×"))
+        if synapse is not None:
+            ratio = synapse / costs[result.name]
+            bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{ratio:.1f}"
+            title = f"{result.title}: CPU per event beside Synapse's workers"
+            outcomes.append(Outcome(title, bound, reached, ratio >= LEAST_BELOW_SYNAPSE))
+    for title, found in figures.items():
+        if title.startswith("Ranvier"):
+            outcomes += _of_workers(found)
+    return outcomes
+
+
+def _of_workers(found: WorkerFigures) -> list[Outcome]:
+    outcomes = [
+        _at_most(
+            f"idle worker at {cost.per_s:.0f} events/s: CPU per event", cost.ms_per_event, bound, " ms", 3
+        )
+        for cost in found.idle
+        if (bound := IDLE_MS.get(cost.wanted_per_s)) is not None
+    ]
+    if found.local_p50_ms is not None and found.forwarded_p50_ms is not None:
+        more = found.forwarded_p50_ms - found.local_p50_ms
+        outcomes.append(_at_most("forwarded instead of local: more latency (p50)", more, FORWARDED_MS, " ms"))
+    if found.failover_s is not None:
+        outcomes.append(_at_most("a killed writer's rooms go on after", found.failover_s, FAILOVER_S, " s"))
+    if found.slowest_while_adding_ms is not None:
+        slowest = found.slowest_while_adding_ms
+        outcomes.append(_at_most("slowest request while a worker is added", slowest, SLOWEST_MS, " ms", 0))
+    return outcomes
+
+
+def _at_most(title: str, value: float, bound: float, unit: str, digits: int = 2) -> Outcome:
+    return Outcome(title, f"≤ {bound:g}{unit}", f"{value:.{digits}f}{unit}", value <= bound)
