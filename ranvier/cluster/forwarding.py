@@ -12,14 +12,12 @@ import msgspec
 from ranvier.cluster.link import LinkLostError, NotAcceptedError
 from ranvier.cluster.links import Links
 from ranvier.cluster.placement import Placement
-from ranvier.log.tail import Tail
 from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
 
 logger = logging.getLogger(__name__)
 
 ACCEPT_WITHIN_S: Final = 0.25
 ANSWER_WITHIN_S: Final = 120.0
-_CATCH_UP_S: Final = 2.0
 
 Perform = Callable[[ForwardedRequest], Awaitable[ForwardedAnswer]]
 
@@ -35,10 +33,9 @@ class Forwarding:
     stands in its way makes the work be done here.
     """
 
-    def __init__(self, *, placement: Placement, links: Links, tail: Tail, own_name: str) -> None:
+    def __init__(self, *, placement: Placement, links: Links, own_name: str) -> None:
         self._placement = placement
         self._links = links
-        self._tail = tail
         self._own_name = own_name
         self.forwarded = 0
         self.fallen_back = 0
@@ -56,8 +53,8 @@ class Forwarding:
     async def ask(self, name: str, request: ForwardedRequest) -> ForwardedAnswer | None:
         """Have another worker answer a request; None if it did not begin, so that it is to be done here.
 
-        The tail of this worker has followed the log as far as the other's when it answered. Raises
-        LinkLostError when the other went away and nobody knows how far it came.
+        This worker may not have followed the log that far yet; whoever asks it next waits for that (see
+        ``cluster.currency``). Raises LinkLostError when the other went away and nobody knows how far it came.
         """
         link = self._links.find(name)
         if link is None:
@@ -71,21 +68,18 @@ class Forwarding:
         except TimeoutError:
             raise LinkLostError from None
         self.forwarded += 1
-        answer = _answer_decoder.decode(body)
-        await self._tail.wait_for(answer.pos, _CATCH_UP_S)
-        return answer
+        return _answer_decoder.decode(body)
 
 
 class ForwardedHere:
     """Answer what other workers pass on."""
 
-    def __init__(self, *, perform: Perform, tail: Tail) -> None:
+    def __init__(self, *, perform: Perform) -> None:
         self._perform = perform
-        self._tail = tail
         self.answered = 0
 
     async def answer(self, body: bytes) -> bytes:
         """Do what a call asks. Raises whatever the request does not turn into an answer."""
         answer = await self._perform(_request_decoder.decode(body))
         self.answered += 1
-        return _encoder.encode(msgspec.structs.replace(answer, pos=self._tail.pos))
+        return _encoder.encode(answer)

@@ -118,7 +118,7 @@ class ForwardedRequests:
         finally:
             self._application.end()
         return ForwardedAnswer(
-            response.status, response.content_type, dict(response.headers), encode(response.body), 0
+            response.status, response.content_type, dict(response.headers), encode(response.body)
         )
 
     async def _respond(self, forwarded: ForwardedRequest) -> Response:

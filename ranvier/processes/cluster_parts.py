@@ -126,11 +126,11 @@ async def cluster_parts(
     currency = Currency(
         board=board, members=members, tail=core.tail, database=core.database, hurry=core.follower.hurry
     )
-    forwarding = Forwarding(placement=placement, links=links, tail=core.tail, own_name=own.name)
+    forwarding = Forwarding(placement=placement, links=links, own_name=own.name)
     requests = ForwardedRequests(
         application=application, router=application.endpoint(_HTTP_RESOURCES).router, currency=currency
     )
-    here = ForwardedHere(perform=requests.perform, tail=core.tail)
+    here = ForwardedHere(perform=requests.perform)
     server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, tasks=core.tasks)
     application.neighbours = Neighbours(
         currency=currency, forwarding=forwarding, rooms=core.rooms, clock=core.clock

@@ -24,10 +24,9 @@ class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ForwardedAnswer(msgspec.Struct, array_like=True, frozen=True):
-    """A whole answer. ``pos`` is how far the worker that made it had followed the log by then."""
+    """A whole answer."""
 
     status: int
     content_type: str
     headers: dict[str, str]
     body: bytes
-    pos: int
