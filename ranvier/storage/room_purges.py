@@ -73,6 +73,7 @@ WITH gone AS (
 """
     for table, column in (
         ("state_deltas", "room_nid = $1 AND $2::text IS NOT NULL"),
+        ("unread_tallies", "room_nid = $1 AND $2::text IS NOT NULL"),
         ("receipts", "room_id = $2 AND $1::bigint IS NOT NULL"),
         ("forgotten_rooms", "room_id = $2 AND $1::bigint IS NOT NULL"),
     )
