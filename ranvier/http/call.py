@@ -1,0 +1,354 @@
+"""One request from its head to its answer: at once where its endpoint can, else in a task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ranvier.http.body import (
+    BodyRefusedError,
+    ClientGoneError,
+    announced_length,
+    read_body,
+    read_chunks,
+    too_large,
+)
+from ranvier.http.exchange import Exchange
+from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
+from ranvier.http.request import Request, user_agent
+from ranvier.http.response import Response, encode
+from ranvier.http.route import BoundRoute, Parked
+from ranvier.http.router import bad_path
+from ranvier.spec.errors import MatrixError
+
+if TYPE_CHECKING:
+    from ranvier.http.app import Edge
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499  # what nginx logs for a client that closed before its answer; never sent
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"})
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
+
+
+class _Known(NamedTuple):
+    """What is the same for all requests with one head: the endpoint, the key of the token, who asks.
+
+    ``ip`` is empty where it is the connection's.
+    """
+
+    bound: BoundRoute
+    token_key: bytes
+    ip: str
+    agent: str
+
+
+class Call:
+    """Carry one request through: find, authenticate, limit, read, run, answer, log."""
+
+    __slots__ = (
+        "application",
+        "edge",
+        "endpoint",
+        "exchange",
+        "id",
+        "ip",
+        "parked",
+        "size",
+        "started",
+        "status",
+        "user",
+    )
+
+    def __init__(self, edge: Edge, exchange: Exchange, request_id: str) -> None:
+        self.edge = edge
+        self.application = edge.application
+        self.exchange = exchange
+        self.id = request_id
+        self.ip = exchange.ip
+        self.user = ""
+        self.endpoint = "unrecognized"
+        self.status = 0
+        self.size = 0
+        self.started = time.perf_counter()
+        self.parked: Parked | None = None
+
+    # -- without a task ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Answer now, or park the request, where its endpoint can; else begin a task."""
+        outcome: bytes | Parked | None = None
+        try:
+            outcome = self._try_at_once()
+        except MatrixError:
+            pass  # the task comes upon it, too, and answers with it
+        except Exception:
+            logger.exception("Request %s could not be answered at once", self.id)
+        if outcome is None:
+            self._begin_task()
+        elif isinstance(outcome, bytes):
+            self._finish(outcome)
+        else:
+            self.parked = outcome
+            self.exchange.on_gone = self._leave
+            outcome.wait(self._resume)
+
+    def _try_at_once(self) -> bytes | Parked | None:
+        exchange, application = self.exchange, self.application
+        known: _Known | None = exchange.head.known or self._get_to_know()
+        neighbours = application.neighbours
+        if known is None or exchange.write_paused or (neighbours is not None and not neighbours.is_current()):
+            return None
+        bound, key, ip, agent = known
+        requester = application.authentication.known(bound.route.auth, key)
+        if requester is None:
+            return None
+        assert bound.at_once is not None
+        outcome: bytes | Parked | None = bound.at_once(requester, exchange.query_string)
+        if outcome is not None:
+            self.ip = ip or exchange.ip
+            self.endpoint = bound.route.name
+            self.user = requester.user_id
+            exchange.head.known = known
+            if application.seen is not None:
+                application.seen(requester, self.ip, agent)
+        return outcome
+
+    def _get_to_know(self) -> _Known | None:
+        """Find out what is the same for all requests with this head, if they may be answered at once."""
+        exchange = self.exchange
+        bound = self.edge.router.find_exact(exchange.method, exchange.raw_path)
+        if bound is None or bound.at_once is None or bound.route.limit is not None:
+            return None
+        if announced_length(exchange.headers) != 0:
+            return None
+        if self.edge.x_forwarded:
+            self._read_forwarded()
+        key = self.application.authentication.key(exchange.headers)
+        if key is None:
+            return None
+        ip = self.ip if self.edge.x_forwarded else ""
+        return _Known(bound, key, ip, user_agent(exchange.headers))
+
+    def _resume(self) -> None:
+        """Answer a request that was parked."""
+        assert self.parked is not None
+        self.exchange.on_gone = None
+        body = None
+        try:
+            body = self.parked.answer()
+        except Exception:
+            logger.exception("Request %s could not be answered at once", self.id)
+        if body is None or self.exchange.write_paused:
+            self._begin_task()
+        else:
+            self._finish(body)
+
+    def _leave(self) -> None:
+        """Give up a parked request: its client is gone, or the server will not wait any longer."""
+        assert self.parked is not None
+        self.exchange.on_gone = None
+        self.parked.leave()
+        self.status = CLIENT_GONE
+        self._end(0.0)
+
+    def _finish(self, body: bytes) -> None:
+        self.status = 200
+        self.size = len(body)
+        self.exchange.send_now(json_head(self.size), body)
+        self._end(0.0)
+
+    # -- in a task -----------------------------------------------------------------------------------
+
+    def _begin_task(self) -> None:
+        self.exchange.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        database_time = self.application.database_time
+        if database_time is not None:
+            database_time.begin()
+        try:
+            await self._answer()
+        finally:
+            self._end(database_time.spent_ms() if database_time is not None else 0.0)
+
+    def _end(self, database_ms: float) -> None:
+        """Count and log the request."""
+        application, exchange = self.application, self.exchange
+        seconds = time.perf_counter() - self.started
+        method = exchange.method if exchange.method in _METHODS else "other"
+        try:
+            application.metrics.observe(self.endpoint, method, self.status, seconds)
+            level = application.request_log.level(self.endpoint, self.status)
+            if level:
+                application.request_log.write(
+                    level,
+                    method=method,
+                    raw_path=exchange.raw_path,
+                    query_string=exchange.query_string,
+                    status=self.status,
+                    size=self.size,
+                    duration_ms=seconds * 1000,
+                    database_ms=database_ms,
+                    user=self.user,
+                    ip=self.ip,
+                    request_id=self.id,
+                )
+        except Exception:
+            logger.exception("Request %s could not be counted or logged", self.id)
+        finally:
+            exchange.end()
+            application.end()
+
+    async def _answer(self) -> None:
+        try:
+            await self._reply(await self._result())
+        except ClientGoneError:
+            self.status = CLIENT_GONE
+        except asyncio.CancelledError:
+            # Either the client left its long poll, or the server stops and has waited long enough. This is
+            # the outermost frame of the request's task, so the cancellation ends here.
+            if self.exchange.gone:
+                self.status = CLIENT_GONE
+            else:
+                await self._reply_error(MatrixError("M_UNKNOWN", 503, "The server is stopping"))
+        except MatrixError as error:
+            await self._reply_error(error)
+        except Exception:
+            logger.exception("Request %s to %s failed", self.id, self.endpoint)
+            await self._reply_unless_begun(render_unexpected(self.id))
+
+    async def _reply_error(self, error: MatrixError) -> None:
+        if isinstance(error, BodyRefusedError):
+            self.exchange.keep_alive = False  # what is left of the body would be taken for a request
+        await self._reply_unless_begun(render_error(error))
+
+    async def _reply_unless_begun(self, response: Response) -> None:
+        # An answer that broke off is left incomplete, and the connection is closed.
+        if not self.status:
+            await self._reply(response)
+
+    async def _result(self) -> Any:
+        """Do all that comes before the answer, and run the handler."""
+        exchange = self.exchange
+        scheme = self._read_forwarded() if self.edge.x_forwarded else exchange.scheme
+        method = exchange.method
+        if method == "OPTIONS":
+            # Source: client-server API, "Web Browser Clients": no logic of the endpoint for OPTIONS.
+            self.endpoint = "preflight"
+            return PREFLIGHT
+        try:
+            path = exchange.raw_path.decode("ascii")
+        except UnicodeDecodeError:
+            raise bad_path() from None
+        bound, params = self.edge.router.find(method, path)
+        route = bound.route
+        self.endpoint = route.name
+        length = announced_length(exchange.headers)
+        if length is not None and length > route.max_body:
+            raise too_large(route.max_body)
+        request = Request(
+            method,
+            path,
+            route,
+            params=params,
+            query_string=exchange.query_string,
+            headers=exchange.headers,
+            ip=self.ip,
+            scheme=scheme,
+            request_id=self.id,
+            began_s=self.started,
+        )
+        return await self._run_handler(bound, request, has_body=length != 0)
+
+    async def _run_handler(self, bound: BoundRoute, request: Request, *, has_body: bool) -> Any:
+        application, route, exchange = self.application, bound.route, self.exchange
+        neighbours = application.neighbours
+        if neighbours is not None and (behind := neighbours.catch_up()) is not None:
+            await behind
+        requester = await application.authentication.identify(
+            route.auth, exchange.headers, request.query_string
+        )
+        if requester is not None:
+            request.requester_or_none = requester
+            self.user = requester.user_id
+            if application.seen is not None:
+                application.seen(requester, self.ip, request.user_agent)
+        if route.limit is not None:
+            application.limiter.check_request(request, application.clock())
+        if route.stream:
+            timeout_s = application.timeouts.chunk_s
+            request.set_reader(lambda: read_chunks(exchange, route.max_body, timeout_s))
+        elif has_body:
+            request.body = await read_body(exchange, route.max_body, application.timeouts.body_s)
+        if route.long_poll:
+            if exchange.gone:
+                raise ClientGoneError
+            exchange.cancel_when_gone = True
+        if neighbours is not None and (name := neighbours.target(request)) is not None:
+            answer = await neighbours.ask(name, request)
+            if answer is not None:
+                return answer
+        return await bound.run(request)
+
+    def _read_forwarded(self) -> str:
+        """Find the client's address as the proxy in front reports it, and give the scheme that it used."""
+        scheme = self.exchange.scheme
+        # The first hop is the client; each proxy adds the one that it heard from.
+        for name, value in reversed(self.exchange.headers):
+            if name == b"x-forwarded-for":
+                first = _first_hop(value)
+                if _ADDRESS.fullmatch(first):
+                    self.ip = first
+            elif name == b"x-forwarded-proto" and _first_hop(value) in ("http", "https"):
+                scheme = _first_hop(value)
+        return scheme
+
+    async def _reply(self, result: Any) -> None:
+        # From here on there is an answer, which is not broken off half way.
+        self.exchange.cancel_when_gone = False
+        if not isinstance(result, Response):
+            body = encode(result)
+            await self._send(200, json_head(len(body)), body)
+        elif result.is_stream:
+            await self._send_stream(result)
+        else:
+            body = encode(result.body)
+            await self._send(result.status, render_head(result, len(body)), body)
+
+    async def _send(self, status: int, head: bytes, body: bytes) -> None:
+        self.status = status
+        self.size = len(body)
+        await self.exchange.send(head, body)
+
+    async def _send_stream(self, response: Response) -> None:
+        chunks, exchange = response.body, self.exchange
+        try:
+            head = render_head(response, None)
+            sized = any(name.lower() == "content-length" for name in response.headers)
+            self.status = response.status
+            exchange.start(head, sized=sized)
+            async for chunk in chunks:
+                if exchange.gone:
+                    raise ClientGoneError
+                self.size += len(chunk)
+                await self._send_piece(chunk)
+            exchange.finish()
+        finally:
+            if hasattr(chunks, "aclose"):
+                await chunks.aclose()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        """Send a piece of a body; a client that takes nothing for too long counts as gone."""
+        try:
+            async with asyncio.timeout(self.application.timeouts.chunk_s):
+                await self.exchange.send_piece(piece)
+        except TimeoutError:
+            raise ClientGoneError from None
+
+
+def _first_hop(value: bytes) -> str:
+    return value.split(b",", 1)[0].strip().decode("latin-1")
