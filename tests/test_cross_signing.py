@@ -156,7 +156,7 @@ async def test_keys_and_devices_never_share_a_name(core: Core) -> None:
     await cross_signing.upload(ALICE, alice.keys, Gate())
     with pytest.raises(MatrixError) as caught:
         await devices.ensure(ALICE, public, None)
-    assert caught.value.errcode == "M_INVALID_PARAM"
+    assert caught.value.errcode == "M_FORBIDDEN"
 
 
 async def test_signatures_are_added_and_shown_to_whom_they_concern(core: Core) -> None:

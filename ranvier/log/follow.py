@@ -86,7 +86,13 @@ class Follower:
 
     async def _catch_up(self) -> None:
         if self._early:
-            await self._read_upto(min(self._early))
+            told = list(self._early.items())
+            head = await storage.head(self._database)
+            for previous, batch in told:
+                if batch.last > head:  # what is told was committed before: this is no message of ours
+                    self._early.pop(previous, None)
+                    self._head = head
+            await self._read_upto(min(self._early, default=self._tail.pos))
             self._apply_early()
             return
         if self._quiet:

@@ -194,7 +194,14 @@ async def test_what_can_not_be_read_harms_nobody(database: str, redis: PrivateRe
     async with worker(database, redis) as one, worker(database, redis) as two:
         room_id = await one.create_room()
         for channel in ("test:log", "test:ephemeral"):
-            for message in (b"", b"rubbish", b"\x01" + b"\xff" * 40, b"1 2 3", b"\0" * 25):
+            for message in (
+                b"",
+                b"rubbish",
+                b"\x01" + b"\xff" * 40,
+                b"\x02" + b"\xff" * 40,
+                b"1 2 3",
+                b"\0" * 25,
+            ):
                 await redis.ask("PUBLISH", channel, message)
         newer = encode_batch(Batch(one.tail.pos, one.tail.pos + 1, []), b"newerver")
         sent = await one.send(room_id, ALICE, "hello")
