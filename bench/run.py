@@ -20,6 +20,8 @@ from bench.servers.base import HOST, Server
 from bench.world import World
 
 _SETTLE_S = 1.0
+_QUIET_MS_PER_S = 50.0
+_QUIET_WITHIN_S = 120
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ async def _run_after_seed(
 ) -> dict[str, Measurement]:
     """Run the scenarios once more: users and rooms are made anew beside the world, the rest is done in it."""
     world.reconnect()
+    await _quiet(server.tree())
     meter = Meter(server.tree())
     beside = World(HOST, server.port, user_prefix="after-seed")
     await _run_all(Bench(beside, meter, pace), Bench(world, meter, pace), only)
@@ -141,6 +144,15 @@ async def _run_one(scenario: Scenario, bench: Bench) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+async def _quiet(tree: ProcessTree) -> None:
+    """Wait until the server has caught up in the background with what was put into its database."""
+    for _ in range(_QUIET_WITHIN_S):
+        before = tree.cpu()
+        await asyncio.sleep(1)
+        if (tree.cpu() - before).total_ms < _QUIET_MS_PER_S:
+            return
 
 
 async def _idle(tree: ProcessTree, seconds: float) -> Idle:
