@@ -9,6 +9,8 @@ VENV := .venv
 BENCH_VENV := bench/.venv
 DATA ?= data
 TESTS ?= tests
+# Test processes: more than cores, as the tests of several servers mostly wait. TEST_PROCESSES=0 is one, in view.
+TEST_PROCESSES ?= 3
 MINUTES ?= 10
 
 # The first Python that is new enough; PYTHON=… chooses another.
@@ -48,7 +50,7 @@ $(BENCH_VENV)/.installed: requirements-bench.txt
 
 test: lint
 	@bash .ci/install
-	$(VENV)/bin/pytest $(TESTS)
+	$(VENV)/bin/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
 test-quick: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest tests/spec tests/storage tests/test_config.py

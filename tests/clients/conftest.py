@@ -1,5 +1,6 @@
 """Fixtures for the real clients: a Node process, a maker of nio devices, names that are not taken."""
 
+import fcntl
 import secrets
 import shutil
 import subprocess
@@ -48,11 +49,14 @@ async def forgetful_homeserver() -> AsyncIterator[Homeserver]:
 def node_modules() -> Path:
     """Install the pinned JavaScript packages once; unchanged ones are kept."""
     installed = JS_FOLDER / "node_modules"
-    stamp, lock = installed / ".package-lock.json", JS_FOLDER / "package-lock.json"
-    if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
-        npm = shutil.which("npm")
-        assert npm is not None, "Node and npm are needed for the tests with matrix-js-sdk"
-        subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=JS_FOLDER, check=True, timeout=300)
+    stamp, wanted = installed / ".package-lock.json", JS_FOLDER / "package-lock.json"
+    with wanted.open() as lock:
+        # Tests of another process may need them at the same time.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.stat().st_mtime < wanted.stat().st_mtime:
+            npm = shutil.which("npm")
+            assert npm is not None, "Node and npm are needed for the tests with matrix-js-sdk"
+            subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=JS_FOLDER, check=True, timeout=300)
     return installed
 
 
