@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Final
 
@@ -10,16 +9,14 @@ from ranvier.http.request import Request, parse_query
 from ranvier.http.route import PLACED_BY_USER, Auth, Route, versions
 from ranvier.spec.errors import MatrixError
 from ranvier.sync.assemble import SyncAssembler, SyncRequest
-from ranvier.sync.long_polls import Asked, LongPoll, LongPolls
+from ranvier.sync.long_polls import Asked, LongPolls, RepeatedPoll
 from ranvier.users.filters import Filters
 from ranvier.users.presence import Presence
-from ranvier.users.requester import Requester
 from ranvier.wire.tokens import parse_token
 
 _MAX_TIMEOUT_MS: Final = 10 * 60 * 1000
 _PRESENCES: Final = ("online", "offline", "unavailable")
 _STATE_AFTER: Final = ("use_state_after", "org.matrix.msc4222.use_state_after")
-_SINCE: Final = re.compile(rb"(?:^|&)since=([^&%+]+)")
 # Filters may be long; what is longer than this is not kept.
 _LONGEST_KEPT: Final = 2000
 
@@ -43,26 +40,20 @@ async def sync(request: Request, *, assembler: SyncAssembler, filters: Filters, 
         return await assembler.answer(wanted)
 
 
-def sync_at_once(user: Requester, query: bytes, *, long_polls: LongPolls) -> bytes | LongPoll | None:
-    """Answer a client that knows all but the newest, or let it wait, if that takes no task."""
-    since = _SINCE.search(query)
-    if since is None or len(query) > _LONGEST_KEPT:
-        return None
-    # Such a client says the same each time, but for where it is.
-    asked = _asked(query[: since.start()] + query[since.end() :])
-    if asked is None:
-        return None
-    return long_polls.begin(user.user_id, user.device_id, parse_token(since[1].decode("latin-1")), asked)
+def sync_at_once(query: bytes, *, long_polls: LongPolls) -> RepeatedPoll | None:
+    """Read what a client that polls says each time, but for where it is."""
+    asked = _asked(query) if len(query) <= _LONGEST_KEPT else None
+    return None if asked is None else RepeatedPoll(long_polls, asked)
 
 
 @lru_cache(maxsize=2000)
 def _asked(query_string: bytes) -> Asked | None:
-    """Read all parameters but ``since``; None for what ``sync`` is to refuse or to answer at once."""
+    """Read all parameters but the value of ``since``; None for what ``sync`` has to see to."""
     request = Request("GET", "", _ROUTE, query_string=query_string)
     try:
         query = parse_query(query_string)
         timeout_s = _timeout_s(request)
-        if "since" in query or request.bool_param("full_state") or not timeout_s:
+        if query.get("since") != [""] or request.bool_param("full_state") or not timeout_s:
             return None
         return Asked(
             request.str_param("filter", None),

@@ -92,11 +92,12 @@ class Application:
         routes = [bound for name in dict.fromkeys(resources) for bound in self._resources[name]]
         return Edge(self, Router(routes), x_forwarded=x_forwarded)
 
-    def begin(self) -> str:
-        """Count a request in and give it an id for the log."""
+    def begin(self) -> int:
+        """Count a request in and give it a number."""
+        if not self.in_flight:
+            self._idle.clear()
         self.in_flight += 1
-        self._idle.clear()
-        return f"{next(self._ids):x}"
+        return next(self._ids)
 
     def end(self) -> None:
         """Count a request out."""

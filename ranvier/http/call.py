@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ranvier.http.body import (
     BodyRefusedError,
@@ -17,10 +17,11 @@ from ranvier.http.body import (
     too_large,
 )
 from ranvier.http.exchange import Exchange
+from ranvier.http.heads import cut_since
 from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
 from ranvier.http.request import Request, user_agent
 from ranvier.http.response import Response, encode
-from ranvier.http.route import BoundRoute, Parked
+from ranvier.http.route import BoundRoute, Parked, Repeated
 from ranvier.http.router import bad_path
 from ranvier.spec.errors import MatrixError
 
@@ -34,27 +35,35 @@ _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 
 
-class _Known(NamedTuple):
+_SEEN_EVERY_S = 1.0
+
+
+class _Known:
     """What is the same for all requests with one head: the endpoint, the key of the token, who asks.
 
-    ``ip`` is empty where it is the connection's.
+    ``ip`` is empty where it is the connection's. ``seen_s`` is when the client was seen last.
     """
 
-    bound: BoundRoute
-    token_key: bytes
-    ip: str
-    agent: str
+    __slots__ = ("agent", "bound", "ip", "repeated", "seen_s", "token_key")
+
+    def __init__(self, bound: BoundRoute, repeated: Repeated, token_key: bytes, ip: str, agent: str) -> None:
+        self.bound = bound
+        self.repeated = repeated
+        self.token_key = token_key
+        self.ip = ip
+        self.agent = agent
+        self.seen_s = -_SEEN_EVERY_S
 
 
 class Call:
     """Carry one request through: find, authenticate, limit, read, run, answer, log."""
 
     __slots__ = (
+        "_number",
         "application",
         "edge",
         "endpoint",
         "exchange",
-        "id",
         "ip",
         "parked",
         "size",
@@ -63,11 +72,11 @@ class Call:
         "user",
     )
 
-    def __init__(self, edge: Edge, exchange: Exchange, request_id: str) -> None:
+    def __init__(self, edge: Edge, exchange: Exchange, number: int) -> None:
         self.edge = edge
         self.application = edge.application
         self.exchange = exchange
-        self.id = request_id
+        self._number = number
         self.ip = exchange.ip
         self.user = ""
         self.endpoint = "unrecognized"
@@ -75,6 +84,11 @@ class Call:
         self.size = 0
         self.started = time.perf_counter()
         self.parked: Parked | None = None
+
+    @property
+    def id(self) -> str:
+        """Name the request in the log."""
+        return f"{self._number:x}"
 
     # -- without a task ------------------------------------------------------------------------------
 
@@ -98,32 +112,47 @@ class Call:
 
     def _try_at_once(self) -> bytes | Parked | None:
         exchange, application = self.exchange, self.application
-        known: _Known | None = exchange.head.known or self._get_to_know()
+        known: _Known | None = exchange.head.known
+        since = exchange.since
+        if known is None or since is None:
+            found = self._get_to_know()
+            if found is None:
+                return None
+            known, since = found
         neighbours = application.neighbours
-        if known is None or exchange.write_paused or (neighbours is not None and not neighbours.is_current()):
+        if exchange.write_paused or (neighbours is not None and not neighbours.is_current()):
             return None
-        bound, key, ip, agent = known
-        requester = application.authentication.known(bound.route.auth, key)
+        route = known.bound.route
+        requester = application.authentication.known(route.auth, known.token_key)
         if requester is None:
             return None
-        assert bound.at_once is not None
-        outcome: bytes | Parked | None = bound.at_once(requester, exchange.query_string)
+        outcome = known.repeated.begin(requester, since)
         if outcome is not None:
-            self.ip = ip or exchange.ip
-            self.endpoint = bound.route.name
+            if known.ip:
+                self.ip = known.ip
+            self.endpoint = route.name
             self.user = requester.user_id
             exchange.head.known = known
-            if application.seen is not None:
-                application.seen(requester, self.ip, agent)
+            if application.seen is not None and self.started - known.seen_s >= _SEEN_EVERY_S:
+                known.seen_s = self.started
+                application.seen(requester, self.ip, known.agent)
         return outcome
 
-    def _get_to_know(self) -> _Known | None:
-        """Find out what is the same for all requests with this head, if they may be answered at once."""
+    def _get_to_know(self) -> tuple[_Known, bytes] | None:
+        """Find out what is the same for all requests with this head, if they may be answered at once.
+
+        It comes with the value of ``since``.
+        """
         exchange = self.exchange
         bound = self.edge.router.find_exact(exchange.method, exchange.raw_path)
         if bound is None or bound.at_once is None or bound.route.limit is not None:
             return None
-        if announced_length(exchange.headers) != 0:
+        cut = cut_since(exchange.query_string)
+        if cut is None or announced_length(exchange.headers) != 0:
+            return None
+        before, since, after = cut
+        repeated = bound.at_once(before + after)
+        if repeated is None:
             return None
         if self.edge.x_forwarded:
             self._read_forwarded()
@@ -131,7 +160,7 @@ class Call:
         if key is None:
             return None
         ip = self.ip if self.edge.x_forwarded else ""
-        return _Known(bound, key, ip, user_agent(exchange.headers))
+        return _Known(bound, repeated, key, ip, user_agent(exchange.headers)), since
 
     def _resume(self) -> None:
         """Answer a request that was parked."""

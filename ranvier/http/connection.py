@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
             keep_alive=modern and self._parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
-        self._latest = Exchange(self, head, query_string, self._ip, self._scheme)
+        self._latest = Exchange(self, head, None, self._ip, self._scheme)
         if self._current is None and not self._waiting:
             self._start(self._latest)
         elif len(self._waiting) < _MAX_PIPELINED:

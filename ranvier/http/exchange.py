@@ -47,10 +47,10 @@ class Carrier(Protocol):
 class Exchange:
     """Hold one request's head, give its body, and send the answer.
 
-    ``raw_path``, ``query_string`` and ``headers`` are those of ``head``. ``gone`` is true
-    once the connection is lost before the answer was complete; with ``cancel_when_gone`` that cancels
-    ``task``. Where there is no task ``on_gone`` is called. ``keep_alive`` false closes the connection after
-    the answer.
+    ``raw_path`` and ``headers`` are those of ``head``, which may have come before with another ``since``;
+    that is what it is now, None for a head that is new. ``gone`` is true once the connection is lost before
+    the answer was complete; with ``cancel_when_gone`` that cancels ``task``. Where there is no task
+    ``on_gone`` is called. ``keep_alive`` false closes the connection after the answer.
     """
 
     __slots__ = (
@@ -69,9 +69,9 @@ class Exchange:
         "keep_alive",
         "method",
         "on_gone",
-        "query_string",
         "raw_path",
         "scheme",
+        "since",
         "task",
     )
 
@@ -79,15 +79,15 @@ class Exchange:
         self,
         carrier: Carrier,
         head: Head,
-        query_string: bytes,
+        since: bytes | None,
         ip: str,
         scheme: str,
     ) -> None:
         self.head = head
         self.method = head.method
         self.raw_path = head.raw_path
-        self.query_string = query_string
         self.headers = head.headers
+        self.since = since
         self.ip = ip
         self.scheme = scheme
         self.keep_alive = head.keep_alive
@@ -102,6 +102,12 @@ class Exchange:
         self._body = b""
         self._body_complete = False
         self._arrival: asyncio.Future[None] | None = None
+
+    @property
+    def query_string(self) -> bytes:
+        """Give the query as it came."""
+        head, since = self.head, self.since
+        return head.query_string if since is None else head.before + since + head.after
 
     # -- the request's body ----------------------------------------------------------------------------
 
@@ -176,9 +182,16 @@ class Exchange:
 
     def send_now(self, head: bytes, body: bytes) -> None:
         """Send a whole answer without waiting until the client has taken what came before."""
-        if not self.gone:
-            self._write(self._end_head(head), b"" if self.method == "HEAD" else body)
-            self._complete()
+        if self.gone:
+            return
+        head = self._end_head(head)
+        if self.method == "HEAD":
+            self._carrier.transport.write(head)
+        elif len(body) <= _JOINED_UP_TO:
+            self._carrier.transport.write(head + body)
+        else:
+            self._carrier.transport.writelines((head, body))
+        self._complete()
 
     def start(self, head: bytes, *, sized: bool) -> None:
         """Begin an answer whose body comes piece by piece: ``send_piece``, then ``finish``.
@@ -209,12 +222,6 @@ class Exchange:
         if self._expects_continue:
             self.keep_alive = False  # nobody knows whether the body still comes
         return head + (b"\r\n" if self.keep_alive else _CLOSE)
-
-    def _write(self, head: bytes, body: bytes) -> None:
-        if len(body) <= _JOINED_UP_TO:
-            self._carrier.transport.write(head + body)
-        else:
-            self._carrier.transport.writelines((head, body))
 
     def end(self) -> None:
         """Be done with the request, answered or not; an answer that broke off ends the connection."""

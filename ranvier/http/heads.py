@@ -22,10 +22,13 @@ class Head:
     """The head of a request, as it was parsed.
 
     ``raw_path`` and ``query_string`` are as they came; ``headers`` have lower-case names. ``modern`` is
-    HTTP/1.1. ``known`` is for what the application found out about such a request.
+    HTTP/1.1. ``known`` is for what the application found out about such a request. ``before`` and ``after``
+    are what a head that may come again has in its query around the value of ``since``.
     """
 
     __slots__ = (
+        "after",
+        "before",
         "expects_continue",
         "headers",
         "keep_alive",
@@ -55,19 +58,16 @@ class Head:
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.known: Any = None
+        self.before = self.after = b""
 
 
-class _Kept:
-    """A head that may come again: its query before and after the value of ``since``."""
-
-    __slots__ = ("after", "before", "head")
-
-    def __init__(self, head: Head) -> None:
-        found = _SINCE.search(b"?" + head.query_string)
-        assert found is not None, "its bytes have one"
-        self.head = head
-        self.before = head.query_string[: found.start(1) - 1]
-        self.after = head.query_string[found.end(1) - 1 :]
+def cut_since(query_string: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Give what is before the value of ``since``, the value, and what is behind; None where there is none."""
+    found = _SINCE.search(b"?" + query_string)
+    if found is None:
+        return None
+    start, end = found.start(1) - 1, found.end(1) - 1
+    return query_string[:start], query_string[start:end], query_string[end:]
 
 
 class RepeatedHeads:
@@ -75,10 +75,10 @@ class RepeatedHeads:
 
     def __init__(self, max_kept: int = 20_000) -> None:
         self._max_kept = max_kept
-        self._kept: dict[bytes, _Kept] = {}
+        self._kept: dict[bytes, Head] = {}
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:
-        """Give the head that some bytes are, and the query string that they have; None if it is not known.
+        """Give the head that some bytes are, and the value that ``since`` has now; None if it is not known.
 
         The bytes must begin where a request does. They are a whole request then, without a body.
         """
@@ -87,7 +87,7 @@ class RepeatedHeads:
             return None
         start, end = found.span(1)
         kept = self._kept.get(data[:start] + data[end:])
-        return None if kept is None else (kept.head, kept.before + data[start:end] + kept.after)
+        return None if kept is None else (kept, data[start:end])
 
     def keep(self, data: bytes, head: Head) -> None:
         """Remember a head, parsed from exactly these bytes."""
@@ -101,4 +101,7 @@ class RepeatedHeads:
         if len(self._kept) >= self._max_kept:
             for key in list(self._kept)[: self._max_kept // 2]:
                 del self._kept[key]
-        self._kept[data[: found.start(1)] + data[found.end(1) :]] = _Kept(head)
+        cut = cut_since(head.query_string)
+        assert cut is not None, "its bytes have one"
+        head.before, _, head.after = cut
+        self._kept[data[: found.start(1)] + data[found.end(1) :]] = head

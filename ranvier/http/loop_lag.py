@@ -12,7 +12,7 @@ from typing import Final
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-PERIOD_S: Final = 0.1
+PERIOD_S: Final = 0.25
 """Seconds between looks: a stall that is shorter is seen by chance, and seldom looks cost nothing."""
 _LATE_S: Final = 0.005
 _BUCKETS_S: Final = (

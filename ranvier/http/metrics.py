@@ -30,11 +30,21 @@ class _Times:
         self.total_s = 0.0
 
 
+class _Answers:
+    """Count the answers of one status of an endpoint, with the times of all of them."""
+
+    __slots__ = ("count", "times")
+
+    def __init__(self, times: _Times) -> None:
+        self.count = 0
+        self.times = times
+
+
 class _RequestCounts(Collector):
     """Count requests in plain dicts: prometheus-client's own counters cost several times as much each."""
 
     def __init__(self) -> None:
-        self.answers: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self.answers: dict[tuple[str, str, int], _Answers] = {}
         self.times: defaultdict[str, _Times] = defaultdict(_Times)
 
     def collect(self) -> Iterator[Metric]:
@@ -44,8 +54,8 @@ class _RequestCounts(Collector):
             "Requests answered, by endpoint, method and status.",
             labels=["endpoint", "method", "status"],
         )
-        for (endpoint, method, status), count in self.answers.items():
-            answers.add_metric([endpoint, method, str(status)], count)
+        for (endpoint, method, status), answered in self.answers.items():
+            answers.add_metric([endpoint, method, str(status)], answered.count)
         yield answers
         seconds = HistogramMetricFamily(
             "ranvier_http_request_seconds",
@@ -76,8 +86,12 @@ class Metrics:
 
     def observe(self, endpoint: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request. ``endpoint`` is the name of a route, never what a stranger sent."""
-        self._counts.answers[endpoint, method, status] += 1
-        times = self._counts.times[endpoint]
+        answers = self._counts.answers.get((endpoint, method, status))
+        if answers is None:
+            answers = _Answers(self._counts.times[endpoint])
+            self._counts.answers[endpoint, method, status] = answers
+        answers.count += 1
+        times = answers.times
         times.buckets[bisect_left(_BUCKETS_S, seconds)] += 1
         times.total_s += seconds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from http import HTTPStatus
 
 from ranvier.http.response import Response, encode
@@ -33,6 +34,7 @@ def status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
 
 
+@lru_cache(maxsize=512)
 def json_head(length: int) -> bytes:
     """Give status line and headers of a 200 with JSON of a number of bytes: most answers."""
     return b"%bcontent-length: %d\r\n" % (_JSON_HEAD, length)

@@ -17,6 +17,8 @@ from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
+from ranvier.users.requester import Requester
+
 DEFAULT_MAX_BODY = 1024 * 1024
 PLACED_BY_USER = "user"
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH"})
@@ -24,8 +26,18 @@ _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 
 # Any callable: its first parameter is the Request, its keyword-only ones are filled by ``bind``.
 Handler = Callable[..., Awaitable[Any]]
-# The same, but its first two parameters are the Requester and the query as it came.
-AtOnce = Callable[..., "bytes | Parked | None"]
+# The same, but its first parameter is the query without the value of ``since``, and it waits for nothing.
+AtOnce = Callable[..., "Repeated | None"]
+
+
+class Repeated(Protocol):
+    """A request that comes again and again, each time with another ``since``."""
+
+    def begin(self, requester: Requester, since: bytes) -> bytes | Parked | None:
+        """Give the answer as JSON, or what stands for the request while it waits; None for the handler.
+
+        It changes nothing that the handler would not change in the same way again. Raises MatrixError.
+        """
 
 
 class Parked(Protocol):
@@ -63,9 +75,8 @@ class Route:
     when its client goes away; others always finish what they began. ``stream`` leaves the body unread, for
     ``Request.chunks``. ``name`` (the handler's own by default) is what metrics and logs call the endpoint.
 
-    ``at_once`` is for what is asked for most: a plain function that is tried before the handler, without a
-    task. It gives the answer as JSON, or what stands for the request while it waits, or None if the handler
-    is needed; it changes nothing that the handler would not change in the same way again, and raises nothing.
+    ``at_once`` is for what is asked for most: a plain function that reads what such a request always says,
+    and gives what is then tried before the handler, each time, without a task; None where that is no use.
     """
 
     method: str

@@ -27,10 +27,9 @@ class EphemeralNews:
 
     def concern(self, user_id: str, rooms: Mapping[str, Membership], since: Token) -> bool:
         """Tell whether anything after ``since`` may concern a user in these rooms; in doubt it does."""
-        now = self._bus.ephemeral_now()
-        if now == since[1:]:
+        count, epoch = self._bus.ephemeral_now()
+        if count == since.ephemeral and epoch == since.epoch:
             return False
-        count, epoch = now
         if epoch != since.epoch or since.ephemeral > count:
             return True
         if not self._recent or self._recent[0][0] > since.ephemeral + 1:

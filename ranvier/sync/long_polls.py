@@ -18,7 +18,8 @@ from ranvier.sync.notifier import Notifier
 from ranvier.sync.plain import PlainNews, is_plain_filter
 from ranvier.users.filters import Filters
 from ranvier.users.presence import OpenSync, Presence
-from ranvier.wire.tokens import Token
+from ranvier.users.requester import Requester
+from ranvier.wire.tokens import Token, parse_token
 
 _MOMENT_S: Final = 0.1
 
@@ -132,6 +133,31 @@ class _Timeouts:
             poll.wake()
 
 
+class RepeatedPoll:
+    """What one client asks again and again, each time from where it is then."""
+
+    __slots__ = ("_asked", "_filter", "_polls")
+
+    def __init__(self, polls: LongPolls, asked: Asked) -> None:
+        self._polls = polls
+        self._asked = asked
+        self._filter: Filter | None = None
+
+    def begin(self, requester: Requester, since: bytes) -> bytes | LongPoll | None:
+        """Give the answer, or the poll that is to wait; None if the assembler has to see to it.
+
+        Raises 400 ``M_INVALID_PARAM`` for a broken token.
+        """
+        polls, user_id = self._polls, requester.user_id
+        if self._filter is None:  # what has an id never changes
+            self._filter = polls.plain_filter(user_id, self._asked.filter)
+            if self._filter is None:
+                return None
+        return polls.begin(
+            user_id, requester.device_id, parse_token(since.decode("ascii")), self._asked, self._filter
+        )
+
+
 class LongPolls:
     """Answer incremental syncs at once or let them wait, where everything that they hang on is in memory."""
 
@@ -151,12 +177,17 @@ class LongPolls:
         self._memberships = memberships
         self._filters = filters
 
+    def plain_filter(self, user_id: str, wanted: str | None) -> Filter | None:
+        """Give the filter that a query names if it is in memory and plain."""
+        found = self._filters.held(user_id, wanted)
+        return found if found is not None and is_plain_filter(found) else None
+
     def begin(
-        self, user_id: str, device_id: str | None, since: Token, asked: Asked
+        self, user_id: str, device_id: str | None, since: Token, asked: Asked, filter_: Filter
     ) -> bytes | LongPoll | None:
         """Give the answer, or the poll that is to wait; None if the assembler has to see to it."""
-        filter_, rooms = self._filters.held(user_id, asked.filter), self._memberships.held(user_id)
-        if filter_ is None or rooms is None or self.notifier.closed or not is_plain_filter(filter_):
+        rooms = self._memberships.held(user_id)
+        if rooms is None or self.notifier.closed:
             return None
         answer = None
         if not self.plain.is_quiet(user_id, rooms, since):

@@ -21,7 +21,9 @@ from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 logger = logging.getLogger(__name__)
 
-_WOKEN_AT_ONCE: Final = 8
+# Answers in one turn of the event loop: such as take a task, and such as are made at once.
+_TASKS_AT_ONCE: Final = 8
+_PLAIN_AT_ONCE: Final = 25
 
 ROOM_KINDS = frozenset({"receipt"})
 """Kinds of rows that everybody in ``room_id`` is told of (private receipts are for their user alone)."""
@@ -77,7 +79,7 @@ class Waiter:
     def wake(self) -> None:
         """End the wait."""
         if not self._woken and self._future is not None:
-            self._notifier.give(partial(resolve, self._future))
+            self._notifier.tasks.give(partial(resolve, self._future))
         self._woken = True
 
     def __enter__(self) -> Waiter:
@@ -104,7 +106,8 @@ class Notifier:
         self._memberships = memberships
         self._waiting: dict[str, set[Wakeable]] = {}
         self._shared: asyncio.Queue[str] = asyncio.Queue()
-        self._turns = Turns(_WOKEN_AT_ONCE)
+        self.tasks = Turns(_TASKS_AT_ONCE)
+        self._plain = Turns(_PLAIN_AT_ONCE)
         self._closed = False
         self.shared_pos = tail.pos
         """Position of the newest row that may concern users who are named neither by user nor by room."""
@@ -136,12 +139,12 @@ class Notifier:
         return sum(map(len, self._waiting.values()))
 
     def give(self, work: Callable[[], None]) -> None:
-        """Let a waiter go on, in its turn.
+        """Let one who waits without a task go on, in its turn (the others: ``tasks``).
 
         All that are let go on at once make their answers before the event loop does anything else, so that a
         message in a large room would keep everybody else waiting.
         """
-        self._turns.give(work)
+        self._plain.give(work)
 
     @property
     def closed(self) -> bool:

@@ -78,21 +78,23 @@ class PlainNews:
         self._key_counts = key_counts
         self._room_sections = room_sections
         self._clock = clock
-        self._shown: tuple[tuple[int, int, str], bytes] = ((-1, 0, ""), b"")
+        self._shown: tuple[Token, bytes] = (Token(-1), b"")
         self._rooms: dict[tuple[bytes, Count, bool, bool] | None, bytes] = {}
         self._said: OrderedDict[tuple[str, int, int], _Said | None] = OrderedDict()
         self._news: OrderedDict[tuple[int, int], _News | None] = OrderedDict()
+        self._latest: tuple[int, int, _News | None] = (-1, -1, None)
+        self._latest_answer = (b"", (b"", b""), b"", b"")
 
     def is_quiet(self, user_id: str, memberships: Mapping[str, Membership], since: Token) -> bool:
         """Tell whether surely nothing came since: the usual case of a client that asks again at once."""
-        tail = self._tail
-        if since.pos < max(tail.start, self._notifier.shared_pos):
+        tail, pos = self._tail, since.pos
+        if pos < tail.start or pos < self._notifier.shared_pos:
             return False
         if self._ephemeral.concern(user_id, memberships, since):
             return False
-        if since.pos >= tail.pos:
-            return since.pos == tail.pos
-        news = self._between(since.pos, tail.pos)
+        if pos >= tail.pos:
+            return pos == tail.pos
+        news = self._between(pos, tail.pos)
         if news is None:
             return False
         event_rooms, other_rooms, users = news
@@ -103,27 +105,31 @@ class PlainNews:
         self, user_id: str, device_id: str | None, since: Token, filter: Filter, *, state_after: bool
     ) -> bytes | None:
         """Give the answer, or None where it is not as simple as that (or there is nothing to tell)."""
-        tail = self._tail
-        if since.pos < max(tail.start, self._notifier.shared_pos):
+        tail, after = self._tail, since.pos
+        upto = tail.pos
+        if after < tail.start or after < self._notifier.shared_pos:
             return None
         memberships, ignored = self._memberships.held(user_id), self._ignored.held(user_id)
-        news = self._between(since.pos, tail.pos)
-        if news is None or memberships is None or ignored is None or user_id in news.users:
+        news = self._between(after, upto)
+        if news is None or memberships is None or ignored is None:
             return None
+        event_rooms, other_rooms, users = news
         rooms = memberships.keys()
-        if rooms & news.other_rooms or self._ephemeral.concern(user_id, memberships, since):
+        if user_id in users or (other_rooms and rooms & other_rooms):
+            return None
+        if self._ephemeral.concern(user_id, memberships, since):
             return None
         told: list[tuple[str, _Said]] = []
         most = _limit(filter)
-        for room_id in rooms & news.event_rooms:
+        for room_id in rooms & event_rooms:
             membership = memberships[room_id]
-            said = self._timeline(room_id, since.pos, tail.pos)
-            if said is None or said.length > most or ignored & said.senders:
+            said = self._timeline(room_id, after, upto)
+            if said is None or said.length > most or (ignored and ignored & said.senders):
                 return None
-            if membership.membership != "join" or membership.pos > since.pos:
+            if membership.membership != "join" or membership.pos > after:
                 return None
             if user_id in said.senders:
-                said = self._as_sender(tail.events_of_room(room_id, since.pos, tail.pos), user_id, device_id)
+                said = self._as_sender(tail.events_of_room(room_id, after, upto), user_id, device_id)
             told.append((room_id, said))
         if not told or not self._members_known(user_id, device_id, filter, told):
             return None
@@ -147,21 +153,28 @@ class PlainNews:
         state_after: bool,
     ) -> bytes | None:
         unread = self._unread.held(user_id, [room_id for room_id, _ in told])
-        if unread is None:
+        keys = (b"", b"") if device_id is None else self._key_counts.held(user_id, device_id)
+        if unread is None or keys is None:
             return None
-        pieces = [b'{"next_batch":"%b"' % self._now()]
-        if device_id is not None:
-            keys = self._key_counts.held(user_id, device_id)
-            if keys is None:
-                return None
-            pieces.append(b',"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % keys)
         threads = filter.room.timeline.unread_thread_notifications
-        comma = b',"rooms":{"join":{'
-        for room_id, said in told:
-            pieces += (comma, self._room(room_id, said.parts, unread[room_id], threads, state_after))
-            comma = b","
-        pieces.append(b"}}}")
-        return b"".join(pieces)
+        rooms = [
+            self._room(room_id, said.parts, counts, threads, state_after)
+            for (room_id, said), counts in zip(told, unread, strict=True)
+        ]
+        joined = rooms[0] if len(rooms) == 1 else b",".join(rooms)
+        return self._whole(self._now(), keys, joined)
+
+    def _whole(self, now: bytes, keys: tuple[bytes, bytes], joined: bytes) -> bytes:
+        """Put an answer together; mostly it is the one that somebody else was given just now."""
+        latest_now, latest_keys, latest_joined, answer = self._latest_answer
+        if now is latest_now and joined is latest_joined and keys == latest_keys:
+            return answer
+        counts = b""
+        if keys[0]:
+            counts = b',"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % keys
+        answer = b'{"next_batch":"%b"%b,"rooms":{"join":{%b}}}' % (now, counts, joined)
+        self._latest_answer = (now, keys, joined, answer)
+        return answer
 
     def _room(self, room_id: str, timeline: bytes, counts: Counts, threads: bool, state_after: bool) -> bytes:
         """Give what is told of a room: the same for all who have as much to read there."""
@@ -180,21 +193,29 @@ class PlainNews:
 
     def _now(self) -> bytes:
         """Give the token of the present, which is the same for all who are told at once."""
-        now = (self._tail.pos, *self._bus.ephemeral_now())
-        if now != self._shown[0]:
-            self._shown = (now, str(Token(*now)).encode())
-        return self._shown[1]
+        pos, (count, epoch) = self._tail.pos, self._bus.ephemeral_now()
+        shown, text = self._shown
+        if shown.pos != pos or shown.ephemeral != count or shown.epoch != epoch:
+            shown = Token(pos, count, epoch)
+            text = str(shown).encode()
+            self._shown = (shown, text)
+        return text
 
     # -- the same for everybody ------------------------------------------------------------------------
 
     def _between(self, after: int, upto: int) -> _News | None:
         """Give whom the rows between two positions concern, None where there are very many."""
+        known_after, known_upto, news = self._latest
+        if after == known_after and upto == known_upto:
+            return news
         key = (after, upto)
         if key in self._news:
-            return self._news[key]
-        news = self._news[key] = self._sum_up(after, upto) if upto - after <= _MOST_ROWS else None
-        if len(self._news) > _KEPT:
-            self._news.popitem(last=False)
+            news = self._news[key]
+        else:
+            news = self._news[key] = self._sum_up(after, upto) if upto - after <= _MOST_ROWS else None
+            if len(self._news) > _KEPT:
+                self._news.popitem(last=False)
+        self._latest = (after, upto, news)
         return news
 
     def _sum_up(self, after: int, upto: int) -> _News:

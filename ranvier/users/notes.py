@@ -50,11 +50,13 @@ class Note:
 
     def outcome(self, rules: CompiledRules, room: Room) -> Outcome | None:
         """Give what some rules make of it for all but its sender; None where that hangs on the user."""
-        if rules not in self._outcomes:
+        try:
+            return self._outcomes[rules]
+        except KeyError:
             view = self.view(room)
             personal = rules.is_personal(view)
-            self._outcomes[rules] = None if personal else outcome_of(rules.evaluate(view, ""))
-        return self._outcomes[rules]
+            outcome = self._outcomes[rules] = None if personal else outcome_of(rules.evaluate(view, ""))
+            return outcome
 
     def view(self, room: Room) -> PushView:
         """Give the event's view, by the room as it is when the first user asks."""
@@ -128,16 +130,28 @@ class RoomNotes:
         self._max_notes = max_notes
         self._rooms: OrderedDict[str, _RoomNotes] = OrderedDict()
         self._held = 0
+        # All who wait in a room ask for the same, one after the other.
+        self._latest: tuple[str, int, int, list[Note]] = ("", 0, 0, [])
 
     def known(self, room_id: str, after: int, upto: int) -> list[Note] | None:
-        """Give the notes after ``after`` up to ``upto`` at least; None if that takes a wait."""
+        """Give the notes after ``after`` up to ``upto`` at least; None if that takes a wait.
+
+        The list is shared: do not change it.
+        """
+        known_room, known_after, known_upto, notes = self._latest
+        if after == known_after and upto == known_upto and room_id == known_room:
+            return notes
         room = self._rooms.get(room_id)
         if room is None or after < room.start:
             return None
         if room.upto < upto and not self._extend(room_id, room):
             return None
         self._rooms.move_to_end(room_id)
-        return room.after(after) if after >= room.start else None
+        if after < room.start:
+            return None
+        notes = room.after(after)
+        self._latest = (room_id, after, upto, notes)
+        return notes
 
     def _extend(self, room_id: str, room: _RoomNotes) -> bool:
         """Add what the tail brought since, if that takes no waiting."""

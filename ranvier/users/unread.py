@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -135,7 +136,7 @@ class _Tally:
 
     def add(self, pos: int, thread: str, *, highlighted: bool) -> None:
         """Add a notification, unless it was read before it was counted."""
-        if pos <= self.unthreaded or pos <= self.marks.get(thread, 0):
+        if pos <= self.unthreaded or (self.marks and pos <= self.marks.get(thread, 0)):
             return
         self._unread.append((pos, thread, highlighted))
         self._size.weight += 1
@@ -176,10 +177,15 @@ def _by_thread(unread: Iterable[tuple[int, str, bool]]) -> dict[str, Count]:
     return counts
 
 
+@lru_cache(maxsize=4096)  # most who have something to read there have as much
+def _without_threads(main: Count) -> Counts:
+    return Counts(main, main, {})
+
+
 def _counts_of(by_thread: Mapping[str, Count]) -> Counts:
     main = by_thread.get(MAIN, NOTHING)
     if len(by_thread) == (main is not NOTHING):
-        return Counts(main, main, {})
+        return _without_threads(main)
     total = Count(sum(it[0] for it in by_thread.values()), sum(it[1] for it in by_thread.values()))
     return Counts(total, main, {root: count for root, count in by_thread.items() if root != MAIN})
 
@@ -260,18 +266,18 @@ class Unread:
                 found.update(await self._load(reader, tallies, waiting))
         return found
 
-    def held(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts] | None:
+    def held(self, user_id: str, room_ids: Iterable[str]) -> list[Counts] | None:
         """Give the counts of rooms that the user is joined to if all that they hang on is in memory."""
         reader, tallies = self._readers.get(user_id), self._users.get(user_id)
         if reader is None or tallies is None:
             return None
         self._users.move_to_end(user_id)
-        found: dict[str, Counts] = {}
+        found: list[Counts] = []
         for room_id in room_ids:
             tally = tallies.get(room_id)
             if tally is None or not self._advance(reader, room_id, tally):
                 return None
-            found[room_id] = tally.counts()
+            found.append(tally.counts())
         return found
 
     def _tallies(self, user_id: str) -> dict[str, _Tally]:
@@ -288,12 +294,13 @@ class Unread:
         room = self._rooms.held(room_id)
         if room is None:
             return False
-        if room.head <= tally.upto:
+        after, tail = tally.upto, self._tail
+        if room.head <= after:
             return True
-        if tally.upto < self._tail.start:
+        if after < tail.start:
             return False
-        upto = self._tail.pos
-        notes = self._notes.known(room_id, tally.upto, upto)
+        upto = tail.pos
+        notes = self._notes.known(room_id, after, upto)
         if notes is None:
             return False
         self._count(reader, room, tally, notes, upto)

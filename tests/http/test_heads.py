@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ranvier.http.heads import Head, RepeatedHeads
+from ranvier.http.heads import Head, RepeatedHeads, cut_since
 
 HEAD = (
     b"GET /_matrix/client/v3/sync?timeout=30000&since=%b&filter=1 HTTP/1.1\r\n"
@@ -28,7 +28,8 @@ def test_a_poll_that_comes_again_is_known() -> None:
     """A client that polls again would get an answer to where it was before."""
     heads, head = RepeatedHeads(), parsed(b"timeout=30000&since=s1_0-ab&filter=1")
     heads.keep(HEAD % (b"s1_0-ab", b"token"), head)
-    assert heads.find(HEAD % (b"s27_3-ab", b"token")) == (head, b"timeout=30000&since=s27_3-ab&filter=1")
+    assert heads.find(HEAD % (b"s27_3-ab", b"token")) == (head, b"s27_3-ab")
+    assert (head.before, head.after) == (b"timeout=30000&since=", b"&filter=1")
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,22 @@ def test_it_is_bounded() -> None:
     known = [number for number in range(100) if heads.find(HEAD % (b"s1", b"%d" % number))]
     assert len(known) <= 10
     assert known[-1] == 99
+
+
+@pytest.mark.parametrize(
+    "query",
+    [b"since=s1", b"timeout=1&since=s1_2-ab&filter=0", b"a=since=3&since=s4", b"since=s1%5F2&since=s3"],
+)
+def test_a_query_is_cut_without_loss(query: bytes) -> None:
+    """What a client asks would be read as something else once its request is put together again."""
+    cut = cut_since(query)
+    assert cut is not None
+    assert b"".join(cut) == query
+    assert cut[0].endswith(b"since=")
+    assert cut[1].startswith(b"s")
+
+
+@pytest.mark.parametrize("query", [b"", b"timeout=1", b"since=", b"not_since=s1", b"since=%73"])
+def test_a_query_without_a_plain_since_is_not_cut(query: bytes) -> None:
+    """A client that begins anew would be told only what is new."""
+    assert cut_since(query) is None

@@ -138,9 +138,10 @@ async def test_broken_parameters_are_refused_each_time(
     for more in ("&set_presence=away", "&filter=%7B", "&full_state=perhaps"):
         status, answer = await poller.poll(more=more)
         assert (status, bool(answer["errcode"])) == (400, True)
-    poller.since = "nonsense"
-    status, answer = await poller.poll()
-    assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM")
+    for broken in ("nonsense", "s1%5Fx"):
+        poller.since = broken
+        status, answer = await poller.poll()
+        assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM")
     poller.close()
 
 
