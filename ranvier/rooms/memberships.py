@@ -70,6 +70,10 @@ class Memberships:
             self._users.move_to_end(user_id)
         return rooms
 
+    def peek(self, user_id: str) -> dict[str, Membership] | None:
+        """Give the same, for one who was asked for just now."""
+        return self._users.get(user_id)
+
     async def joined(self, user_id: str) -> list[str]:
         """Give the ids of the rooms that the user is joined to."""
         return [m.room_id for m in (await self.of(user_id)).values() if m.membership == "join"]

@@ -109,7 +109,7 @@ class PlainNews:
         upto = tail.pos
         if after < tail.start or after < self._notifier.shared_pos:
             return None
-        memberships, ignored = self._memberships.held(user_id), self._ignored.held(user_id)
+        memberships, ignored = self._memberships.peek(user_id), self._ignored.held(user_id)
         news = self._between(after, upto)
         if news is None or memberships is None or ignored is None:
             return None
