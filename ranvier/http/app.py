@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ranvier.http.authentication import RequestAuthentication
 from ranvier.http.call import Call
-from ranvier.http.exchange import Exchange
+from ranvier.http.exchange import Exchange, Latest
 from ranvier.http.limits import RateLimiter
 from ranvier.http.metrics import Metrics
 from ranvier.http.request import Request
@@ -76,6 +76,7 @@ class Application:
         self.seen = seen
         self.request_log = request_log or RequestLog()
         self.neighbours: Neighbours | None = None
+        self.latest_answer = Latest()
         self.in_flight = 0
         self.answered = 0
         self._resources = resources

@@ -187,7 +187,7 @@ class Call:
     def _finish(self, body: bytes) -> None:
         self.status = 200
         self.size = len(body)
-        self.exchange.send_now(json_head(self.size), body)
+        self.exchange.send_whole(json_head(self.size), body, self.application.latest_answer)
         self._end(0.0)
 
     # -- in a task -----------------------------------------------------------------------------------

@@ -17,6 +17,21 @@ _CLOSE = b"connection: close\r\n\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
+class Latest:
+    """Remember the latest answer whole, head and body, for those who are given the same one next."""
+
+    __slots__ = ("_body", "_whole")
+
+    def __init__(self) -> None:
+        self._body = self._whole = b""
+
+    def whole(self, head: bytes, body: bytes) -> bytes:
+        """Give the bytes of an answer; the head is the same whenever the body is."""
+        if body is not self._body:
+            self._body, self._whole = body, head + b"\r\n" + body
+        return self._whole
+
+
 class Carrier(Protocol):
     """What an exchange needs of its connection."""
 
@@ -191,6 +206,14 @@ class Exchange:
             self._carrier.transport.write(head + body)
         else:
             self._carrier.transport.writelines((head, body))
+        self._complete()
+
+    def send_whole(self, head: bytes, body: bytes, latest: Latest) -> None:
+        """Do the same where many are sent one answer: those who keep their connection get the same bytes."""
+        if self.gone or not self.keep_alive or self._expects_continue or self.method == "HEAD":
+            self.send_now(head, body)
+            return
+        self._carrier.transport.write(latest.whole(head, body))
         self._complete()
 
     def start(self, head: bytes, *, sized: bool) -> None:

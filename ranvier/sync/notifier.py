@@ -108,7 +108,8 @@ class Notifier:
         self._shared: asyncio.Queue[str] = asyncio.Queue()
         self.tasks = Turns(_TASKS_AT_ONCE)
         self._plain = Turns(_PLAIN_AT_ONCE)
-        self._closed = False
+        self.closed = False
+        """Whether waiting is over: the process drains."""
         self.shared_pos = tail.pos
         """Position of the newest row that may concern users who are named neither by user nor by room."""
         tail.listen(self._on_rows)
@@ -123,7 +124,7 @@ class Notifier:
         """Wake this one from now on."""
         self._waiting.setdefault(waiter.user_id, set()).add(waiter)
         self._bus.attend()
-        if self._closed:
+        if self.closed:
             waiter.wake()
 
     def remove(self, waiter: Wakeable) -> None:
@@ -146,14 +147,9 @@ class Notifier:
         """
         self._plain.give(work)
 
-    @property
-    def closed(self) -> bool:
-        """Whether waiting is over: the process drains."""
-        return self._closed
-
     def close(self) -> None:
         """Wake everybody, and let nobody wait any more."""
-        self._closed = True
+        self.closed = True
         self.wake_users(list(self._waiting))
 
     def wake_users(self, user_ids: Iterable[str]) -> None:
