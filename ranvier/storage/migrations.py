@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+_CATALOGS = "pg_attribute, pg_class, pg_constraint, pg_depend, pg_description, pg_index, pg_type"
 
 
 class WrongServerName(Exception):
@@ -47,6 +48,10 @@ async def migrate(database: Database, server_name: str) -> None:
                     await connection.execute(sql)
                     await connection.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
                 logger.info("Applied schema migration %s", name)
+            if not applied:
+                # What was made here is much for them: else they are looked through under the first load.
+                # Our own tables are not: plans for empty ones would be used until they are large.
+                await connection.execute(f"VACUUM (ANALYZE) {_CATALOGS}")
             await connection.execute(
                 "INSERT INTO server (server_name) VALUES ($1) ON CONFLICT DO NOTHING", server_name
             )
