@@ -33,9 +33,7 @@ logger = logging.getLogger(__name__)
 CLIENT_GONE = 499  # what nginx logs for a client that closed before its answer; never sent
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"})
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
-
-
-_SEEN_EVERY_S = 1.0
+_SEEN_EVERY_S = 1.0  # a client that polls is noted once in this time
 
 
 class _Known:
