@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -150,6 +151,7 @@ async def browser_page(folder: Path, environment: Mapping[str, str] | None = Non
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         env={**os.environ, "HOME": str(folder), **(environment or {})},
+        start_new_session=True,
     )
     try:
         port = await _debugging_port(profile, process)
@@ -167,6 +169,17 @@ async def browser_page(folder: Path, environment: Mapping[str, str] | None = Non
     finally:
         process.terminate()
         await process.wait()
+        await _end_group(process.pid)
+
+
+async def _end_group(pid: int) -> None:
+    """End what a browser that is gone started itself: it would go on writing into the profile."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while True:
+                os.killpg(pid, 0)
+                await asyncio.sleep(0.02)
 
 
 async def _debugging_port(profile: Path, process: asyncio.subprocess.Process) -> int:
