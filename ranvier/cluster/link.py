@@ -23,8 +23,9 @@ from ranvier.spec.errors import MatrixError
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 1.0
+ANSWER_WITHIN_S: Final = 120.0
 # A call that takes longer than this is confirmed before it is answered; most are not worth a message more.
-_CONFIRM_AFTER_S: Final = 0.02
+_CONFIRM_AFTER_S: Final = 0.1
 _MARGIN_S: Final = 0.05
 _MAX_STRANGER_FRAME: Final = 64 * 1024
 _TIME_KEPT_S: Final = 60.0
@@ -78,10 +79,13 @@ class Link(asyncio.Protocol):
         """Wait until the other side has let us in. Raises ConnectionError."""
         await self._welcome
 
-    async def call(self, body: bytes, *, accept_within_s: float) -> bytes:
+    async def call(
+        self, body: bytes, *, accept_within_s: float, answer_within_s: float = ANSWER_WITHIN_S
+    ) -> bytes:
         """Have the other worker do something and give its answer.
 
-        Raises NotAcceptedError when it did not begin, LinkLostError when it went away after that.
+        Raises NotAcceptedError when it did not begin, LinkLostError when it went away after that or did not
+        answer in time.
         """
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -90,7 +94,7 @@ class Link(asyncio.Protocol):
         id, call = self._last_id, _Call()
         self._calls[id] = call
         deadline = time.monotonic() + self._ahead_s + accept_within_s
-        call.timer = self._loop.call_later(accept_within_s + _MARGIN_S, self._not_accepted, id)
+        call.timer = self._loop.call_later(accept_within_s + _MARGIN_S, self._look, call, answer_within_s)
         transport.write(frames.encode(frames.CALL, id, body, deadline))
         try:
             return await call.answer
@@ -162,9 +166,11 @@ class Link(asyncio.Protocol):
         elif frame.kind == frames.REFUSED:
             _fail(call, NotAcceptedError())
 
-    def _not_accepted(self, id: int) -> None:
-        call = self._calls.get(id)
-        if call is not None and not call.accepted:
+    def _look(self, call: _Call, answer_within_s: float) -> None:
+        """See whether a call was begun; if so it has more time."""
+        if call.accepted:
+            call.timer = self._loop.call_later(answer_within_s, _fail, call, LinkLostError())
+        else:
             _fail(call, NotAcceptedError())
 
 

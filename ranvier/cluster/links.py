@@ -37,6 +37,10 @@ class Links:
         known = self._links.get(name)
         return known[1] if known is not None and known[1].is_open else None
 
+    def open(self) -> list[Link]:
+        """Give all open links."""
+        return [link for _, link in self._links.values() if link.is_open]
+
     async def start(self) -> None:
         """Greet everybody who is there, before anybody is told that this worker is ready."""
         others = self._members.others()

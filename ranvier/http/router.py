@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from ranvier.http.route import BoundRoute, parameters
 from ranvier.spec.errors import MatrixError
+
+_KNOWN_SEGMENTS: Final = 4096
+_KNOWN_LENGTH: Final = 300
 
 
 class Match(NamedTuple):
@@ -122,9 +126,19 @@ class Router:
         raise MatrixError("M_UNRECOGNIZED", 404, "Unrecognized request")
 
 
+def _unquote(segment: str) -> str:
+    return _unquote_known(segment) if len(segment) <= _KNOWN_LENGTH else unquote(segment, errors="strict")
+
+
+@lru_cache(_KNOWN_SEGMENTS)
+def _unquote_known(segment: str) -> str:
+    # Mostly the id of a room in which somebody writes, again and again.
+    return unquote(segment, errors="strict")
+
+
 def _decode(segments: list[str]) -> list[str]:
     try:
-        decoded = [unquote(segment, errors="strict") if "%" in segment else segment for segment in segments]
+        decoded = [_unquote(segment) if "%" in segment else segment for segment in segments]
     except UnicodeDecodeError:
         raise bad_path() from None
     if any("\0" in segment for segment in decoded):  # no text of PostgreSQL holds it

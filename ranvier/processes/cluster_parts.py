@@ -33,6 +33,7 @@ from ranvier.http.listeners import UnixAddress, tcp_socket, unix_socket
 from ranvier.processes.application import Built
 from ranvier.processes.core import Core
 from ranvier.processes.start_error import StartError
+from ranvier.rooms.pauses import RoomPauses
 from ranvier.wire.figures import Figures
 from ranvier.wire.members import Member
 
@@ -130,11 +131,13 @@ async def cluster_parts(
     requests = ForwardedRequests(
         application=application, router=application.endpoint(_HTTP_RESOURCES).router, currency=currency
     )
-    here = ForwardedHere(perform=requests.perform)
+    pauses = RoomPauses(writer=core.writer, tail=core.tail, tasks=core.tasks)
+    here = ForwardedHere(forwarding=forwarding, perform=requests.perform, begin_pause=pauses.begin)
     server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, tasks=core.tasks)
     application.neighbours = Neighbours(
         currency=currency, forwarding=forwarding, rooms=core.rooms, clock=core.clock
     )
+    core.writer.go_first = forwarding.go_first
     workers = ClusterWorkers(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
     )

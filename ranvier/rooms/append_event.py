@@ -27,9 +27,13 @@ T = TypeVar("T")
 Action = Callable[[Draft], T]
 """Adds events to a draft, all or (by raising) none, and gives what its caller wants to know."""
 
+GoFirst = Callable[[str], Awaitable[int | None]]
+"""Has others leave a room to us for a moment. Gives how far the log had come by then, None if they do not."""
+
 _MAX_WAITING = 1000
 _MAX_BATCH = 50
 _MAX_ATTEMPTS = 10
+_ATTEMPTS_BEFORE_ASKING = 2
 _PATIENCE_S = 0.05
 
 
@@ -74,7 +78,8 @@ class RoomWriter:
 
     Actions on one room are done in the order in which they came; while one commit is under way the next
     ones wait and then share a commit. Nothing here must be alone in writing to a room: the commit
-    compares the room's head, and on a mismatch the room is loaded anew and the actions are done again.
+    compares the room's head, and on a mismatch the actions are done again on what others wrote. Who is
+    overtaken twice asks to go first, where there is somebody to ask: see ``go_first``.
     """
 
     def __init__(
@@ -101,12 +106,13 @@ class RoomWriter:
         self._tasks = tasks
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
         self._created_ms = 0
+        self.go_first: GoFirst | None = None
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
         """Do an action on a room, commit it and give its result, once readers here see it.
 
         Raises what the action raises (nothing is written then), 404 ``M_NOT_FOUND`` for an unknown room,
-        AlreadySent when ``txn`` was used before, DatabaseUnavailable (503).
+        AlreadySent when ``txn`` was used before, 503 ``M_UNKNOWN``.
         """
         waiting = _Waiting(action, txn)
         self._enqueue(room_id, waiting)
@@ -122,6 +128,13 @@ class RoomWriter:
         turn = _Turn(work)
         self._enqueue(room_id, turn)
         return await asyncio.shield(turn.done)
+
+    async def overtaken(self, room_id: str, times: int) -> None:
+        """Have others let this process go first, if that is the second time or a later one."""
+        if times < _ATTEMPTS_BEFORE_ASKING or self.go_first is None:
+            return
+        if (pos := await self.go_first(room_id)) is not None:
+            await self._tail.wait_for(pos)
 
     def _enqueue(self, room_id: str, waiting: _Waiting[Any] | _Turn[Any]) -> None:
         queue = self._queues.get(room_id)
@@ -202,7 +215,9 @@ class RoomWriter:
             pos = await self._appender.append_room(draft.write())
         except HeadMoved as moved:
             await self._follow(room, head, moved.pos)
-            return _again([waiting for waiting, _ in results])
+            again = _again([waiting for waiting, _ in results])
+            await self.overtaken(room_id, max((waiting.attempts for waiting in again), default=0))
+            return again
         except TransactionRepeated:
             return await self._without_repeated([waiting for waiting, _ in results])
         room.written = pos
@@ -256,8 +271,13 @@ def _again(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
     for waiting in batch:
         waiting.attempts += 1
         if waiting.attempts >= _MAX_ATTEMPTS:
-            _fail(waiting, DatabaseUnavailable())
+            _fail(waiting, always_overtaken())
     return [waiting for waiting in batch if waiting.attempts < _MAX_ATTEMPTS]
+
+
+def always_overtaken() -> MatrixError:
+    """Say that others were faster each time (503)."""
+    return MatrixError("M_UNKNOWN", 503, "Others wrote to this room each time; try again")
 
 
 def _succeed(waiting: _Waiting[T] | _Turn[T], result: T) -> None:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from ranvier.log.append import Appender, HeadMoved
 from ranvier.log.tail import Tail
-from ranvier.rooms.append_event import RoomWriter
+from ranvier.rooms.append_event import RoomWriter, always_overtaken
 from ranvier.rooms.fork_state import ForkStates
 from ranvier.rooms.outliers import Outliers, RoomName, StoredOutliers
 from ranvier.rooms.received_pdu import Dropped, KeyRing, check_pdus
@@ -21,7 +21,6 @@ from ranvier.rooms.reception import Arrival, Reception, References
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import AuthError, MatrixError
 from ranvier.spec.event import Event
-from ranvier.storage.database import DatabaseUnavailable
 from ranvier.storage.event_graph import EventGraphStore, Standing
 from ranvier.storage.events import EventStore
 from ranvier.storage.log import AlreadyStored
@@ -100,7 +99,7 @@ class EventReceiver:
 
         ``origin`` is who sent them (for the log file alone: an event is judged by its signatures). Raises
         404 ``M_NOT_FOUND`` for a room that is not known, 413 ``M_TOO_LARGE`` for over ``MAX_PDUS``,
-        DatabaseUnavailable (503): some may have been taken in then, and come back as known.
+        503 ``M_UNKNOWN``: some may have been taken in then, and come back as known.
         """
         if len(pdus) > MAX_PDUS:
             raise MatrixError("M_TOO_LARGE", 413, f"At most {MAX_PDUS} events are taken at once")
@@ -181,8 +180,9 @@ class EventReceiver:
         reception.set_stored()
         await self._tail.wait_for(pos)
 
-    def forget(self, room_id: str) -> None:
+    async def overtaken(self, room_id: str, times: int) -> None:
         """Let the room be read anew: somebody else wrote to it."""
+        await self._writer.overtaken(room_id, times)
         self._rooms.drop(room_id)
 
 
@@ -212,8 +212,8 @@ class _Intake:
             except (HeadMoved, AlreadyStored):
                 attempts += 1
                 if attempts == _MAX_ATTEMPTS:
-                    raise DatabaseUnavailable from None
-                self._receiver.forget(self._room_id)
+                    raise always_overtaken() from None
+                await self._receiver.overtaken(self._room_id, attempts)
 
     async def _pass(self) -> None:
         reception = await self._receiver.begin(self._room_id, self._waiting)

@@ -181,3 +181,17 @@ def test_only_the_rooms_of_a_worker_that_is_gone_move() -> None:
     for key, order in before.items():
         rest = ranked(ROOM, key, [name for name in names if name != "two"])
         assert rest[0] == (order[1] if order[0] == "two" else order[0])
+
+
+async def test_an_answer_that_never_comes_has_an_end() -> None:
+    """A request would wait for ever for a worker that began it and stands still."""
+
+    async def answer(body: bytes) -> bytes:
+        await asyncio.sleep(1 if body == b"never" else 0)
+        return body
+
+    async with served(answer) as (_, address, _):
+        link = await linked(address)
+        with pytest.raises(LinkLostError):
+            await link.call(b"never", accept_within_s=0.2, answer_within_s=0.1)
+        assert await link.call(b"next", accept_within_s=0.2, answer_within_s=0.1) == b"next"
