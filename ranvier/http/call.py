@@ -160,8 +160,8 @@ class Call:
         ip = self.ip if self.edge.x_forwarded else ""
         return _Known(bound, repeated, key, ip, user_agent(exchange.headers)), since
 
-    def _resume(self) -> None:
-        """Answer a request that was parked."""
+    def _resume(self) -> bool:
+        """Answer a request that was parked; False if that takes a task."""
         assert self.parked is not None
         self.exchange.on_gone = None
         body = None
@@ -171,8 +171,9 @@ class Call:
             logger.exception("Request %s could not be answered at once", self.id)
         if body is None or self.exchange.write_paused:
             self._begin_task()
-        else:
-            self._finish(body)
+            return False
+        self._finish(body)
+        return True
 
     def _leave(self) -> None:
         """Give up a parked request: its client is gone, or the server will not wait any longer."""

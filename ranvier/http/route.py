@@ -43,8 +43,11 @@ class Repeated(Protocol):
 class Parked(Protocol):
     """A request that waits without a task of its own: nothing but this object stands for it."""
 
-    def wait(self, resume: Callable[[], None]) -> None:
-        """Begin to wait; ``resume`` is called once, on the event loop, when the wait is over."""
+    def wait(self, resume: Callable[[], bool]) -> None:
+        """Begin to wait; ``resume`` is called once, on the event loop, when the wait is over.
+
+        It tells whether the answer is made: if not, a task does it.
+        """
 
     def answer(self) -> bytes | None:
         """Give the answer after the wait; None if the handler is to make it."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+Work = Callable[[], bool]
+"""Does a piece of work and tells whether that was all of it; if not the rest comes later in the same turn."""
+
+_LONGEST_S: Final = 0.004
 
 
 class Turns:
@@ -16,12 +21,13 @@ class Turns:
 
     Everything that is ready runs before the loop does anything else: when many users ask at once for what
     takes a few milliseconds, or a message wakes a thousand of them, everybody else would wait for all of
-    it, however small the pieces are.
+    it, however small the pieces are. Pieces that were done when they were called are not counted, but timed:
+    a turn begins none after ``_LONGEST_S``.
     """
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Work] = deque()
 
     async def take(self) -> None:
         """Wait for a turn."""
@@ -38,20 +44,25 @@ class Turns:
             await self.take()
             yield items[first : first + size]
 
-    def give(self, work: Callable[[], None]) -> None:
+    def give(self, work: Work) -> None:
         """Call something when it is its turn. It must not raise."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
         self._waiting.append(work)
 
     def _next(self) -> None:
-        for _ in range(min(self._at_once, len(self._waiting))):
-            self._waiting.popleft()()
+        until = time.perf_counter() + _LONGEST_S
+        left = self._at_once
+        while self._waiting:
+            left -= not self._waiting.popleft()()
+            if not left or time.perf_counter() > until:
+                break
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
 
 
-def resolve(future: asyncio.Future[None]) -> None:
-    """Let whoever waits for a future go on, if they still wait."""
+def resolve(future: asyncio.Future[None]) -> bool:
+    """Let whoever waits for a future go on, if they still wait. False: they have not gone on yet."""
     if not future.done():
         future.set_result(None)
+    return False

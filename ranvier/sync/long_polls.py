@@ -75,9 +75,9 @@ class LongPoll:
         self._woken = False
         self._left = False
         self._group: set[LongPoll] = set()
-        self._resume: Callable[[], None] | None = None
+        self._resume: Callable[[], bool] | None = None
 
-    def wait(self, resume: Callable[[], None]) -> None:
+    def wait(self, resume: Callable[[], bool]) -> None:
         """Begin to wait for news, or the end of the time that the client gives."""
         self._resume = resume
         self._group = self._polls.timeouts.enter(self, self._timeout_s)
@@ -104,11 +104,12 @@ class LongPoll:
         self._polls.notifier.remove(self)
         self._polls.presence.sync_ends(self.user_id, self._open)
 
-    def _end(self) -> None:
-        if not self._left:
-            self.leave()
-            assert self._resume is not None
-            self._resume()
+    def _end(self) -> bool:
+        if self._left:
+            return True
+        self.leave()
+        assert self._resume is not None
+        return self._resume()
 
 
 class _Timeouts:

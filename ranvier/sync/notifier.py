@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Protocol
 
 from ranvier.log.bus import Bus, Ephemeral
 from ranvier.log.tail import Tail
-from ranvier.log.turns import Turns, resolve
+from ranvier.log.turns import Turns, Work, resolve
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
@@ -21,7 +21,7 @@ from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 logger = logging.getLogger(__name__)
 
-# With 25, those that turn out to take a task kept all others waiting for 40 ms (``python -m bench.stalls``).
+# Of those whose answer takes a task: 25 keep all others waiting for 40 ms (``python -m bench.stalls``).
 _WOKEN_AT_ONCE: Final = 8
 
 ROOM_KINDS = frozenset({"receipt"})
@@ -137,7 +137,7 @@ class Notifier:
         """Give the number of those who wait."""
         return sum(map(len, self._waiting.values()))
 
-    def give(self, work: Callable[[], None]) -> None:
+    def give(self, work: Work) -> None:
         """Let a waiter go on, in its turn.
 
         All that are let go on at once make their answers before the event loop does anything else, so that a
