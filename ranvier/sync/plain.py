@@ -119,8 +119,13 @@ class PlainNews:
             return None
         if self._ephemeral.concern(user_id, memberships, since):
             return None
-        told: list[tuple[str, _Said]] = []
+        keys = (b"", b"") if device_id is None else self._key_counts.held(user_id, device_id)
+        if keys is None:
+            return None
         most = _limit(filter)
+        lazy = filter.room.state.lazy_load_members
+        threads = filter.room.timeline.unread_thread_notifications
+        told: list[bytes] = []
         for room_id in rooms & event_rooms:
             membership = memberships[room_id]
             said = self._timeline(room_id, after, upto)
@@ -128,41 +133,17 @@ class PlainNews:
                 return None
             if membership.membership != "join" or membership.pos > after:
                 return None
+            if lazy and not self._room_sections.has_sent_members(user_id, device_id, room_id, said.senders):
+                return None
             if user_id in said.senders:
                 said = self._as_sender(tail.events_of_room(room_id, after, upto), user_id, device_id)
-            told.append((room_id, said))
-        if not told or not self._members_known(user_id, device_id, filter, told):
+            counts = self._unread.held(user_id, room_id)
+            if counts is None:
+                return None
+            told.append(self._room(room_id, said.parts, counts, threads, state_after))
+        if not told:
             return None
-        return self._compose(user_id, device_id, filter, told, state_after=state_after)
-
-    def _members_known(
-        self, user_id: str, device_id: str | None, filter: Filter, told: Sequence[tuple[str, _Said]]
-    ) -> bool:
-        if not filter.room.state.lazy_load_members:
-            return True
-        has_sent = self._room_sections.has_sent_members
-        return all(has_sent(user_id, device_id, room_id, said.senders) for room_id, said in told)
-
-    def _compose(
-        self,
-        user_id: str,
-        device_id: str | None,
-        filter: Filter,
-        told: Sequence[tuple[str, _Said]],
-        *,
-        state_after: bool,
-    ) -> bytes | None:
-        unread = self._unread.held(user_id, [room_id for room_id, _ in told])
-        keys = (b"", b"") if device_id is None else self._key_counts.held(user_id, device_id)
-        if unread is None or keys is None:
-            return None
-        threads = filter.room.timeline.unread_thread_notifications
-        rooms = [
-            self._room(room_id, said.parts, counts, threads, state_after)
-            for (room_id, said), counts in zip(told, unread, strict=True)
-        ]
-        joined = rooms[0] if len(rooms) == 1 else b",".join(rooms)
-        return self._whole(self._now(), keys, joined)
+        return self._whole(self._now(), keys, told[0] if len(told) == 1 else b",".join(told))
 
     def _whole(self, now: bytes, keys: tuple[bytes, bytes], joined: bytes) -> bytes:
         """Put an answer together; mostly it is the one that somebody else was given just now."""

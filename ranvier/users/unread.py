@@ -11,7 +11,7 @@ receipts".
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -83,7 +83,7 @@ class _Tally:
         self.fresh = 0  # events that were counted and are not in the database
         self.unthreaded = after
         self.marks: dict[str, int] = {}
-        self._unread: list[tuple[int, str, bool]] = []  # position, thread, highlighted; in order
+        self._unread: deque[tuple[int, str, bool]] = deque()  # position, thread, highlighted; in order
         self._by_thread: dict[str, Count] = {}
         self._counts: Counts | None = ALL_READ
         self._size = size
@@ -116,7 +116,7 @@ class _Tally:
 
     def written(self) -> bytes:
         """Write all that is known, for the database."""
-        return orjson.dumps([self.unthreaded, self.marks, self._unread])
+        return orjson.dumps([self.unthreaded, self.marks, list(self._unread)])
 
     def resume(self, kept: KeptTally, redacted: Collection[int]) -> None:
         """Go on from what was written, but for what came before this tally begins, or was redacted since."""
@@ -147,7 +147,7 @@ class _Tally:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        _, thread, highlighted = self._unread.pop(0)
+        _, thread, highlighted = self._unread.popleft()
         self._size.weight -= 1
         notifications, highlights_ = self._by_thread[thread]
         if notifications > 1:
@@ -158,7 +158,7 @@ class _Tally:
     def _keep(self, unread: list[tuple[int, str, bool]]) -> None:
         if len(unread) != len(self._unread):
             self._size.weight += len(unread) - len(self._unread)
-            self._unread = unread
+            self._unread = deque(unread)
             self._by_thread = _by_thread(unread)
             self._counts = None
 
@@ -266,19 +266,14 @@ class Unread:
                 found.update(await self._load(reader, tallies, waiting))
         return found
 
-    def held(self, user_id: str, room_ids: Iterable[str]) -> list[Counts] | None:
-        """Give the counts of rooms that the user is joined to if all that they hang on is in memory."""
+    def held(self, user_id: str, room_id: str) -> Counts | None:
+        """Give the counts of a room that the user is joined to if all that they hang on is in memory."""
         reader, tallies = self._readers.get(user_id), self._users.get(user_id)
         if reader is None or tallies is None:
             return None
         self._users.move_to_end(user_id)
-        found: list[Counts] = []
-        for room_id in room_ids:
-            tally = tallies.get(room_id)
-            if tally is None or not self._advance(reader, room_id, tally):
-                return None
-            found.append(tally.counts())
-        return found
+        tally = tallies.get(room_id)
+        return tally.counts() if tally is not None and self._advance(reader, room_id, tally) else None
 
     def _tallies(self, user_id: str) -> dict[str, _Tally]:
         tallies = self._users.setdefault(user_id, {})
