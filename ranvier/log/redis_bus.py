@@ -43,6 +43,7 @@ _RETRY_S: Final = 0.25
 _RELAXED_S: Final = 0.25
 _ATTENTIVE_S: Final = 2.0
 _ECHO_S: Final = 1.0
+_TOGETHER: Final = 200
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
@@ -60,7 +61,8 @@ class RedisBus:
     in the order in which Redis counted them, everywhere.
 
     A message costs a process most by waking it. While nobody waits for anything (``attend``,
-    ``relax_unless``) messages are taken several at a time, four times a second.
+    ``relax_unless``) messages are taken several at a time, four times a second. Commits that come together
+    are heard as one, of some ``_TOGETHER`` rows at most.
     """
 
     def __init__(self, config: RedisConfig, *, prefix: str, clock: Clock) -> None:
@@ -183,27 +185,52 @@ class RedisBus:
         """Have ``listener`` called with what other processes broadcast under a name; before ``start``."""
         self._broadcasts[(self._prefix + name).encode()] = listener
 
-    def _on_message(self, channel: bytes, message: bytes) -> None:
-        try:
+    def _on_messages(self, messages: list[tuple[bytes, bytes]]) -> None:
+        commits: Batch | None = None
+        for channel, message in messages:
             if channel == self._log_channel:
-                self._on_batch(message)
-            elif channel == self._ephemeral_channel:
-                self._on_ephemeral(message)
-            elif message[:SENDER_BYTES] != self._sender:
-                self._broadcasts[channel](message[SENDER_BYTES:])
-        except Exception:
-            # One message must not end the hearing of all others.
-            logger.exception("A message of %s could not be used", channel.decode(errors="replace"))
+                commits = self._join(commits, message)
+                continue
+            self._hear_commits(commits)
+            commits = None
+            try:
+                if channel == self._ephemeral_channel:
+                    self._on_ephemeral(message)
+                elif message[:SENDER_BYTES] != self._sender:
+                    self._broadcasts[channel](message[SENDER_BYTES:])
+            except Exception:
+                # One message must not end the hearing of all others.
+                logger.exception("A message of %s could not be used", channel.decode(errors="replace"))
+        self._hear_commits(commits)
 
-    def _on_batch(self, message: bytes) -> None:
-        header = decode_header(message)
-        if header.sender == self._sender:
+    def _join(self, before: Batch | None, message: bytes) -> Batch | None:
+        """Read a commit and join it to the one before, if it follows that; else that one is heard now."""
+        try:
+            header = decode_header(message)
+            if header.sender == self._sender:
+                return before
+            # What a process of another version wrote is read from the database.
+            readable = header.format == FORMAT
+            batch = decode_batch(message, header) if readable else Batch(header.last, header.last, [])
+        except ValueError:
+            logger.exception("A commit that was told of could not be read")
+            return before
+        if before is None:
+            return batch
+        if before.last == batch.previous and len(before.rows) < _TOGETHER:
+            before.rows.extend(batch.rows)  # nobody else knows the list yet
+            return Batch(before.previous, batch.last, before.rows)
+        self._hear_commits(before)
+        return batch
+
+    def _hear_commits(self, batch: Batch | None) -> None:
+        if batch is None:
             return
-        # What a process of another version wrote is read from the database.
-        readable = header.format == FORMAT
-        batch = decode_batch(message) if readable else Batch(header.last, header.last, [])
-        for listener in self._batch_listeners:
-            listener(batch)
+        try:
+            for listener in self._batch_listeners:
+                listener(batch)
+        except Exception:
+            logger.exception("Commits up to position %d could not be followed", batch.last)
 
     def _on_ephemeral(self, message: bytes) -> None:
         if self._held is not None:
@@ -263,7 +290,7 @@ class RedisBus:
 
     async def _open(self) -> None:
         commands = self._commands = await RedisConnection.open(self._config)
-        subscription = await RedisConnection.open(self._config, self._on_message)
+        subscription = await RedisConnection.open(self._config, self._on_messages)
         channels = [self._log_channel, self._ephemeral_channel, *self._broadcasts]
         self._held = []
         try:
@@ -297,11 +324,9 @@ class RedisBus:
         held, self._held = self._held or [], None
         if epoch != self._epoch:
             self._begin(epoch)
-        for message in found:
-            self._on_message(self._ephemeral_channel, message)
+        self._on_messages([(self._ephemeral_channel, message) for message in found])
         self._count = max(self._count, newest)
-        for message in held:
-            self._on_message(self._ephemeral_channel, message)
+        self._on_messages([(self._ephemeral_channel, message) for message in held])
 
     async def _run_script(self, connection: RedisConnection, script: str, words: tuple[Any, ...]) -> Any:
         return await connection.command("EVAL", script, len(self._keys), *self._keys, *words)

@@ -19,8 +19,8 @@ from ranvier.config.database import RedisConfig
 CONNECT_TIMEOUT_S = 2.0
 
 Word = str | bytes | int
-MessageListener = Callable[[bytes, bytes], None]
-"""Called with the channel and the message."""
+MessageListener = Callable[[list[tuple[bytes, bytes]]], None]
+"""Called with the channels and messages that came together, in order."""
 
 
 class RedisUnavailable(Exception):
@@ -30,8 +30,8 @@ class RedisUnavailable(Exception):
 class RedisConnection(asyncio.Protocol):
     """Send commands without waiting for the answers of those before; hear what was subscribed to."""
 
-    def __init__(self, on_message: MessageListener | None = None) -> None:
-        self._on_message = on_message
+    def __init__(self, on_messages: MessageListener | None = None) -> None:
+        self._on_messages = on_messages
         self._reader = hiredis.Reader(replyError=RedisUnavailable)
         # Who waits for each answer, in order; None for an answer that nobody wants.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
@@ -41,9 +41,9 @@ class RedisConnection(asyncio.Protocol):
         """Done once the connection is closed, by whomever. Not to be cancelled."""
 
     @classmethod
-    async def open(cls, config: RedisConfig, on_message: MessageListener | None = None) -> RedisConnection:
+    async def open(cls, config: RedisConfig, on_messages: MessageListener | None = None) -> RedisConnection:
         """Connect and log in. Raises RedisUnavailable."""
-        connection = cls(on_message)
+        connection = cls(on_messages)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await connection._connect(config)
@@ -147,17 +147,20 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take answers and messages apart."""
-        reader, on_message = self._reader, self._on_message
+        reader, on_messages = self._reader, self._on_messages
+        messages: list[tuple[bytes, bytes]] = []
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
-                if on_message is not None and type(reply) is list and reply[0] == b"message":
-                    on_message(reply[1], reply[2])
+                if on_messages is not None and type(reply) is list and reply[0] == b"message":
+                    messages.append((reply[1], reply[2]))
                 else:
                     self._answer(reply)
         except hiredis.ProtocolError as error:
             self._end(RedisUnavailable(f"this is not Redis: {error}"))
             self.close()
+        if on_messages is not None and messages:
+            on_messages(messages)
 
     def _answer(self, reply: Any) -> None:
         future = self._waiting.popleft() if self._waiting else None

@@ -268,7 +268,7 @@ class Draft:
             auth_chain=auth_chain_of(auth_rows).serialize() if event.is_state else None,
             txn_device=txn.device_id if txn is not None else None,
             txn_id=txn.txn_id if txn is not None else None,
-            event=event,
+            known_event=event,
         )
         if txn is not None:
             self._txn_scopes[row.event_nid] = txn.scope

@@ -158,7 +158,7 @@ def new_row(room: RoomName, event: Event, event_nid: int, cited: list[EventRow])
         pdu=event.raw,
         snapshot_nid=None,
         auth_chain=auth_chain_of(cited).serialize() if event.is_state else None,
-        event=event,
+        known_event=event,
     )
 
 

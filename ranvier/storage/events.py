@@ -84,7 +84,7 @@ def event_row(record: Record) -> EventRow:
         auth_chain=record["auth_chain"],
         txn_device=record["txn_device"],
         txn_id=record["txn_id"],
-        membership=record.get("membership"),
+        known_membership=record.get("membership"),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
+from ranvier.spec.event import StateKey
 from ranvier.storage.database import Connection, Database, Record
 from ranvier.storage.events import EVENT_COLUMNS, event_row
 from ranvier.wire.log_rows import EventRow, LogRow, Row
@@ -28,6 +29,7 @@ _ROWS_BETWEEN = """
 SELECT pos, kind, room_id, user_id, device_id, key, key2, body FROM log
 WHERE pos > $1 AND pos <= $2 ORDER BY pos
 """
+_decode_keys = msgspec.json.Decoder(tuple[StateKey, ...]).decode
 _REDACTED_BY = "SELECT event_id, redacted_by FROM events WHERE event_id = ANY ($1)"
 
 
@@ -177,7 +179,7 @@ async def rows_between(database: Database, after: int, upto: int) -> list[Row]:
         row = event_row(record)
         changes = record["state_changes"]
         if changes:
-            row.state_changes = [tuple(key) for key in msgspec.json.decode(changes)]
+            row.state_changes = _decode_keys(changes)
         rows.append(row)
     rows.extend(LogRow(**record) for record in others)
     await _mark_redactions(database, rows)

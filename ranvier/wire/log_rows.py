@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +37,7 @@ class LogRow(msgspec.Struct, array_like=True, gc=False, kw_only=True):
         return 200 + len(self.body or b"")
 
 
-class EventRow:
+class EventRow(msgspec.Struct, array_like=True, gc=False, eq=False, kw_only=True):
     """One event of a room with what this server knows of it.
 
     Everything costly is made on first use and kept: the parsed PDU, the bytes that clients get.
@@ -51,89 +50,38 @@ class EventRow:
     event on which a redaction took effect, ``room_snapshot`` the snapshot of the room's current state
     after it and how many steps that is from a full copy (None for a row read from the database),
     ``is_only_end`` that it follows all that came before: the room's ends are known without parsing it.
+
+    A server holds tens of thousands of these, and every worker reads each from the bus: so it is a struct
+    that msgspec fills, and at which the collector of cyclic garbage never looks (it is in no cycle).
+    The fields whose names begin with ``known_`` are what was made on first use: they do not cross to other
+    processes, and readers ask for ``event``, ``membership`` and ``client``.
     """
 
-    __slots__ = (
-        "_client",
-        "_event",
-        "_membership",
-        "auth_chain",
-        "depth",
-        "event_id",
-        "event_nid",
-        "is_only_end",
-        "origin_server_ts",
-        "pdu",
-        "pos",
-        "redacted_because",
-        "redacts",
-        "replaces_nid",
-        "room_id",
-        "room_nid",
-        "room_snapshot",
-        "sender",
-        "snapshot_nid",
-        "state_changes",
-        "state_key",
-        "txn_device",
-        "txn_id",
-        "type",
-        "version_id",
-    )
-
-    def __init__(
-        self,
-        *,
-        event_nid: int,
-        room_nid: int,
-        room_id: str,
-        version_id: str,
-        event_id: str,
-        type: str,
-        state_key: str | None,
-        sender: str,
-        depth: int,
-        origin_server_ts: int,
-        pdu: bytes,
-        snapshot_nid: int | None,
-        pos: int = 0,
-        replaces_nid: int | None = None,
-        auth_chain: bytes | None = None,
-        txn_device: str | None = None,
-        txn_id: str | None = None,
-        state_changes: Sequence[StateKey] = (),
-        redacts: str | None = None,
-        room_snapshot: tuple[int, int] | None = None,
-        is_only_end: bool = False,
-        redacted_because: EventRow | None = None,
-        event: Event | None = None,
-        membership: str | None = None,
-    ) -> None:
-        self.event_nid = event_nid
-        self.room_nid = room_nid
-        self.room_id = room_id
-        self.version_id = version_id
-        self.event_id = event_id
-        self.type = type
-        self.state_key = state_key
-        self.sender = sender
-        self.depth = depth
-        self.origin_server_ts = origin_server_ts
-        self.pdu = pdu
-        self.snapshot_nid = snapshot_nid
-        self.pos = pos
-        self.replaces_nid = replaces_nid
-        self.auth_chain = auth_chain
-        self.txn_device = txn_device
-        self.txn_id = txn_id
-        self.state_changes = state_changes
-        self.redacts = redacts
-        self.room_snapshot = room_snapshot
-        self.is_only_end = is_only_end
-        self.redacted_because = redacted_because
-        self._event = event
-        self._membership = membership
-        self._client: bytes | None = None
+    event_nid: int
+    room_nid: int
+    room_id: str
+    version_id: str
+    event_id: str
+    type: str
+    state_key: str | None
+    sender: str
+    depth: int
+    origin_server_ts: int
+    pdu: bytes
+    snapshot_nid: int | None
+    pos: int = 0
+    replaces_nid: int | None = None
+    auth_chain: bytes | None = None
+    txn_device: str | None = None
+    txn_id: str | None = None
+    state_changes: tuple[StateKey, ...] = ()
+    redacts: str | None = None
+    room_snapshot: tuple[int, int] | None = None
+    is_only_end: bool = False
+    redacted_because: EventRow | None = None
+    known_event: Event | None = None
+    known_membership: str | None = None
+    known_client: bytes | None = None
 
     def __repr__(self) -> str:
         return f"EventRow(pos={self.pos}, {self.event_id}, {self.type}, state_key={self.state_key!r})"
@@ -151,9 +99,9 @@ class EventRow:
     @property
     def event(self) -> Event:
         """The event as signed, for the rules (never redacted here)."""
-        if self._event is None:
-            self._event = Event(orjson.loads(self.pdu), self.event_id, self.version, raw=self.pdu)
-        return self._event
+        if self.known_event is None:
+            self.known_event = Event(orjson.loads(self.pdu), self.event_id, self.version, raw=self.pdu)
+        return self.known_event
 
     @property
     def visible_pdu(self) -> dict[str, Any]:
@@ -175,7 +123,7 @@ class EventRow:
 
         It is not kept: parsed, the members of a large room take ten times the memory.
         """
-        if self._event is not None:
+        if self.known_event is not None:
             return self.visible_pdu
         pdu: dict[str, Any] = orjson.loads(self.pdu)
         return redact(pdu, self.version) if self.redacted_because is not None else pdu
@@ -189,17 +137,17 @@ class EventRow:
     @property
     def membership(self) -> str | None:
         """``content.membership`` of an m.room.member event."""
-        if self._membership is None and self.type == "m.room.member":
+        if self.known_membership is None and self.type == "m.room.member":
             value = self.event.content.get("membership")
-            self._membership = value if isinstance(value, str) else None
-        return self._membership
+            self.known_membership = value if isinstance(value, str) else None
+        return self.known_membership
 
     @property
     def relation(self) -> tuple[str, str] | None:
         """``(event_id, rel_type)`` of ``m.relates_to`` as it was sent, if it has both, sane, without NUL."""
         # Every process asks this of every event: most need not be parsed for it. (No form of JSON that is
         # written here escapes letters.)
-        if self._event is None and b'"m.relates_to"' not in self.pdu:
+        if self.known_event is None and b'"m.relates_to"' not in self.pdu:
             return None
         relation = self.event.content.get("m.relates_to")
         if not isinstance(relation, dict):
@@ -218,9 +166,10 @@ class EventRow:
 
         Made once for all readers; see ``sync.render`` for the whole object.
         """
-        if self._client is None:
-            self._client = _render_client(self, self.read_once, redacted=self.redacted_because is not None)
-        return self._client
+        if self.known_client is None:
+            redacted = self.redacted_because is not None
+            self.known_client = _render_client(self, self.read_once, redacted=redacted)
+        return self.known_client
 
     @property
     def redacted_pdu(self) -> dict[str, Any]:
@@ -232,22 +181,16 @@ class EventRow:
         """What clients get of the event from whom its content is kept; as ``client``, made each time."""
         return _render_client(self, self.redacted_pdu, redacted=True)
 
-    def forget_forms(self) -> None:
-        """Have nothing parsed or rendered yet."""
-        self._event = None
-        self._membership = None
-        self._client = None
-
     def replace_event(self, event: Event) -> None:
         """Have another form of the same event, before anybody else knows the row."""
         self.pdu = event.raw
-        self._event = event
-        self._client = None
+        self.known_event = event
+        self.known_client = None
 
     def set_redacted(self, because: EventRow) -> None:
         """Let readers see the redacted form from now on."""
         if self.redacted_because is None:
-            self._client = None
+            self.known_client = None
             self.redacted_because = because
 
 

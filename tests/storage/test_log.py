@@ -67,8 +67,8 @@ async def test_a_follower_reads_what_the_bus_did_not_bring(database: str) -> Non
         rows = two.tail.events_of_room(room_id, 0)
         assert rows[-1].event_id == sent.event_id
         assert [row.state_changes for row in rows[:2]] == [
-            [("m.room.create", "")],
-            [("m.room.member", ALICE)],
+            (("m.room.create", ""),),
+            (("m.room.member", ALICE),),
         ]
 
 
