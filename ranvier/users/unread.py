@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 import orjson
 
 from ranvier.log.tail import Tail
+from ranvier.log.turns import Turns
 from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
@@ -39,6 +40,8 @@ READ_TYPES: Final = frozenset({"m.read", "m.read.private"})
 MAX_COUNTED: Final = 1000
 """Unread notifications of one user in one room that are counted; the newest."""
 _TALLY_WEIGHT: Final = 5
+_MUCH: Final = 50
+"""Events of a room that take a turn of the event loop to count."""
 _KEPT_EVERY: Final = 200
 """Events of a room after which what was counted is written to the database."""
 
@@ -239,6 +242,7 @@ class Unread:
         self._users: OrderedDict[str, dict[str, _Tally]] = OrderedDict()
         self._readers: dict[str, _Reader] = {}
         self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns(1)
         tail.listen(self._apply)
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
@@ -330,10 +334,10 @@ class Unread:
             room = await self._rooms.find(room_id)
             if room is None:
                 continue
+            if len(notes[room_id]) > _MUCH:
+                await self._turns.take()
             self._count(reader, room, tally, notes[room_id], upto)
             found[room_id] = tally.counts()
-            if len(notes[room_id]) > 50:
-                await asyncio.sleep(0)  # others are served between two rooms with much to count
         return found
 
     async def _fill_gaps(

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from ranvier.log.tail import Tail
+from ranvier.log.turns import Turns
 from ranvier.rooms.room import MEMBER
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.ids import localpart_of
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _STEP: Final = 20_000
 _USERS_AT_ONCE: Final = 200
+_IN_ONE_TURN: Final = 50
 _GATHER_S: Final = 1.0
 _POLL_S: Final = 5.0
 _RETRY_S: Final = 30.0
@@ -42,6 +44,7 @@ class UserDirectoryUpkeep:
         self._store = store
         self._tail = tail
         self._wake = asyncio.Event()
+        self._turns = Turns(1)
         tail.listen(self._apply)
 
     async def run(self) -> None:
@@ -108,7 +111,9 @@ class UserDirectoryUpkeep:
 
     async def _write(self, user_ids: Sequence[str]) -> None:
         sources = await self._store.sources(user_ids)
-        entries = {source.user_id: _entry(source) for source in sources}
+        entries: dict[str, DirectoryEntry | None] = {}
+        async for some in self._turns.slices(sources, _IN_ONE_TURN):
+            entries.update({source.user_id: _entry(source) for source in some})
         await self._store.put(
             [entry for entry in entries.values() if entry is not None],
             [user_id for user_id, entry in entries.items() if entry is None],
