@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from itertools import accumulate
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -42,6 +43,8 @@ MAX_COUNTED: Final = 1000
 _TALLY_WEIGHT: Final = 5
 _MUCH: Final = 50
 """Events of a room that take a turn of the event loop to count."""
+_WRITTEN_AS: Final = 2
+"""To be raised with any change of what is written: who reads another one counts anew."""
 _KEPT_EVERY: Final = 200
 """Events of a room after which what was counted is written to the database."""
 
@@ -118,18 +121,30 @@ class _Tally:
             self._keep([it for it in self._unread if it[0] > pos or (thread != "" and it[1] != thread)])
 
     def written(self) -> bytes:
-        """Write all that is known, for the database."""
-        return orjson.dumps([self.unthreaded, self.marks, list(self._unread)])
+        """Write all that is known, for the database: see ``unread_tallies.tally``."""
+        steps: list[int] = []
+        threads: list[tuple[int, str]] = []
+        highlights: list[int] = []
+        before = 0
+        for index, (pos, thread, highlighted) in enumerate(self._unread):
+            steps.append(pos - before)
+            before = pos
+            if thread != MAIN:
+                threads.append((index, thread))
+            if highlighted:
+                highlights.append(index)
+        return orjson.dumps([self.unthreaded, self.marks, steps, threads, highlights])
 
     def resume(self, kept: KeptTally, redacted: Collection[int]) -> None:
         """Go on from what was written, but for what came before this tally begins, or was redacted since."""
-        unthreaded, marks, unread = orjson.loads(kept.tally)
+        unthreaded, marks, steps, threads, highlights = orjson.loads(kept.tally)
         self.read("", unthreaded)
         for thread, pos in marks.items():
             self.read(thread, pos)
-        for pos, thread, highlighted in unread:
+        in_threads, highlighted = dict(threads), set(highlights)
+        for index, pos in enumerate(accumulate(steps)):
             if pos not in redacted:
-                self.add(pos, thread, highlighted=highlighted)
+                self.add(pos, in_threads.get(index, MAIN), highlighted=index in highlighted)
         self.upto = max(self.upto, kept.upto)
         self.fresh = 0
 
@@ -203,10 +218,11 @@ class _Reader(NamedTuple):
 
     @property
     def rules_key(self) -> str:
-        """Name what counts and what does not, for what is written to the database."""
+        """Name what counts and what does not, and how it is written to the database."""
         if not self.ignored:
-            return str(self.rules_pos)
-        return f"{self.rules_pos} {sha256(orjson.dumps(sorted(self.ignored))).hexdigest()[:16]}"
+            return f"{_WRITTEN_AS}:{self.rules_pos}"
+        ignored = sha256(orjson.dumps(sorted(self.ignored))).hexdigest()[:16]
+        return f"{_WRITTEN_AS}:{self.rules_pos} {ignored}"
 
 
 class Unread:

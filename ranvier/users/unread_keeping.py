@@ -17,7 +17,7 @@ from ranvier.storage.unread import KeptTally, UnreadStore
 logger = logging.getLogger(__name__)
 
 WRITE_INTERVAL_S: Final = 10.0
-_AT_ONCE: Final = 500
+_AT_ONCE: Final = 50
 _MOST: Final = 20_000
 
 
