@@ -91,3 +91,16 @@ async def test_nothing_is_written_in_a_pause_and_it_ends(database: str) -> None:
         await pauses.begin(room_id)
         async with asyncio.timeout(5):
             await here.send(room_id, ALICE, "third")
+
+
+async def test_who_asked_for_a_pause_may_go_away(database: str) -> None:
+    """A worker would end because another one did."""
+    async with running_core(database) as core, asyncio.TaskGroup() as tasks:
+        room_id = await core.create_room()
+        pauses = RoomPauses(writer=core.writer, tail=core.tail, tasks=tasks)
+        await pauses.begin(room_id)
+        second = asyncio.create_task(pauses.begin(room_id))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        async with asyncio.timeout(5):
+            await core.send(room_id, ALICE, "after both")

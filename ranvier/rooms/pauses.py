@@ -38,11 +38,16 @@ class RoomPauses:
         try:
             await self._writer.take_turn(room_id, partial(self._wait, room_id, begun))
         except MatrixError:  # too much waits for this room
-            begun.set_result(None)
+            _answer(begun, None)
 
     async def _wait(self, room_id: str, begun: asyncio.Future[int | None]) -> None:
         loop = asyncio.get_running_loop()
         started, until = self._tail.pos, loop.time() + PAUSE_S
-        begun.set_result(started)
+        _answer(begun, started)
         while (left := until - loop.time()) > 0 and not self._tail.rooms_with_events([room_id], started):
             await self._tail.wait_for(self._tail.pos + 1, left)
+
+
+def _answer(begun: asyncio.Future[int | None], pos: int | None) -> None:
+    if not begun.done():  # whoever asked may be gone
+        begun.set_result(pos)
