@@ -41,6 +41,8 @@ class RoomPauses:
             _answer(begun, None)
 
     async def _wait(self, room_id: str, begun: asyncio.Future[int | None]) -> None:
+        if begun.done():
+            return  # whoever asked is gone
         loop = asyncio.get_running_loop()
         started, until = self._tail.pos, loop.time() + PAUSE_S
         _answer(begun, started)
