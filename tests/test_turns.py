@@ -70,3 +70,18 @@ async def test_garbage_goes_in_the_end() -> None:
     await asyncio.gather(running, return_exceptions=True)
     assert gc.get_threshold() == thresholds
     assert gc.get_freeze_count() == 0
+
+
+async def test_work_that_fails_does_not_keep_others_waiting() -> None:
+    """One client whose answer cannot be made would leave all who wait without theirs, for ever."""
+    turns, done, failed = Turns(1), asyncio.Event(), list[object]()
+
+    def fail() -> bool:
+        raise RuntimeError("this one")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["exception"]))
+    turns.give(fail)
+    turns.give(lambda: done.set() or True)  # type: ignore[func-returns-value]
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert [str(error) for error in failed] == ["this one"]

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
-from ranvier.cluster.link import Link, LinkLostError, NotAcceptedError
+from ranvier.cluster.link import NotAcceptedError
 from ranvier.cluster.links import Links
-from ranvier.cluster.placement import ROOM, Placement
-from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest, Pause, PauseRequest, Question
+from ranvier.cluster.placement import Placement
+from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
 
 logger = logging.getLogger(__name__)
 
 ACCEPT_WITHIN_S: Final = 0.25
 
-_PAUSE_WITHIN_S: Final = 1.0
-
 Perform = Callable[[ForwardedRequest], Awaitable[ForwardedAnswer]]
-BeginPause = Callable[[str], Awaitable[int | None]]
 
 _encoder = msgspec.msgpack.Encoder()
-_question_decoder = msgspec.msgpack.Decoder(Question)
+_request_decoder = msgspec.msgpack.Decoder(ForwardedRequest)
 _answer_decoder = msgspec.msgpack.Decoder(ForwardedAnswer)
-_pause_decoder = msgspec.msgpack.Decoder(Pause)
 
 
 class Forwarding:
@@ -40,7 +35,6 @@ class Forwarding:
         self._placement = placement
         self._links = links
         self._own_name = own_name
-        self._deferring: set[str] = set()
         self.forwarded = 0
         self.fallen_back = 0
 
@@ -71,58 +65,21 @@ class Forwarding:
         self.forwarded += 1
         return _answer_decoder.decode(body)
 
-    async def go_first(self, room_id: str) -> int | None:
-        """Have others write nothing into a room until this worker has.
-
-        The room's worker is asked, or, if this is it, all others. Gives how far the log had come by then,
-        None if nobody answers. While the room's worker is asked it may ask itself: see ``defers``.
-        """
-        name = self.target(ROOM, room_id)
-        if name is None:
-            links = self._links.open()
-            positions = await asyncio.gather(*(_pause(link, room_id) for link in links))
-            return max((pos for pos in positions if pos is not None), default=None)
-        link = self._links.find(name)
-        if link is None:
-            return None
-        self._deferring.add(room_id)
-        try:
-            return await _pause(link, room_id)
-        finally:
-            self._deferring.discard(room_id)
-
-    def defers(self, room_id: str) -> bool:
-        """Tell whether this worker writes nothing into a room because it waits for the room's worker."""
-        return room_id in self._deferring
-
-
-async def _pause(link: Link, room_id: str) -> int | None:
-    question = _encoder.encode(PauseRequest(room_id))
-    try:
-        body = await link.call(question, accept_within_s=ACCEPT_WITHIN_S, answer_within_s=_PAUSE_WITHIN_S)
-    except (NotAcceptedError, LinkLostError):
-        return None
-    return _pause_decoder.decode(body).pos
-
 
 class ForwardedHere:
-    """Answer what other workers ask."""
+    """Answer what other workers pass on."""
 
-    def __init__(self, *, forwarding: Forwarding, perform: Perform, begin_pause: BeginPause) -> None:
-        self._forwarding = forwarding
+    def __init__(self, *, perform: Perform) -> None:
         self._perform = perform
-        self._begin_pause = begin_pause
         self.answered = 0
 
     async def answer(self, body: bytes) -> bytes:
-        """Do what a call asks. Raises whatever the request does not turn into an answer."""
-        question = _question_decoder.decode(body)
-        if isinstance(question, PauseRequest):
-            return _encoder.encode(Pause(await self._pause(question.room_id)))
-        answer = await self._perform(question)
+        """Do what a call asks. Raises NotAcceptedError for what another version writes in another way."""
+        try:
+            request = _request_decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            logger.warning("A request that was passed on is unreadable: %s", error)
+            raise NotAcceptedError from None
+        answer = await self._perform(request)
         self.answered += 1
         return _encoder.encode(answer)
-
-    async def _pause(self, room_id: str) -> int | None:
-        # Else two that ask each other would wait for each other.
-        return 0 if self._forwarding.defers(room_id) else await self._begin_pause(room_id)

@@ -20,6 +20,7 @@ ACCEPTED: Final = 5  # server to client: begun, and not done yet
 ANSWER: Final = 6  # server to client
 REFUSED: Final = 7  # server to client: not begun, and will not be
 NEWS: Final = 8  # client to server: its announcement changed
+NOTICE: Final = 9  # client to server: something that needs no answer, and may be lost
 
 
 class Frame(NamedTuple):

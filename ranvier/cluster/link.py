@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_WITHIN_S: Final = 120.0
 # A call that takes longer than this is confirmed before it is answered; most are not worth a message more.
-# Less than the margin: what is begun at its deadline is confirmed before the caller does it, too.
 _CONFIRM_AFTER_S: Final = 0.02
+# What was confirmed at the deadline is here by then.
 _MARGIN_S: Final = 0.05
 _MAX_STRANGER_FRAME: Final = 64 * 1024
 _TIME_KEPT_S: Final = 60.0
@@ -107,6 +107,11 @@ class Link(asyncio.Protocol):
         """Send our changed announcement."""
         if self.is_open and self._transport is not None:
             self._transport.write(frames.encode(frames.NEWS, body=announcement))
+
+    def notify(self, body: bytes) -> None:
+        """Tell the other worker something that needs no answer; lost when the link is not open."""
+        if self.is_open and self._transport is not None:
+            self._transport.write(frames.encode(frames.NOTICE, body=body))
 
     def close(self) -> None:
         """Close the connection."""
@@ -207,8 +212,9 @@ async def connect(address: str, *, secret: str, announcement: bytes, lost: Calla
 class LinkServer:
     """Answer calls of other workers.
 
-    ``answer`` does what a call asks; ``greet`` is told the announcements of those who connect. Before one has
-    proven the secret, nothing that it sends is looked at.
+    ``answer`` does what a call asks, or raises NotAcceptedError before it has done anything; ``greet`` is
+    told the announcements of those who connect, ``notice`` what they notify of. Before one has proven the
+    secret, nothing that it sends is looked at.
     """
 
     def __init__(
@@ -219,11 +225,13 @@ class LinkServer:
         greet: Greeter,
         tasks: asyncio.TaskGroup,
         clock: Clock = time.monotonic,
+        notice: Callable[[bytes], None] = lambda body: None,
     ) -> None:
         self._secret = secret
         self.clock = clock
         self.answer = answer
         self.greet = greet
+        self.notice = notice
         self._tasks = tasks
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Served] = set()
@@ -331,6 +339,8 @@ class _Served(asyncio.Protocol):
                 self._server.start(self._answer(frame))
         elif frame.kind == frames.NEWS:
             self._server.greet(frame.body)
+        elif frame.kind == frames.NOTICE:
+            self._server.notice(frame.body)
 
     def _take_hello(self, frame: Frame) -> None:
         length = len(frames.proof("", b""))
@@ -344,10 +354,14 @@ class _Served(asyncio.Protocol):
 
     async def _answer(self, frame: Frame) -> None:
         self._server.begin()
-        confirm = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm, frame.id)
+        # Not after the deadline: the caller would do it, too.
+        left_s = max(0.0, frame.time - self._server.clock())
+        confirm = self._loop.call_later(min(_CONFIRM_AFTER_S, left_s), self._confirm, frame.id)
         try:
             body = await self._server.answer(frame.body)
             self._write(frames.ANSWER, frame.id, body)
+        except NotAcceptedError:
+            self._write(frames.REFUSED, frame.id)
         except (Exception, asyncio.CancelledError) as error:
             # The caller cannot know how far it came: the end of the connection tells it just that.
             if not isinstance(error, MatrixError | asyncio.CancelledError):

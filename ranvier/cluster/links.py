@@ -37,9 +37,10 @@ class Links:
         known = self._links.get(name)
         return known[1] if known is not None and known[1].is_open else None
 
-    def open(self) -> list[Link]:
-        """Give all open links."""
-        return [link for _, link in self._links.values() if link.is_open]
+    def notify(self, body: bytes) -> None:
+        """Tell all workers that a link is open to, now, something that may be lost."""
+        for _, link in self._links.values():
+            link.notify(body)
 
     async def start(self) -> None:
         """Greet everybody who is there, before anybody is told that this worker is ready."""

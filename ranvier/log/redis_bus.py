@@ -212,7 +212,7 @@ class RedisBus:
             # What a process of another version wrote is read from the database.
             readable = header.format == FORMAT
             batch = decode_batch(message, header) if readable else Batch(header.last, header.last, [])
-        except ValueError:
+        except Exception:
             logger.exception("A commit that was told of could not be read")
             return before
         if before is None:

@@ -28,6 +28,7 @@ class Turns:
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
         self._waiting: deque[Work] = deque()
+        self._scheduled = False
 
     async def take(self) -> None:
         """Wait for a turn."""
@@ -45,20 +46,24 @@ class Turns:
             yield items[first : first + size]
 
     def give(self, work: Work) -> None:
-        """Call something when it is its turn. It must not raise."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+        """Call something when it is its turn."""
         self._waiting.append(work)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
         until = time.perf_counter() + _LONGEST_S
         left = self._at_once
-        while self._waiting:
-            left -= not self._waiting.popleft()()
-            if not left or time.perf_counter() > until:
-                break
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+        try:
+            while self._waiting:
+                left -= not self._waiting.popleft()()
+                if not left or time.perf_counter() > until:
+                    break
+        finally:  # work that fails must not keep all others waiting for ever
+            self._scheduled = bool(self._waiting)
+            if self._scheduled:
+                asyncio.get_running_loop().call_soon(self._next)
 
 
 def resolve(future: asyncio.Future[None]) -> bool:

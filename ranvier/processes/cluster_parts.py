@@ -16,6 +16,7 @@ from typing import Final
 
 import ranvier
 from ranvier.cluster.absences import Absences
+from ranvier.cluster.claims import RoomClaims
 from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import ForwardedHere, Forwarding
 from ranvier.cluster.head_board import HeadBoard
@@ -33,7 +34,6 @@ from ranvier.http.listeners import UnixAddress, tcp_socket, unix_socket
 from ranvier.processes.application import Built
 from ranvier.processes.core import Core
 from ranvier.processes.start_error import StartError
-from ranvier.rooms.pauses import RoomPauses
 from ranvier.wire.figures import Figures
 from ranvier.wire.members import Member
 
@@ -131,13 +131,14 @@ async def cluster_parts(
     requests = ForwardedRequests(
         application=application, router=application.endpoint(_HTTP_RESOURCES).router, currency=currency
     )
-    pauses = RoomPauses(writer=core.writer, tail=core.tail, tasks=core.tasks)
-    here = ForwardedHere(forwarding=forwarding, perform=requests.perform, begin_pause=pauses.begin)
-    server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, tasks=core.tasks)
+    here = ForwardedHere(perform=requests.perform)
+    claims = core.writer.claims = RoomClaims(own_name=own.name, tell=links.notify)
+    server = LinkServer(
+        secret=secret, answer=here.answer, greet=members.greet, notice=claims.hear, tasks=core.tasks
+    )
     application.neighbours = Neighbours(
         currency=currency, forwarding=forwarding, rooms=core.rooms, clock=core.clock
     )
-    core.writer.go_first = forwarding.go_first
     workers = ClusterWorkers(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
     )

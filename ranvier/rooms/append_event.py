@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from ranvier.cluster.claims import RoomClaims
 from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
@@ -27,13 +28,10 @@ T = TypeVar("T")
 Action = Callable[[Draft], T]
 """Adds events to a draft, all or (by raising) none, and gives what its caller wants to know."""
 
-GoFirst = Callable[[str], Awaitable[int | None]]
-"""Has others leave a room to us for a moment. Gives how far the log had come by then, None if they do not."""
-
 _MAX_WAITING = 1000
 _MAX_BATCH = 50
 _MAX_ATTEMPTS = 10
-_ATTEMPTS_BEFORE_ASKING = 2
+_ATTEMPTS_BEFORE_CLAIM = 2
 _PATIENCE_S = 0.05
 
 
@@ -79,7 +77,7 @@ class RoomWriter:
     Actions on one room are done in the order in which they came; while one commit is under way the next
     ones wait and then share a commit. Nothing here must be alone in writing to a room: the commit
     compares the room's head, and on a mismatch the actions are done again on what others wrote. Who is
-    overtaken twice asks to go first, where there is somebody to ask: see ``go_first``.
+    overtaken twice claims the room, where there are other workers (``claims``).
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class RoomWriter:
         self._tasks = tasks
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
         self._created_ms = 0
-        self.go_first: GoFirst | None = None
+        self.claims: RoomClaims | None = None
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
         """Do an action on a room, commit it and give its result, once readers here see it.
@@ -130,11 +128,15 @@ class RoomWriter:
         return await asyncio.shield(turn.done)
 
     async def overtaken(self, room_id: str, times: int) -> None:
-        """Have others let this process go first, if that is the second time or a later one."""
-        if times < _ATTEMPTS_BEFORE_ASKING or self.go_first is None:
-            return
-        if (pos := await self.go_first(room_id)) is not None:
-            await self._tail.wait_for(pos)
+        """Have others let this process go first, from the second time on; or let somebody else go first."""
+        if self.claims is not None:
+            if times >= _ATTEMPTS_BEFORE_CLAIM:
+                self.claims.claim(room_id)
+            await self._let_others_first(self.claims, room_id)
+
+    async def _let_others_first(self, claims: RoomClaims, room_id: str) -> None:
+        if claims.must_wait(room_id) and (pos := await claims.wait(room_id)):
+            await self._tail.wait_for(pos, _PATIENCE_S)
 
     def _enqueue(self, room_id: str, waiting: _Waiting[Any] | _Turn[Any]) -> None:
         queue = self._queues.get(room_id)
@@ -172,16 +174,19 @@ class RoomWriter:
         return Draft(room, identity=self._identity, nids=self._nids, now_ms=self._clock.now_ms(), base=base)
 
     async def _drain(self, room_id: str) -> None:
-        queue = self._queues[room_id]
+        queue, claims = self._queues[room_id], self.claims
         while queue:
+            if claims is not None:
+                await self._let_others_first(claims, room_id)
             batch = _take_batch(queue)
-            if not batch:
-                turn = queue.pop(0)
-                assert isinstance(turn, _Turn)
-                await turn.take()
-                continue
+            again: list[_Waiting[Any]] = []
             try:
-                again = await self._commit(room_id, batch)
+                if not batch:
+                    turn = queue.pop(0)
+                    assert isinstance(turn, _Turn)
+                    await turn.take()
+                else:
+                    again = await self._commit(room_id, batch)
             except Exception as error:
                 # Whatever went wrong concerns this batch, and each of its callers is told.
                 if not isinstance(error, MatrixError):
@@ -189,8 +194,9 @@ class RoomWriter:
                 self._rooms.drop(room_id)
                 for waiting in batch:
                     _fail(waiting, error)
-            else:
-                queue[:0] = again
+            queue[:0] = again
+            if claims is not None and not again:
+                claims.give_back(room_id, self._tail.pos)
         del self._queues[room_id]
 
     async def _commit(self, room_id: str, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
@@ -216,7 +222,8 @@ class RoomWriter:
         except HeadMoved as moved:
             await self._follow(room, head, moved.pos)
             again = _again([waiting for waiting, _ in results])
-            await self.overtaken(room_id, max((waiting.attempts for waiting in again), default=0))
+            if again:
+                await self.overtaken(room_id, max(waiting.attempts for waiting in again))
             return again
         except TransactionRepeated:
             return await self._without_repeated([waiting for waiting, _ in results])

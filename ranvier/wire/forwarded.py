@@ -1,11 +1,11 @@
-"""What one worker asks of another, and the answers."""
+"""A request that one worker passes on to another, and the answer."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True, tag="request"):
+class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
     """A request whose holder is known and whose rate limits were counted already.
 
     ``path`` and ``query_string`` are raw, ``headers`` without the access token, ``requester`` as
@@ -30,18 +30,3 @@ class ForwardedAnswer(msgspec.Struct, array_like=True, frozen=True):
     content_type: str
     headers: dict[str, str]
     body: bytes
-
-
-class PauseRequest(msgspec.Struct, array_like=True, frozen=True, tag="pause"):
-    """Stop writing into a room until the worker that asks has written there, or a moment is over."""
-
-    room_id: str
-
-
-class Pause(msgspec.Struct, array_like=True, frozen=True):
-    """How far the log had come when the pause began; None if there is none."""
-
-    pos: int | None
-
-
-Question = ForwardedRequest | PauseRequest

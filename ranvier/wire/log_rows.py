@@ -52,7 +52,8 @@ class EventRow(msgspec.Struct, array_like=True, gc=False, eq=False, kw_only=True
     ``is_only_end`` that it follows all that came before: the room's ends are known without parsing it.
 
     A server holds tens of thousands of these, and every worker reads each from the bus: so it is a struct
-    that msgspec fills, and at which the collector of cyclic garbage never looks (it is in no cycle).
+    that msgspec fills, and at which the collector of cyclic garbage never looks. (It is in no cycle, but for
+    events that redact each other, which only servers of rooms of version 1 and 2 can make up.)
     The fields whose names begin with ``known_`` are what was made on first use: they do not cross to other
     processes, and readers ask for ``event``, ``membership`` and ``client``.
     """

@@ -195,3 +195,38 @@ async def test_an_answer_that_never_comes_has_an_end() -> None:
         with pytest.raises(LinkLostError):
             await link.call(b"never", accept_within_s=0.2, answer_within_s=0.1)
         assert await link.call(b"next", accept_within_s=0.2, answer_within_s=0.1) == b"next"
+
+
+async def test_what_is_begun_late_is_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that a busy worker began at the last moment would be carried out by two workers."""
+    # However seldom calls are confirmed: what is begun by the deadline is, before the caller gives it up.
+    monkeypatch.setattr("ranvier.cluster.link._CONFIRM_AFTER_S", 30.0)
+    monkeypatch.setattr("ranvier.cluster.link._MARGIN_S", 1.0)
+
+    async def answer(body: bytes) -> bytes:
+        await asyncio.sleep(1.5)
+        return body
+
+    async with served(answer) as (_, address, _):
+        link = await linked(address)
+        assert await link.call(b"late", accept_within_s=0.1) == b"late"
+        link.close()
+
+
+async def test_a_call_that_is_not_understood_was_not_begun() -> None:
+    """Beside a worker of the next release each request that is passed on would break off all others."""
+
+    async def answer(body: bytes) -> bytes:
+        if body == b"new":
+            raise NotAcceptedError
+        await asyncio.sleep(0.05)
+        return body
+
+    async with served(answer) as (_, address, _):
+        link = await linked(address)
+        other = asyncio.create_task(link.call(b"known", accept_within_s=5))
+        with pytest.raises(NotAcceptedError):
+            await link.call(b"new", accept_within_s=5)
+        link.notify(b"nobody listens to this")
+        assert await other == b"known"
+        link.close()
