@@ -162,11 +162,9 @@ class Call:
 
     def _resume(self) -> bool:
         """Answer a request that was parked; False if that takes a task."""
-        assert self.parked is not None
-        self.exchange.on_gone = None
         body = None
         try:
-            body = self.parked.answer()
+            body = self._unpark().answer()
         except Exception:
             logger.exception("Request %s could not be answered at once", self.id)
         if body is None or self.exchange.write_paused:
@@ -175,11 +173,16 @@ class Call:
         self._finish(body)
         return True
 
+    def _unpark(self) -> Parked:
+        # Who waits knows this call, too: that circle would be left to the garbage collector.
+        parked, self.parked = self.parked, None
+        self.exchange.on_gone = None
+        assert parked is not None
+        return parked
+
     def _leave(self) -> None:
         """Give up a parked request: its client is gone, or the server will not wait any longer."""
-        assert self.parked is not None
-        self.exchange.on_gone = None
-        self.parked.leave()
+        self._unpark().leave()
         self.status = CLIENT_GONE
         self._end(0.0)
 

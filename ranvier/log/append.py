@@ -123,8 +123,8 @@ class Appender:
             raise MatrixError("M_UNKNOWN", 503, "The server has too much to write at the moment; try again")
         self._queue.append(pending)
         self._wake.set()
-        # A caller that goes away does not take its write back: it may be in a commit already.
-        return await asyncio.shield(pending.done)
+        # A caller that goes away ends this wait and not its write, which may be in a commit already.
+        return await pending.done
 
     async def run(self) -> None:
         """Commit batch after batch, for ever."""

@@ -114,8 +114,8 @@ class RoomWriter:
         """
         waiting = _Waiting(action, txn)
         self._enqueue(room_id, waiting)
-        # The write goes on if its client goes away.
-        return await asyncio.shield(waiting.done)
+        # A caller that goes away ends this wait, and nothing else.
+        return await waiting.done
 
     async def take_turn(self, room_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do work that writes into a room by itself, when what waited before it is done.
@@ -125,7 +125,7 @@ class RoomWriter:
         """
         turn = _Turn(work)
         self._enqueue(room_id, turn)
-        return await asyncio.shield(turn.done)
+        return await turn.done
 
     async def overtaken(self, room_id: str, times: int) -> None:
         """Have others let this process go first, from the second time on; or let somebody else go first."""

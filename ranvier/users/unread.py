@@ -69,6 +69,17 @@ class Counts(NamedTuple):
 
 ALL_READ: Final = Counts(NOTHING, NOTHING, {})
 
+_Unread = tuple[int, str, bool]
+"""A notification: the event's position, its thread, and whether it is highlighted."""
+
+
+class _Shared(NamedTuple):
+    """What events come to for all who go by the same rules, sent none of them and ignore nobody."""
+
+    events: int
+    senders: frozenset[str]
+    unread: Sequence[_Unread]
+
 
 class _Size:
     """Count what is held, over all users."""
@@ -82,15 +93,28 @@ class _Size:
 class _Tally:
     """What one user has not read in one room, up to a position."""
 
-    __slots__ = ("_by_thread", "_counts", "_size", "_unread", "fresh", "marks", "unthreaded", "upto")
+    __slots__ = (
+        "_counts",
+        "_highlights",
+        "_notifications",
+        "_size",
+        "_threads",
+        "_unread",
+        "fresh",
+        "marks",
+        "unthreaded",
+        "upto",
+    )
 
     def __init__(self, after: int, size: _Size) -> None:
         self.upto = after
         self.fresh = 0  # events that were counted and are not in the database
         self.unthreaded = after
         self.marks: dict[str, int] = {}
-        self._unread: deque[tuple[int, str, bool]] = deque()  # position, thread, highlighted; in order
-        self._by_thread: dict[str, Count] = {}
+        self._unread: deque[_Unread] = deque()  # in order
+        # of the main timeline, and of threads that have any
+        self._notifications = self._highlights = 0
+        self._threads: dict[str, Count] = {}
         self._counts: Counts | None = ALL_READ
         self._size = size
         size.weight += _TALLY_WEIGHT
@@ -156,56 +180,70 @@ class _Tally:
         """Add a notification, unless it was read before it was counted."""
         if pos <= self.unthreaded or (self.marks and pos <= self.marks.get(thread, 0)):
             return
-        self._unread.append((pos, thread, highlighted))
-        self._size.weight += 1
-        notifications, highlights_ = self._by_thread.get(thread, NOTHING)
-        self._by_thread[thread] = Count(notifications + 1, highlights_ + highlighted)
-        self._counts = None
-        if len(self._unread) > MAX_COUNTED:
-            self._drop_oldest()
+        self._append(((pos, thread, highlighted),))
 
-    def _drop_oldest(self) -> None:
-        _, thread, highlighted = self._unread.popleft()
-        self._size.weight -= 1
-        notifications, highlights_ = self._by_thread[thread]
-        if notifications > 1:
-            self._by_thread[thread] = Count(notifications - 1, highlights_ - highlighted)
+    def take(self, shared: _Shared) -> None:
+        """Count what is the same for many."""
+        self.fresh += shared.events
+        unread = shared.unread
+        if not unread:
+            return
+        if self.marks or unread[0][0] <= self.unthreaded:
+            for pos, thread, highlighted in unread:
+                self.add(pos, thread, highlighted=highlighted)
         else:
-            del self._by_thread[thread]
+            self._append(unread)
 
-    def _keep(self, unread: list[tuple[int, str, bool]]) -> None:
+    def _append(self, unread: Sequence[_Unread]) -> None:
+        for _, thread, highlighted in unread:
+            self._change(thread, 1, highlighted)
+        self._unread.extend(unread)
+        self._size.weight += len(unread)
+        while len(self._unread) > MAX_COUNTED:
+            _, thread, highlighted = self._unread.popleft()
+            self._size.weight -= 1
+            self._change(thread, -1, -highlighted)
+
+    def _change(self, thread: str, notifications: int, highlights: int) -> None:
+        self._counts = None
+        if thread == MAIN:
+            self._notifications += notifications
+            self._highlights += highlights
+            return
+        before = self._threads.get(thread, NOTHING)
+        after = Count(before.notifications + notifications, before.highlights + highlights)
+        if after.notifications:
+            self._threads[thread] = after
+        else:
+            del self._threads[thread]
+
+    def _keep(self, unread: list[_Unread]) -> None:
         if len(unread) != len(self._unread):
-            self._size.weight += len(unread) - len(self._unread)
-            self._unread = deque(unread)
-            self._by_thread = _by_thread(unread)
-            self._counts = None
+            self._size.weight -= len(self._unread)
+            self._unread.clear()
+            self._threads.clear()
+            self._notifications = self._highlights = 0
+            self._counts = ALL_READ
+            self._append(unread)
 
     def counts(self) -> Counts:
         """Give the counts."""
         if self._counts is None:
-            self._counts = _counts_of(self._by_thread)
+            main = _main_counts(self._notifications, self._highlights)
+            self._counts = _with_threads(main.main, self._threads) if self._threads else main
         return self._counts
 
 
-def _by_thread(unread: Iterable[tuple[int, str, bool]]) -> dict[str, Count]:
-    counts: dict[str, Count] = {}
-    for _, thread, highlighted in unread:
-        notifications, highlights_ = counts.get(thread, NOTHING)
-        counts[thread] = Count(notifications + 1, highlights_ + highlighted)
-    return counts
-
-
 @lru_cache(maxsize=4096)  # most who have something to read there have as much
-def _without_threads(main: Count) -> Counts:
-    return Counts(main, main, {})
+def _main_counts(notifications: int, highlights: int) -> Counts:
+    count = Count(notifications, highlights)
+    return Counts(count, count, {})
 
 
-def _counts_of(by_thread: Mapping[str, Count]) -> Counts:
-    main = by_thread.get(MAIN, NOTHING)
-    if len(by_thread) == (main is not NOTHING):
-        return _without_threads(main)
-    total = Count(sum(it[0] for it in by_thread.values()), sum(it[1] for it in by_thread.values()))
-    return Counts(total, main, {root: count for root, count in by_thread.items() if root != MAIN})
+def _with_threads(main: Count, threads: Mapping[str, Count]) -> Counts:
+    counts = (main, *threads.values())
+    total = Count(sum(it.notifications for it in counts), sum(it.highlights for it in counts))
+    return Counts(total, main, dict(threads))
 
 
 class _Reader(NamedTuple):
@@ -259,6 +297,9 @@ class Unread:
         self._readers: dict[str, _Reader] = {}
         self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._turns = Turns(1)
+        # All who wait in a room ask for the same, one after the other.
+        self._latest: tuple[str, int, int] = ("", 0, 0)
+        self._shared: dict[CompiledRules, _Shared | None] = {}
         tail.listen(self._apply)
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
@@ -318,11 +359,26 @@ class Unread:
         notes = self._notes.known(room_id, after, upto)
         if notes is None:
             return False
-        self._count(reader, room, tally, notes, upto)
+        shared = None if reader.ignored else self._shared_by_all(reader.rules, room, after, upto, notes)
+        if shared is None or reader.user_id in shared.senders:
+            _count(reader, room, tally, notes)
+        else:
+            tally.take(shared)
+        self._counted(reader, room, tally, upto)
         return True
 
-    def _count(self, reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note], upto: int) -> None:
-        _count(reader, room, tally, notes)
+    def _shared_by_all(
+        self, rules: CompiledRules, room: Room, after: int, upto: int, notes: Sequence[Note]
+    ) -> _Shared | None:
+        latest = (room.room_id, after, upto)
+        if latest != self._latest:
+            self._latest = latest
+            self._shared.clear()
+        if rules not in self._shared:
+            self._shared[rules] = _shared_by_all(rules, room, notes)
+        return self._shared[rules]
+
+    def _counted(self, reader: _Reader, room: Room, tally: _Tally, upto: int) -> None:
         tally.upto = max(tally.upto, upto)
         if tally.fresh >= _KEPT_EVERY:
             tally.fresh = 0
@@ -352,7 +408,8 @@ class Unread:
                 continue
             if len(notes[room_id]) > _MUCH:
                 await self._turns.take()
-            self._count(reader, room, tally, notes[room_id], upto)
+            _count(reader, room, tally, notes[room_id])
+            self._counted(reader, room, tally, upto)
             found[room_id] = tally.counts()
         return found
 
@@ -451,6 +508,23 @@ def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) ->
                 outcome = outcome_of(rules.evaluate(note.view(room), user_id, display_name))
             if outcome.notifies:
                 tally.add(pos, note.thread, highlighted=outcome.highlights)
+
+
+def _shared_by_all(rules: CompiledRules, room: Room, notes: Iterable[Note]) -> _Shared | None:
+    """Count for everybody at once (see ``_count``); None where that hangs on who reads."""
+    events, senders, unread = 0, set[str](), list[_Unread]()
+    for note in notes:
+        events += 1
+        senders.add(note.sender)
+        if note.redacts_pos is not None:
+            return None
+        if note.row.redacted_because is None:
+            outcome = note.outcome(rules, room)
+            if outcome is None:
+                return None
+            if outcome.notifies:
+                unread.append((note.pos, note.thread, outcome.highlights))
+    return _Shared(events, frozenset(senders), unread)
 
 
 def _display_name(room: Room, user_id: str) -> str | None:

@@ -44,6 +44,25 @@ async def test_positions_have_no_gaps_under_load(database: str) -> None:
         assert [record["pos"] for record in stored] == list(range(start + 1, start + 101))
 
 
+async def test_who_goes_away_takes_no_write_back(database: str) -> None:
+    """A message that was on its way when its client lost the connection would be lost, or others with it."""
+    async with running_core(database) as core:
+        room_id = await core.create_room()
+        start = core.tail.pos
+        sending = [asyncio.create_task(core.send(room_id, ALICE, str(n))) for n in range(60)]
+        await asyncio.sleep(0)  # all of them wait for the room now
+        for task in sending[::3]:
+            task.cancel()
+        results = await asyncio.gather(*sending, return_exceptions=True)
+        last = await core.send(room_id, ALICE, "after")
+        assert last.pos == start + 61
+        gone = [n for n, result in enumerate(results) if isinstance(result, asyncio.CancelledError)]
+        assert gone == list(range(0, 60, 3))
+        room = await core.rooms.get(room_id)
+        timeline = await core.events.forwards(room.room_nid, after=start, upto=1 << 60, limit=100)
+        assert [row.content["body"] for row in timeline] == [*(str(n) for n in range(60)), "after"]
+
+
 async def test_two_writers_on_one_room_make_one_history(database: str) -> None:
     """Two workers that write to one room at once would lose or fork its messages."""
     async with running_core(database) as one, running_core(database) as two:
