@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import pytest
+
 from ranvier.cluster.claims import CLAIM_S, RoomClaims
 from ranvier.log.bus import BatchListener, LocalBus
 from ranvier.wire.log_rows import Batch
@@ -84,20 +86,25 @@ async def test_who_is_overtaken_twice_goes_first(database: str) -> None:
         assert not any(it.must_wait(room_id) for it in claims.values())
 
 
-async def test_nothing_is_written_into_a_claimed_room_and_the_claim_ends(database: str) -> None:
+async def test_nothing_is_written_into_a_claimed_room_and_the_claim_ends(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A room would stay silent after a worker that claimed it died; or the claim would be none."""
     bus = LocalBus()
+    monkeypatch.setattr("ranvier.cluster.claims.CLAIM_S", 5.0)
     async with running_core(database, bus=bus) as here, running_core(database, bus=bus) as there:
         room_id = await _room_of_two(here, there)
         claims = _claims("here", "there")
         here.writer.claims, there.writer.claims = claims["here"], claims["there"]
         claims["there"].claim(room_id)
         waiting = asyncio.create_task(here.send(room_id, ALICE, "second"))
-        await asyncio.sleep(CLAIM_S / 5)
+        await asyncio.sleep(0.1)
         assert not waiting.done()
         first = await there.send(room_id, BOB, "first")
-        assert (await waiting).pos == first.pos + 1
+        async with asyncio.timeout(2):  # who has written gives it back
+            assert (await waiting).pos == first.pos + 1
         # whoever claims it now never writes: it ends by itself
+        monkeypatch.setattr("ranvier.cluster.claims.CLAIM_S", 0.2)
         claims["there"].claim(room_id)
         async with asyncio.timeout(5):
             await here.send(room_id, ALICE, "third")
@@ -123,6 +130,23 @@ async def test_of_many_who_claim_a_room_all_get_their_turn() -> None:
     assert not any(it.must_wait("!room") for it in claims.values())
 
 
+async def test_a_claim_behind_others_holds_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many workers that write in one room the last one's clients would be refused, again and again."""
+    monkeypatch.setattr("ranvier.cluster.claims.CLAIM_S", 0.3)
+    claims = _claims("a", "b", "c")
+    claims["c"].claim("!room")
+    claims["a"].claim("!room")
+    waiting = asyncio.create_task(claims["c"].wait("!room"))
+    for _ in range(5):  # it is overtaken, too, and so goes on to claim the room
+        await asyncio.sleep(0.1)
+        claims["a"].claim("!room")
+    claims["a"].give_back("!room", 17)
+    assert await waiting == 17
+    assert claims["b"].must_wait("!room")
+    claims["c"].give_back("!room", 18)
+    assert not claims["b"].must_wait("!room")
+
+
 async def test_who_waited_is_told_what_to_follow_first() -> None:
     """Who was let wait would write on top of an old state of the room, and be overtaken once more."""
     claims = _claims("a", "b")
@@ -137,6 +161,6 @@ async def test_who_waited_is_told_what_to_follow_first() -> None:
 async def test_a_notice_of_another_version_is_left_out() -> None:
     """A worker of the next release would break the link to this one."""
     claims = _claims("a")["a"]
-    for body in (b"", b"\xc1", b"\x93\x01\x02\x03", b"{}"):
+    for body in (b"", b"\xc1", b"\x93\x01\x02\x03", b"{}", b"\x92\xa1\xff\xa1b"):
         claims.hear(body)
     assert not claims.must_wait("!room")

@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from ranvier.cluster.frames import UNREADABLE
+
 logger = logging.getLogger(__name__)
 
 CLAIM_S: Final = 0.25
@@ -61,7 +63,7 @@ class RoomClaims:
         """Take the notice of another worker. What is none (of another version) is left out."""
         try:
             notice = _decode(body)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             logger.debug("A notice of another worker is unreadable: %s", error)
             return
         self._forget(notice.room_id, notice.worker, notice.pos)
@@ -81,14 +83,18 @@ class RoomClaims:
     async def wait(self, room_id: str) -> int:
         """Wait until nobody else is to write first; give the position that is to be followed before.
 
-        One at a time may wait for a room.
+        A claim that is behind others' may end before it is its turn, so it is made again when it is. One at a
+        time may wait for a room.
         """
+        claimed_again = room_id in self._own and self.must_wait(room_id)
         while self.must_wait(room_id):
             self._waiting[room_id] = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting[room_id]
             finally:
                 del self._waiting[room_id]
+        if claimed_again:
+            self.claim(room_id)
         return self._given_back.pop(room_id, 0)
 
     def _forget(self, room_id: str, worker: str, pos: int | None) -> None:

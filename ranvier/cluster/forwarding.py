@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from ranvier.cluster.frames import UNREADABLE
 from ranvier.cluster.link import NotAcceptedError
 from ranvier.cluster.links import Links
 from ranvier.cluster.placement import Placement
@@ -72,13 +73,17 @@ class ForwardedHere:
     def __init__(self, *, perform: Perform) -> None:
         self._perform = perform
         self.answered = 0
+        self.unreadable = 0
 
     async def answer(self, body: bytes) -> bytes:
         """Do what a call asks. Raises NotAcceptedError for what another version writes in another way."""
         try:
             request = _request_decoder.decode(body)
-        except msgspec.MsgspecError as error:
-            logger.warning("A request that was passed on is unreadable: %s", error)
+        except UNREADABLE as error:
+            # Once: a worker of another version may pass on a thousand a second.
+            level = logging.DEBUG if self.unreadable else logging.WARNING
+            logger.log(level, "A request that was passed on is unreadable, its sender does it: %s", error)
+            self.unreadable += 1
             raise NotAcceptedError from None
         answer = await self._perform(request)
         self.answered += 1

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+import msgspec
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding the body of a frame raises when it is none."""
+
 MAX_FRAME: Final = 64 << 20
 NONCE_BYTES: Final = 32
 _HEAD: Final = struct.Struct(">IBQd")

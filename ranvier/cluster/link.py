@@ -26,8 +26,11 @@ CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_WITHIN_S: Final = 120.0
 # A call that takes longer than this is confirmed before it is answered; most are not worth a message more.
 _CONFIRM_AFTER_S: Final = 0.02
+# One that comes with less time left than this is confirmed before it is begun.
+_HASTE_S: Final = 0.2
 # What was confirmed at the deadline is here by then.
 _MARGIN_S: Final = 0.05
+_TURN_S: Final = 0.001
 _MAX_STRANGER_FRAME: Final = 64 * 1024
 _TIME_KEPT_S: Final = 60.0
 
@@ -95,7 +98,9 @@ class Link(asyncio.Protocol):
         id, call = self._last_id, _Call()
         self._calls[id] = call
         deadline = time.monotonic() + self._ahead_s + accept_within_s
-        call.timer = self._loop.call_later(accept_within_s + _MARGIN_S, self._look, call, answer_within_s)
+        call.timer = self._loop.call_later(
+            accept_within_s + _MARGIN_S, self._look_soon, call, answer_within_s
+        )
         transport.write(frames.encode(frames.CALL, id, body, deadline))
         try:
             return await call.answer
@@ -171,6 +176,10 @@ class Link(asyncio.Protocol):
             call.accepted = True
         elif frame.kind == frames.REFUSED:
             _fail(call, NotAcceptedError())
+
+    def _look_soon(self, call: _Call, answer_within_s: float) -> None:
+        # If this process stood still, what came meanwhile is read after its timers.
+        call.timer = self._loop.call_later(_TURN_S, self._look, call, answer_within_s)
 
     def _look(self, call: _Call, answer_within_s: float) -> None:
         """See whether a call was begun; if so it has more time."""
@@ -353,11 +362,17 @@ class _Served(asyncio.Protocol):
         self._write(frames.WELCOME, body=self._server.proof(frame.body[length:end]))
 
     async def _answer(self, frame: Frame) -> None:
+        left_s = frame.time - self._server.clock()
+        if left_s < 0:  # it was in time when it was read
+            self._write(frames.REFUSED, frame.id)
+            return
         self._server.begin()
-        # Not after the deadline: the caller would do it, too.
-        left_s = max(0.0, frame.time - self._server.clock())
-        confirm = self._loop.call_later(min(_CONFIRM_AFTER_S, left_s), self._confirm, frame.id)
+        confirm = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm, frame.id)
         try:
+            if left_s < _HASTE_S:
+                confirm.cancel()
+                self._confirm(frame.id)
+                await asyncio.sleep(0)  # then it is sent, however long the work keeps this process
             body = await self._server.answer(frame.body)
             self._write(frames.ANSWER, frame.id, body)
         except NotAcceptedError:

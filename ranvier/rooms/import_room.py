@@ -104,11 +104,12 @@ class RoomImporter:
         await self._graph.store_edges(row, unknown)
         row.snapshot_nid = snapshots[0].snapshot_nid
         after = {**before, row.key: row} if row.state_key is not None else before
-        for _ in range(_MAX_ATTEMPTS):
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
             write = await self._write(room, row, after, snapshots[-1].snapshot_nid)
             try:
                 pos = await self._appender.append_room(write)
             except HeadMoved:
+                await self._writer.overtaken(room.room_id, attempt)
                 continue
             self._rooms.drop(room.room_id)
             await self._tail.wait_for(pos)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+import uvloop
 
 from ranvier.cluster import frames
 from ranvier.cluster.link import Link, LinkLostError, LinkServer, NotAcceptedError, connect
@@ -20,12 +24,16 @@ SECRET = "a secret of the tests"
 
 @asynccontextmanager
 async def served(
-    answer: Callable[[bytes], Awaitable[bytes]], clock: Callable[[], float] = time.monotonic
+    answer: Callable[[bytes], Awaitable[bytes]],
+    clock: Callable[[], float] = time.monotonic,
+    notice: Callable[[bytes], None] = lambda body: None,
 ) -> AsyncIterator[tuple[LinkServer, str, list[bytes]]]:
     """Serve calls on a free port; give the server, its address, and who greeted."""
     greeted: list[bytes] = []
     async with asyncio.TaskGroup() as tasks:
-        server = LinkServer(secret=SECRET, answer=answer, greet=greeted.append, tasks=tasks, clock=clock)
+        server = LinkServer(
+            secret=SECRET, answer=answer, greet=greeted.append, tasks=tasks, clock=clock, notice=notice
+        )
         sock = socket.create_server(("127.0.0.1", 0))
         await server.listen(sock)
         try:
@@ -199,17 +207,105 @@ async def test_an_answer_that_never_comes_has_an_end() -> None:
 
 async def test_what_is_begun_late_is_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that a busy worker began at the last moment would be carried out by two workers."""
-    # However seldom calls are confirmed: what is begun by the deadline is, before the caller gives it up.
+    # However seldom calls are confirmed: one that comes with little time left is, before it is begun.
     monkeypatch.setattr("ranvier.cluster.link._CONFIRM_AFTER_S", 30.0)
     monkeypatch.setattr("ranvier.cluster.link._MARGIN_S", 1.0)
 
     async def answer(body: bytes) -> bytes:
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2)
         return body
 
     async with served(answer) as (_, address, _):
         link = await linked(address)
-        assert await link.call(b"late", accept_within_s=0.1) == b"late"
+        assert await link.call(b"late", accept_within_s=0.19) == b"late"
+        link.close()
+
+
+async def test_what_waits_too_long_for_its_turn_is_not_begun() -> None:
+    """A busy worker would do what it read in time and came to too late, after another one has done it."""
+    now, called = 0.0, 0
+
+    async def answer(body: bytes) -> bytes:
+        nonlocal called
+        called += 1
+        return body
+
+    async with served(answer, lambda: time.monotonic() + now) as (server, address, _):
+        link = await linked(address)
+        start = server.start
+
+        def start_late(work: Coroutine[Any, Any, None]) -> None:
+            nonlocal now
+            now += 30
+            start(work)
+
+        server.start = start_late  # type: ignore[method-assign]
+        with pytest.raises(NotAcceptedError):
+            await link.call(b"late", accept_within_s=20)
+        assert called == 0
+        server.start = start  # type: ignore[method-assign]
+        assert await link.call(b"in time", accept_within_s=20) == b"in time"
+        link.close()
+
+
+def test_who_stood_still_reads_its_answers_before_it_gives_up() -> None:
+    """A worker that stood still for a moment would do a second time what another one had done for it."""
+    place: queue.SimpleQueue[str] = queue.SimpleQueue()
+    done = threading.Event()
+    called: list[bytes] = []
+
+    async def answer(body: bytes) -> bytes:
+        called.append(body)
+        return body
+
+    async def serve() -> None:
+        async with served(answer) as (_, address, _):
+            place.put(address)
+            await asyncio.to_thread(done.wait, 30)
+
+    async def call() -> None:
+        link = await linked(place.get(timeout=30))
+        busy, other = socket.socketpair()
+
+        def stand_still() -> None:
+            busy.recv(10)
+            time.sleep(0.3)
+
+        with busy, other:
+            asyncio.get_running_loop().add_reader(busy, stand_still)
+            for number in range(5):
+                waiting = asyncio.create_task(link.call(b"%d" % number, accept_within_s=0.1))
+                await asyncio.sleep(0)  # now it is sent
+                other.send(b"x")
+                assert await waiting == b"%d" % number
+            asyncio.get_running_loop().remove_reader(busy)
+        link.close()
+
+    serving = threading.Thread(target=asyncio.run, args=(serve(),))
+    serving.start()
+    try:
+        uvloop.run(call())  # as a worker runs it: timers go before what can be read
+    finally:
+        done.set()
+        serving.join(30)
+    assert called == [b"%d" % number for number in range(5)]
+
+
+async def test_notices_arrive_and_what_is_unknown_is_passed_over() -> None:
+    """Workers would not let each other go first; or one of the next release would break off all links."""
+    heard: list[bytes] = []
+
+    async def answer(body: bytes) -> bytes:
+        return body
+
+    async with served(answer, notice=heard.append) as (_, address, _):
+        link = await linked(address)
+        link.notify(b"one")
+        assert link._transport is not None
+        link._transport.write(frames.encode(200, 7, b"of the next release"))
+        link.notify(b"two")
+        assert await link.call(b"and on", accept_within_s=5) == b"and on"
+        assert heard == [b"one", b"two"]
         link.close()
 
 
@@ -227,6 +323,5 @@ async def test_a_call_that_is_not_understood_was_not_begun() -> None:
         other = asyncio.create_task(link.call(b"known", accept_within_s=5))
         with pytest.raises(NotAcceptedError):
             await link.call(b"new", accept_within_s=5)
-        link.notify(b"nobody listens to this")
         assert await other == b"known"
         link.close()
