@@ -16,6 +16,7 @@ SCENARIOS = [
     Scenario("state", "room state, 5 members", reads.state_of_small_room),
     Scenario("state_big", "room state, 50 members", reads.state_of_big_room),
     Scenario("whoami", "whoami", reads.whoami),
+    Scenario("send_many_clients", "send, 48 clients, many rooms", send.send_many_clients),
 ]
 # Measured on a second start of the server, with its default price of a password.
 REGISTER_DEFAULT_HASH = Scenario(

@@ -1,4 +1,4 @@
-"""Sending messages: one after another, and from 16 clients at once."""
+"""Sending messages: one after another, and from 16 or 48 clients at once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 from bench.client import check
 from bench.measure import Recording
 from bench.scenarios.base import Bench
-from bench.world import SMALL_ROOMS
+from bench.world import SMALL_ROOMS, USERS
 
 CLIENTS = 16
+MANY_CLIENTS = 48
 _VERIFIED = 500
 _TEXT = "Saltatory conduction: the signal leaps from node to node. "
 
@@ -27,26 +28,35 @@ async def send_serial(bench: Bench) -> None:
 
 async def send_many_rooms(bench: Bench) -> None:
     """Send from 16 clients, each in turn into the small rooms that its user is in."""
-    rooms_of = {number: bench.world.small_rooms_of(number) for number in _senders()}
+    await _send_into_small_rooms(bench, "send_many_rooms", CLIENTS)
+
+
+async def send_many_clients(bench: Bench) -> None:
+    """Do the same from 48 clients."""
+    await _send_into_small_rooms(bench, "send_many_clients", MANY_CLIENTS)
+
+
+async def _send_into_small_rooms(bench: Bench, name: str, clients: int) -> None:
+    rooms_of = {number: bench.world.small_rooms_of(number) for number in _senders(clients)}
     check(len({room for rooms in rooms_of.values() for room in rooms}) == SMALL_ROOMS, "some room is silent")
-    await _send_at_once(bench, "send_many_rooms", lambda user, n: rooms_of[user][n % len(rooms_of[user])])
+    await _send_at_once(bench, name, clients, lambda user, n: rooms_of[user][n % len(rooms_of[user])])
 
 
 async def send_one_room(bench: Bench) -> None:
     """Send from 16 clients into the room of 50."""
-    await _send_at_once(bench, "send_one_room", lambda _user, _n: bench.world.big_room)
+    await _send_at_once(bench, "send_one_room", CLIENTS, lambda _user, _n: bench.world.big_room)
 
 
-def _senders() -> list[int]:
+def _senders(clients: int) -> list[int]:
     # 3 and 50 have no common divisor that would leave rooms out: the senders' rooms cover all the small ones.
-    return [3 * number for number in range(CLIENTS)]
+    return [3 * number % USERS for number in range(clients)]
 
 
-async def _send_at_once(bench: Bench, name: str, room_for: Callable[[int, int], str]) -> None:
+async def _send_at_once(bench: Bench, name: str, clients: int, room_for: Callable[[int, int], str]) -> None:
     sent: dict[str, list[str]] = {}
     with bench.meter.measure(name) as recording:
         async with asyncio.TaskGroup() as group:
-            for user in _senders():
+            for user in _senders(clients):
                 group.create_task(_send_on(bench, user, room_for, recording, sent))
     await _verify(bench, sent)
 

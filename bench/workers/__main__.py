@@ -29,7 +29,7 @@ _HERE = Path(__file__).resolve().parents[1]
 _WORK = _HERE / "work"
 _PACE = Pace(seconds=0.5, counts=0.5)
 _QUICK = Pace(seconds=0.1, counts=0.1)
-_SCENARIOS = ("send_many_rooms", "fanout")
+_SCENARIOS = ("send_many_rooms", "fanout", "send_many_clients")
 _WORKERS_FOR_FIGURES = 3
 _ERRORS = (WrongAnswerError, OSError, RuntimeError, ExceptionGroup)
 

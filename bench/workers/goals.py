@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench.goals import Outcome
 from bench.run import ServerResult
+from bench.scenarios.send import CLIENTS, MANY_CLIENTS
 from bench.workers.scenarios import WorkerFigures
 
 MOST_OF_SINGLE = 1.25
@@ -20,13 +21,15 @@ def evaluate(results: Sequence[ServerResult], figures: dict[str, WorkerFigures])
     """Return the outcome of each goal whose figures were measured."""
     outcomes: list[Outcome] = []
     costs = {result.name: result.measurements["send_many_rooms"].cpu_ms for result in results}
+    costs_of_many = {result.name: result.measurements["send_many_clients"].cpu_ms for result in results}
     synapse = next((cost for name, cost in costs.items() if name.startswith("synapse")), None)
     for result in results:
         if not result.name.startswith("ranvier-"):
             continue
-        if (single := costs.get("ranvier")) is not None:
-            title = f"{result.title}: CPU per event beside the single process"
-            outcomes.append(_at_most(title, costs[result.name] / single, MOST_OF_SINGLE, "×"))
+        for clients, by_name in ((CLIENTS, costs), (MANY_CLIENTS, costs_of_many)):
+            if (single := by_name.get("ranvier")) is not None:
+                title = f"{result.title}, {clients} clients: CPU per event beside the single process"
+                outcomes.append(_at_most(title, by_name[result.name] / single, MOST_OF_SINGLE, "×"))
         if synapse is not None:
             ratio = synapse / costs[result.name]
             bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{ratio:.1f}"
