@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ranvier.processes.postgres import EmbeddedPostgres
+from ranvier.processes.postmaster import PostmasterStatus
 from tests.postgres import fresh_database, private_folder
 from tests.server.administrator import (
     PASSWORD,
@@ -55,8 +56,8 @@ async def postgres_of_ones_own() -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
 
 def postgres_pid(server: ServerProcess) -> int | None:
     """Give the process of the server's PostgreSQL."""
-    path = server.folder / "data" / "postgres" / "cluster" / "postmaster.pid"
-    return int(path.read_text().split()[0]) if path.exists() else None
+    status = PostmasterStatus.read(server.folder / "data" / "postgres" / "cluster")
+    return None if status is None else status.pid
 
 
 def is_alive(pid: int) -> bool:
