@@ -53,7 +53,7 @@ test: lint
 	$(VENV)/bin/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(TESTS)
 
 test-quick: $(VENV)/.installed-dev
-	$(VENV)/bin/pytest tests/spec tests/storage tests/test_config.py
+	$(VENV)/bin/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile tests/spec tests/storage tests/test_config.py
 
 chaos: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
