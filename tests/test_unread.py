@@ -23,8 +23,9 @@ from ranvier.users.notes import RoomNotes
 from ranvier.users.notifications import Notifications
 from ranvier.users.push_rules import PushRules
 from ranvier.users.receipts import MAIN, READ, READ_PRIVATE, Mark, Receipts
-from ranvier.users.unread import Count, Counts, Unread
+from ranvier.users.unread import Unread
 from ranvier.users.unread_gaps import UnreadGaps
+from ranvier.users.unread_tally import Count, Counts
 from ranvier.wire.log_rows import EventRow
 from tests.core import Core, running_core
 

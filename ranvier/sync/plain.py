@@ -26,7 +26,8 @@ from ranvier.sync.sections.unread import UnreadCounts
 from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT
 from ranvier.users.account_data import IgnoredUsers
 from ranvier.users.device_keys import KeyCounts
-from ranvier.users.unread import Count, Counts, Unread
+from ranvier.users.unread import Unread
+from ranvier.users.unread_tally import Count, Counts
 from ranvier.wire.log_rows import EventRow
 from ranvier.wire.tokens import Token
 

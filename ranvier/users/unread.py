@@ -11,11 +11,9 @@ receipts".
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from itertools import accumulate
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -28,222 +26,23 @@ from ranvier.rooms.room import MEMBER, Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.push_rules import CompiledRules
 from ranvier.storage.events import TimelineSpan
-from ranvier.storage.unread import KeptTally, MemberChange, UnreadStore
+from ranvier.storage.unread import MemberChange, UnreadStore
 from ranvier.users.account_data import IgnoredUsers, is_ignored_list
-from ranvier.users.notes import MAIN, MAX_EVENTS, Note, RoomNotes, outcome_of
+from ranvier.users.notes import MAX_EVENTS, Note, RoomNotes, outcome_of
 from ranvier.users.push_rules import PushRules, is_push_rules
 from ranvier.users.unread_gaps import UnreadGaps
 from ranvier.users.unread_keeping import TallyKeeping
+from ranvier.users.unread_tally import Counts, Notification, Shared, Size, Tally
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 RECEIPT: Final = "receipt"
 READ_TYPES: Final = frozenset({"m.read", "m.read.private"})
-MAX_COUNTED: Final = 1000
-"""Unread notifications of one user in one room that are counted; the newest."""
-_TALLY_WEIGHT: Final = 5
 _MUCH: Final = 50
 """Events of a room that take a turn of the event loop to count."""
 _WRITTEN_AS: Final = 2
-"""To be raised with any change of what is written: who reads another one counts anew."""
+"""To be raised with any change of ``Tally.written``: who reads another one counts anew."""
 _KEPT_EVERY: Final = 200
 """Events of a room after which what was counted is written to the database."""
-
-
-class Count(NamedTuple):
-    """Unread notifications, and those of them that are highlighted."""
-
-    notifications: int
-    highlights: int
-
-
-NOTHING: Final = Count(0, 0)
-
-
-class Counts(NamedTuple):
-    """What is unread: in the whole room, its main timeline, and (by root) threads that have any."""
-
-    total: Count
-    main: Count
-    threads: Mapping[str, Count]
-
-
-ALL_READ: Final = Counts(NOTHING, NOTHING, {})
-
-_Unread = tuple[int, str, bool]
-"""A notification: the event's position, its thread, and whether it is highlighted."""
-
-
-class _Shared(NamedTuple):
-    """What events come to for all who go by the same rules, sent none of them and ignore nobody."""
-
-    events: int
-    senders: frozenset[str]
-    unread: Sequence[_Unread]
-
-
-class _Size:
-    """Count what is held, over all users."""
-
-    __slots__ = ("weight",)
-
-    def __init__(self) -> None:
-        self.weight = 0
-
-
-class _Tally:
-    """What one user has not read in one room, up to a position."""
-
-    __slots__ = (
-        "_counts",
-        "_highlights",
-        "_notifications",
-        "_size",
-        "_threads",
-        "_unread",
-        "fresh",
-        "marks",
-        "unthreaded",
-        "upto",
-    )
-
-    def __init__(self, after: int, size: _Size) -> None:
-        self.upto = after
-        self.fresh = 0  # events that were counted and are not in the database
-        self.unthreaded = after
-        self.marks: dict[str, int] = {}
-        self._unread: deque[_Unread] = deque()  # in order
-        # of the main timeline, and of threads that have any
-        self._notifications = self._highlights = 0
-        self._threads: dict[str, Count] = {}
-        self._counts: Counts | None = ALL_READ
-        self._size = size
-        size.weight += _TALLY_WEIGHT
-
-    @property
-    def weight(self) -> int:
-        return _TALLY_WEIGHT + len(self._unread)
-
-    def release(self) -> None:
-        """Count no longer among what is held."""
-        self._size.weight -= self.weight
-        self._size = _Size()
-
-    def read(self, thread: str, pos: int) -> None:
-        """Mark a thread (or everything: an empty one) as read up to a position."""
-        if thread:
-            if pos <= max(self.unthreaded, self.marks.get(thread, 0)):
-                return
-            self.marks[thread] = pos
-        elif pos <= self.unthreaded:
-            return
-        else:
-            self.unthreaded = pos
-            if pos >= self.upto:  # the receipt says as much
-                self.fresh = 0
-            self.marks = {root: mark for root, mark in self.marks.items() if mark > pos}
-        if self._unread:
-            self._keep([it for it in self._unread if it[0] > pos or (thread != "" and it[1] != thread)])
-
-    def written(self) -> bytes:
-        """Write all that is known, for the database: see ``unread_tallies.tally``."""
-        steps: list[int] = []
-        threads: list[tuple[int, str]] = []
-        highlights: list[int] = []
-        before = 0
-        for index, (pos, thread, highlighted) in enumerate(self._unread):
-            steps.append(pos - before)
-            before = pos
-            if thread != MAIN:
-                threads.append((index, thread))
-            if highlighted:
-                highlights.append(index)
-        return orjson.dumps([self.unthreaded, self.marks, steps, threads, highlights])
-
-    def resume(self, kept: KeptTally, redacted: Collection[int]) -> None:
-        """Go on from what was written, but for what came before this tally begins, or was redacted since."""
-        unthreaded, marks, steps, threads, highlights = orjson.loads(kept.tally)
-        self.read("", unthreaded)
-        for thread, pos in marks.items():
-            self.read(thread, pos)
-        in_threads, highlighted = dict(threads), set(highlights)
-        for index, pos in enumerate(accumulate(steps)):
-            if pos not in redacted:
-                self.add(pos, in_threads.get(index, MAIN), highlighted=index in highlighted)
-        self.upto = max(self.upto, kept.upto)
-        self.fresh = 0
-
-    def forget(self, pos: int) -> None:
-        """Forget a notification whose event was redacted."""
-        self._keep([it for it in self._unread if it[0] != pos])
-
-    def add(self, pos: int, thread: str, *, highlighted: bool) -> None:
-        """Add a notification, unless it was read before it was counted."""
-        if pos <= self.unthreaded or (self.marks and pos <= self.marks.get(thread, 0)):
-            return
-        self._append(((pos, thread, highlighted),))
-
-    def take(self, shared: _Shared) -> None:
-        """Count what is the same for many."""
-        self.fresh += shared.events
-        unread = shared.unread
-        if not unread:
-            return
-        if self.marks or unread[0][0] <= self.unthreaded:
-            for pos, thread, highlighted in unread:
-                self.add(pos, thread, highlighted=highlighted)
-        else:
-            self._append(unread)
-
-    def _append(self, unread: Sequence[_Unread]) -> None:
-        for _, thread, highlighted in unread:
-            self._change(thread, 1, highlighted)
-        self._unread.extend(unread)
-        self._size.weight += len(unread)
-        while len(self._unread) > MAX_COUNTED:
-            _, thread, highlighted = self._unread.popleft()
-            self._size.weight -= 1
-            self._change(thread, -1, -highlighted)
-
-    def _change(self, thread: str, notifications: int, highlights: int) -> None:
-        self._counts = None
-        if thread == MAIN:
-            self._notifications += notifications
-            self._highlights += highlights
-            return
-        before = self._threads.get(thread, NOTHING)
-        after = Count(before.notifications + notifications, before.highlights + highlights)
-        if after.notifications:
-            self._threads[thread] = after
-        else:
-            del self._threads[thread]
-
-    def _keep(self, unread: list[_Unread]) -> None:
-        if len(unread) != len(self._unread):
-            self._size.weight -= len(self._unread)
-            self._unread.clear()
-            self._threads.clear()
-            self._notifications = self._highlights = 0
-            self._counts = ALL_READ
-            self._append(unread)
-
-    def counts(self) -> Counts:
-        """Give the counts."""
-        if self._counts is None:
-            main = _main_counts(self._notifications, self._highlights)
-            self._counts = _with_threads(main.main, self._threads) if self._threads else main
-        return self._counts
-
-
-@lru_cache(maxsize=4096)  # most who have something to read there have as much
-def _main_counts(notifications: int, highlights: int) -> Counts:
-    count = Count(notifications, highlights)
-    return Counts(count, count, {})
-
-
-def _with_threads(main: Count, threads: Mapping[str, Count]) -> Counts:
-    counts = (main, *threads.values())
-    total = Count(sum(it.notifications for it in counts), sum(it.highlights for it in counts))
-    return Counts(total, main, dict(threads))
 
 
 class _Reader(NamedTuple):
@@ -292,14 +91,14 @@ class Unread:
         self._ignored = ignored
         self._tail = tail
         self._max_weight = max_weight
-        self._size = _Size()
-        self._users: OrderedDict[str, dict[str, _Tally]] = OrderedDict()
+        self._size = Size()
+        self._users: OrderedDict[str, dict[str, Tally]] = OrderedDict()
         self._readers: dict[str, _Reader] = {}
         self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._turns = Turns(1)
         # All who wait in a room ask for the same, one after the other.
         self._latest: tuple[str, int, int] = ("", 0, 0)
-        self._shared: dict[CompiledRules, _Shared | None] = {}
+        self._shared: dict[CompiledRules, Shared | None] = {}
         tail.listen(self._apply)
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
@@ -336,7 +135,7 @@ class Unread:
         tally = tallies.get(room_id)
         return tally.counts() if tally is not None and self._advance(reader, room_id, tally) else None
 
-    def _tallies(self, user_id: str) -> dict[str, _Tally]:
+    def _tallies(self, user_id: str) -> dict[str, Tally]:
         tallies = self._users.setdefault(user_id, {})
         self._users.move_to_end(user_id)
         while self._size.weight > self._max_weight and len(self._users) > 1:
@@ -345,7 +144,7 @@ class Unread:
 
     # -- counting ----------------------------------------------------------------------------------
 
-    def _advance(self, reader: _Reader, room_id: str, tally: _Tally) -> bool:
+    def _advance(self, reader: _Reader, room_id: str, tally: Tally) -> bool:
         """Count what came since, if that takes no waiting."""
         room = self._rooms.held(room_id)
         if room is None:
@@ -369,7 +168,7 @@ class Unread:
 
     def _shared_by_all(
         self, rules: CompiledRules, room: Room, after: int, upto: int, notes: Sequence[Note]
-    ) -> _Shared | None:
+    ) -> Shared | None:
         latest = (room.room_id, after, upto)
         if latest != self._latest:
             self._latest = latest
@@ -378,14 +177,14 @@ class Unread:
             self._shared[rules] = _shared_by_all(rules, room, notes)
         return self._shared[rules]
 
-    def _counted(self, reader: _Reader, room: Room, tally: _Tally, upto: int) -> None:
+    def _counted(self, reader: _Reader, room: Room, tally: Tally, upto: int) -> None:
         tally.upto = max(tally.upto, upto)
         if tally.fresh >= _KEPT_EVERY:
             tally.fresh = 0
             self.keeping.note(reader.user_id, room.room_nid, reader.rules_key, tally)
 
     async def _load(
-        self, reader: _Reader, tallies: dict[str, _Tally], room_ids: Sequence[str]
+        self, reader: _Reader, tallies: dict[str, Tally], room_ids: Sequence[str]
     ) -> dict[str, Counts]:
         """Count rooms for which something has to be read: a few queries, however many rooms."""
         memberships = await self._memberships.of(reader.user_id)
@@ -416,7 +215,7 @@ class Unread:
     async def _fill_gaps(
         self,
         reader: _Reader,
-        tallies: Mapping[str, _Tally],
+        tallies: Mapping[str, Tally],
         notes: Mapping[str, Sequence[Note]],
         nids: Mapping[str, int],
     ) -> None:
@@ -431,7 +230,7 @@ class Unread:
             if room is not None:
                 _count(reader, room, tallies[room_id], older)
 
-    async def _begin(self, reader: _Reader, tallies: dict[str, _Tally], nids: Mapping[str, int]) -> None:
+    async def _begin(self, reader: _Reader, tallies: dict[str, Tally], nids: Mapping[str, int]) -> None:
         """Make tallies that begin where the user has read everything, or joined, or was counted for last."""
         user_id = reader.user_id
         before = self._tail.pos
@@ -442,7 +241,7 @@ class Unread:
         for room_id in nids:
             if (old := tallies.pop(room_id, None)) is not None:
                 old.release()
-            tallies[room_id] = _Tally(joined[room_id], self._size)
+            tallies[room_id] = Tally(joined[room_id], self._size)
             if (known := kept.get(nids[room_id])) is not None and known.upto >= joined[room_id]:
                 tallies[room_id].resume(known, redacted.get(known.room_nid, ()))
         for mark in marks:
@@ -486,7 +285,7 @@ class Unread:
             tally.release()
 
 
-def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) -> None:
+def _count(reader: _Reader, room: Room, tally: Tally, notes: Iterable[Note]) -> None:
     user_id, rules, ignored, _ = reader
     for note in notes:
         pos = note.pos
@@ -510,9 +309,9 @@ def _count(reader: _Reader, room: Room, tally: _Tally, notes: Iterable[Note]) ->
                 tally.add(pos, note.thread, highlighted=outcome.highlights)
 
 
-def _shared_by_all(rules: CompiledRules, room: Room, notes: Iterable[Note]) -> _Shared | None:
+def _shared_by_all(rules: CompiledRules, room: Room, notes: Iterable[Note]) -> Shared | None:
     """Count for everybody at once (see ``_count``); None where that hangs on who reads."""
-    events, senders, unread = 0, set[str](), list[_Unread]()
+    events, senders, unread = 0, set[str](), list[Notification]()
     for note in notes:
         events += 1
         senders.add(note.sender)
@@ -524,7 +323,7 @@ def _shared_by_all(rules: CompiledRules, room: Room, notes: Iterable[Note]) -> _
                 return None
             if outcome.notifies:
                 unread.append((note.pos, note.thread, outcome.highlights))
-    return _Shared(events, frozenset(senders), unread)
+    return Shared(events, frozenset(senders), unread)
 
 
 def _display_name(room: Room, user_id: str) -> str | None:
@@ -533,7 +332,7 @@ def _display_name(room: Room, user_id: str) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _mark(tally: _Tally, row: LogRow) -> None:
+def _mark(tally: Tally, row: LogRow) -> None:
     if row.key in READ_TYPES and row.body is not None:
         tally.read(row.key2 or "", orjson.loads(row.body)["event_pos"])
 

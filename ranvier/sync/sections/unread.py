@@ -8,7 +8,8 @@ from typing import NamedTuple
 import orjson
 
 from ranvier.sync.context import SyncContext
-from ranvier.users.unread import Count, Counts, Unread
+from ranvier.users.unread import Unread
+from ranvier.users.unread_tally import Count, Counts
 
 
 class UnreadCounts(NamedTuple):
