@@ -49,9 +49,12 @@ def _of_workers(found: WorkerFigures) -> list[Outcome]:
         for cost in found.idle
         if (bound := IDLE_MS.get(cost.wanted_per_s)) is not None
     ]
-    if found.local_p50_ms is not None and found.forwarded_p50_ms is not None:
-        more = found.forwarded_p50_ms - found.local_p50_ms
-        outcomes.append(_at_most("forwarded instead of local: more latency (p50)", more, FORWARDED_MS, " ms"))
+    if (sent := found.sent) is not None:
+        for title, value in (
+            ("a room of another worker, the connection moved there: more latency (p50)", sent.settled),
+            ("forwarded instead of local (the connection stays): more latency (p50)", sent.forwarded),
+        ):
+            outcomes.append(_at_most(title, value - sent.local, FORWARDED_MS, " ms"))
     if found.failover_s is not None:
         outcomes.append(_at_most("a killed writer's rooms go on after", found.failover_s, FAILOVER_S, " s"))
     if found.slowest_while_adding_ms is not None:

@@ -28,12 +28,26 @@ class IdleCost:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """How long a message takes (p50, ms), by how its connection stands to the worker that has the room.
+
+    ``forwarded``: it is at another worker and stays there, since its client polls on it. ``settled``: its
+    first request was for another worker's room, and it has moved since. ``moving``: it moves for each
+    message, to and fro between rooms of two workers.
+    """
+
+    local: float
+    forwarded: float
+    settled: float
+    moving: float
+
+
+@dataclass(frozen=True)
 class WorkerFigures:
     """The figures of one server in its worker form; None where a scenario does not apply to it."""
 
     idle: list[IdleCost]
-    local_p50_ms: float | None = None
-    forwarded_p50_ms: float | None = None
+    sent: Sent | None = None
     failover_s: float | None = None
     slowest_before_ms: float | None = None
     slowest_while_adding_ms: float | None = None
@@ -66,32 +80,38 @@ async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigur
     user = await make_user(HOST, server.port)
     rooms = await make_rooms(user, AT_ONCE, lambda room_id: placed_on(room_id, names) == names[0])
     costs = await idle_costs(rooms, workers[names[-1]], seconds)
-    local, forwarded = await _forwarded(user, rooms.pairs[0][1], names, seconds)
+    sent = await _sent(user, rooms.pairs[0][1], names, seconds)
     rooms.close()
     before, adding = await _slowest_while_adding(server, user, seconds)
     failover = await _failover(server, user)
-    return WorkerFigures(costs, local, forwarded, failover, before, adding)
+    return WorkerFigures(costs, sent, failover, before, adding)
 
 
-async def _forwarded(user: Client, room_id: str, names: list[str], seconds: float) -> tuple[float, float]:
-    """Send into one room by turns over a connection to its worker and over one to another (p50 in ms)."""
-    elsewhere = (await make_rooms(user, 1, lambda other: placed_on(other, names) == names[1])).pairs[0]
-    here = user.twin()
+async def _sent(user: Client, room_id: str, names: list[str], seconds: float) -> Sent:
+    """Send into the rooms of two workers by turns over connections that stand to them in different ways."""
+    other_room = (await make_rooms(user, 1, lambda other: placed_on(other, names) == names[1])).pairs[0][1]
+    here, away, settled, moving = clients = [user.twin() for _ in range(4)]
+    # A connection begins with the worker that has the room of its first request.
     await here.send(room_id, "first")
-    # A connection stays with the worker that has the room of its first request.
-    away = elsewhere[0]
-    await away.send(elsewhere[1], "first")
-    latencies: tuple[list[float], list[float]] = ([], [])
+    for client in (away, settled, moving):
+        await client.send(other_room, "first")
+    await away.sync("timeout=0&since=s0")
+    ways = [(here, room_id), (away, room_id), (settled, room_id), (moving, room_id), (moving, other_room)]
+    latencies: list[list[float]] = [[] for _ in ways]
     end, turn = perf_counter() + seconds, 0
     while perf_counter() < end or turn < 100:
-        for way in (0, 1) if turn % 2 else (1, 0):
+        # Each of them comes first, second, … as often as the others.
+        for number in range(len(ways)):
+            way = (number + turn) % len(ways)
+            client, target = ways[way]
             begun = perf_counter()
-            await (here, away)[way].send(room_id, "bench")
+            await client.send(target, "bench")
             latencies[way].append((perf_counter() - begun) * 1000)
         turn += 1
-    here.connection.close()
-    away.connection.close()
-    return percentile(latencies[0], 50), percentile(latencies[1], 50)
+    for client in clients:
+        client.connection.close()
+    local, forwarded, settled_ms, to, fro = (percentile(of_way, 50) for of_way in latencies)
+    return Sent(local, forwarded, settled_ms, (to + fro) / 2)
 
 
 async def _slowest_while_adding(server: RanvierWorkers, user: Client, seconds: float) -> tuple[float, float]:

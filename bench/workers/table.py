@@ -58,12 +58,14 @@ def _of_workers(found: WorkerFigures) -> list[str]:
             f"| idle worker, {cost.wanted_per_s:.0f} events/s wanted, {cost.per_s:.0f} reached "
             f"| {cost.ms_per_event:.4f} ms per event, {cost.percent_of_core:.1f} % of a core |"
         )
-    if found.local_p50_ms is not None and found.forwarded_p50_ms is not None:
-        more = found.forwarded_p50_ms - found.local_p50_ms
-        lines.append(
-            f"| send, local / forwarded (p50) | {found.local_p50_ms:.2f} / {found.forwarded_p50_ms:.2f} ms: "
-            f"{more:+.2f} ms |"
-        )
+    if (sent := found.sent) is not None:
+        lines.append(f"| send, local (p50) | {sent.local:.2f} ms |")
+        for title, value in (
+            ("forwarded: the connection is at another worker, and its client polls on it", sent.forwarded),
+            ("the connection has moved to the room's worker", sent.settled),
+            ("the connection moves for this message", sent.moving),
+        ):
+            lines.append(f"| {title} | {value - sent.local:+.2f} ms |")
     if found.slowest_while_adding_ms is not None:
         lines.append(f"| slowest request, nothing changes | {found.slowest_before_ms:.0f} ms |")
         lines.append(f"| slowest request while a worker is added | {found.slowest_while_adding_ms:.0f} ms |")

@@ -102,8 +102,12 @@ class Application:
 
     def end(self) -> None:
         """Count a request out."""
-        self.in_flight -= 1
         self.answered += 1
+        self.end_moved()
+
+    def end_moved(self) -> None:
+        """Count a request out that another worker answers."""
+        self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
 

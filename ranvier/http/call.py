@@ -36,6 +36,10 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 _SEEN_EVERY_S = 1.0  # a client that polls is noted once in this time
 
 
+class _MovedError(Exception):
+    """Say that another worker answers: the connection is there now."""
+
+
 class _Known:
     """What is the same for all requests with one head: the endpoint, the key of the token, who asks.
 
@@ -63,6 +67,7 @@ class Call:
         "endpoint",
         "exchange",
         "ip",
+        "moved",
         "parked",
         "size",
         "started",
@@ -81,6 +86,7 @@ class Call:
         self.status = 0
         self.size = 0
         self.started = time.perf_counter()
+        self.moved = False
         self.parked: Parked | None = None
 
     @property
@@ -157,6 +163,7 @@ class Call:
         key = self.application.authentication.key(exchange.headers)
         if key is None:
             return None
+        exchange.stay()
         ip = self.ip if self.edge.x_forwarded else ""
         return _Known(bound, repeated, key, ip, user_agent(exchange.headers)), since
 
@@ -207,8 +214,12 @@ class Call:
             self._end(database_time.spent_ms() if database_time is not None else 0.0)
 
     def _end(self, database_ms: float) -> None:
-        """Count and log the request."""
+        """Count and log the request, unless another worker does."""
         application, exchange = self.application, self.exchange
+        if self.moved:
+            exchange.end()
+            application.end_moved()
+            return
         seconds = time.perf_counter() - self.started
         method = exchange.method if exchange.method in _METHODS else "other"
         try:
@@ -237,6 +248,8 @@ class Call:
     async def _answer(self) -> None:
         try:
             await self._reply(await self._result())
+        except _MovedError:
+            self.moved = True
         except ClientGoneError:
             self.status = CLIENT_GONE
         except asyncio.CancelledError:
@@ -298,8 +311,14 @@ class Call:
     async def _run_handler(self, bound: BoundRoute, request: Request, *, has_body: bool) -> Any:
         application, route, exchange = self.application, bound.route, self.exchange
         neighbours = application.neighbours
-        if neighbours is not None and (behind := neighbours.catch_up()) is not None:
-            await behind
+        if route.long_poll:
+            exchange.stay()
+        if neighbours is not None:
+            # Before anything is counted: the limits are counted where the request is answered.
+            if (name := neighbours.target(request)) is not None and exchange.move(name):
+                raise _MovedError
+            if (behind := neighbours.catch_up()) is not None:
+                await behind
         requester = await application.authentication.identify(
             route.auth, exchange.headers, request.query_string
         )

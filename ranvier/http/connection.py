@@ -18,10 +18,18 @@ from ranvier.spec.errors import MatrixError
 
 # Requests that may wait for the answers of those before them. One read may hold many times as many.
 _MAX_PIPELINED = 256
+# A request of which more has been read is answered by the process that read it.
+_MAX_MOVED_BYTES = 32 * 1024
 
 Serve = Callable[[Exchange], None]
 """Begins to answer a request: at once, or later and from a task; never raises, and calls ``Exchange.end``."""
 
+
+Move = Callable[[str, int, bytes], bool]
+"""Has the worker of a name serve a connection from now on; False if it cannot be asked.
+
+Given its file descriptor, which is closed afterwards, and what was read of its next request.
+"""
 
 LINGER_S: Final = 0.25
 """How long a connection that has nothing to do stays open when the server stops."""
@@ -39,11 +47,15 @@ class ConnectionLimits:
 
 @dataclass(slots=True)
 class Open:
-    """What a listener has open: its connections, and the requests that are being answered."""
+    """What a listener has open: its connections, and the requests that are being answered.
+
+    ``move`` is there if its connections may go on to other workers.
+    """
 
     heads: RepeatedHeads = field(default_factory=RepeatedHeads)
     connections: set[Connection] = field(default_factory=set)
     exchanges: set[Exchange] = field(default_factory=set)
+    move: Move | None = None
     _none_left: asyncio.Future[None] | None = None
 
     def answered(self, exchange: Exchange) -> None:
@@ -61,9 +73,12 @@ class Open:
 
 
 class Connection(asyncio.Protocol):
-    """Speak HTTP/1.1 with one client. Made by the listener for each connection that it accepts."""
+    """Speak HTTP/1.1 with one client. Made by the listener for each connection that it accepts.
 
-    def __init__(self, serve: Serve, state: Open, limits: ConnectionLimits) -> None:
+    ``begun`` is what another process has read of its first request. That one is answered here.
+    """
+
+    def __init__(self, serve: Serve, state: Open, limits: ConnectionLimits, begun: bytes = b"") -> None:
         self._serve = serve
         self._state = state
         self._limits = limits
@@ -74,6 +89,10 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self._ip = ""
         self._scheme = "http"
+        # what another worker would have to know to answer the latest request: all that was read of it
+        self._begun_elsewhere = begun
+        self._may_move = state.move is not None
+        self._request_bytes = b""
         # the request whose head is being read
         self._reading_head = False
         self._in_message = False
@@ -110,6 +129,9 @@ class Connection(asyncio.Protocol):
             self._refuse(MatrixError("M_UNKNOWN", 503, "The server has too many connections"))
             return
         self._start_head_timer()
+        if self._begun_elsewhere:
+            self.data_received(self._begun_elsewhere)
+            self._begun_elsewhere = self._request_bytes = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; who answers a request on it is told."""
@@ -129,8 +151,11 @@ class Connection(asyncio.Protocol):
         between = self._current is None and not self._waiting and not self._in_message
         if between and (again := self._state.heads.find(data)) is not None:
             self._stop_head_timer()
+            self._may_move = False
             self._start(Exchange(self, *again, self._ip, self._scheme))
             return
+        if self._may_move:
+            self._note_request_bytes(data, is_first=between)
         self._bytes_in_head += len(data)
         self._begun = 0
         try:
@@ -153,6 +178,14 @@ class Connection(asyncio.Protocol):
                 self._refuse_head()
             elif self._head_timer is None:
                 self._start_head_timer()
+
+    def _note_request_bytes(self, data: bytes, *, is_first: bool) -> None:
+        if is_first:
+            self._request_bytes = data
+        elif self._request_bytes:
+            self._request_bytes += data
+        if len(self._request_bytes) > _MAX_MOVED_BYTES:
+            self._request_bytes = b""
 
     def pause_writing(self) -> None:
         """Know that the client takes its answers too slowly."""
@@ -247,6 +280,7 @@ class Connection(asyncio.Protocol):
     def answered(self) -> None:
         """Go on with the next request."""
         self._current = None
+        self._request_bytes = b""  # with what may follow in them: nobody is to answer this one again
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._start_idle_timer(self._limits.keep_alive_s)
@@ -279,6 +313,30 @@ class Connection(asyncio.Protocol):
         if self._read_paused and not self.transport.is_closing():
             self._read_paused = False
             self.transport.resume_reading()
+
+    def move(self, name: str) -> bool:
+        """Have another worker answer the current request and all that come; False if that cannot be.
+
+        Nothing may have been sent of the answer, and nothing read of the body but by the parser.
+        """
+        move = self._state.move
+        if (
+            move is None
+            or not (self._may_move and self._request_bytes)
+            or self._waiting  # their order is known here alone
+            or self._scheme == "https"  # so are the keys
+            or self.transport.is_closing()
+            or self.transport.get_write_buffer_size()
+        ):
+            return False
+        if not move(name, self.transport.get_extra_info("socket").fileno(), self._request_bytes):
+            return False
+        self.transport.close()
+        return True
+
+    def stay(self) -> None:
+        """Keep this connection here: its client polls, and what it needs for that is in memory here."""
+        self._may_move = False
 
     def shut_down(self) -> None:
         """Close the connection after the request that is being answered, or that is on its way already.

@@ -55,6 +55,12 @@ class Carrier(Protocol):
     def answered(self) -> None:
         """Go on with the next request."""
 
+    def move(self, name: str) -> bool:
+        """Have another worker answer the current request and all that come; False if that cannot be."""
+
+    def stay(self) -> None:
+        """Keep this connection here."""
+
     def ended(self, exchange: Exchange) -> None:
         """Know that nobody answers this request any more: it was answered, or will not be."""
 
@@ -245,6 +251,18 @@ class Exchange:
         if self._expects_continue:
             self.keep_alive = False  # nobody knows whether the body still comes
         return head + (b"\r\n" if self.keep_alive else _CLOSE)
+
+    def move(self, name: str) -> bool:
+        """Have the worker of a name answer instead, and go on with the connection; False if it cannot be.
+
+        To be asked before the body is read. If it is done only ``end`` remains to be called.
+        """
+        self.done = self._carrier.move(name)
+        return self.done
+
+    def stay(self) -> None:
+        """Keep the connection here, whatever is asked on it next."""
+        self._carrier.stay()
 
     def end(self) -> None:
         """Be done with the request, answered or not; an answer that broke off ends the connection."""

@@ -10,11 +10,12 @@ import socket
 import ssl
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ranvier.http.app import Edge
-from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Open
+from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Move, Open
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +99,17 @@ class Listener:
             connection.transport.close()
         self._servers.clear()
 
-    async def adopt(self, sock: socket.socket) -> None:
-        """Serve a connection that another process accepted. Raises ``OSError``, ``ssl.SSLError``."""
-        await asyncio.get_running_loop().connect_accepted_socket(self._connection, sock, ssl=self._tls)
+    async def adopt(self, sock: socket.socket, begun: bytes = b"") -> None:
+        """Serve a connection that another process accepted, and of which it has read ``begun``.
+
+        Raises ``OSError``, ``ssl.SSLError``.
+        """
+        make = partial(self._connection, begun) if begun else self._connection
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock, ssl=self._tls)
+
+    def let_move(self, move: Move) -> None:
+        """Let new connections go on to other workers."""
+        self._state.move = move
 
     @property
     def connections(self) -> int:
@@ -112,8 +121,8 @@ class Listener:
         if self._tls is not None and self._settings.tls is not None:
             self._tls.load_cert_chain(self._settings.tls.certificate, self._settings.tls.private_key)
 
-    def _connection(self) -> Connection:
-        return Connection(self._app.answer, self._state, self._settings.limits)
+    def _connection(self, begun: bytes = b"") -> Connection:
+        return Connection(self._app.answer, self._state, self._settings.limits, begun)
 
     async def _start_tcp(self, address: TcpAddress) -> None:
         loop = asyncio.get_running_loop()

@@ -262,7 +262,7 @@ class Front:
             worker = self._workers[name]
             id, waiting.given_at = next(self._ids), now
             message = Connection(id, waiting.listener, waiting.given_at + TAKE_WITHIN_S)
-            if front_protocol.send(worker.sock, message, waiting.sock):
+            if front_protocol.send(worker.sock, message, waiting.sock.fileno()):
                 worker.given[id] = waiting
                 return
         self._unplaced.append(waiting)  # until a worker is ready

@@ -19,19 +19,32 @@ logger = logging.getLogger(__name__)
 _AGAIN_S: Final = 0.01
 
 
+class Adopting:
+    """Serve connections that were accepted elsewhere, each as its listener does."""
+
+    def __init__(self, listeners: Sequence[Listener], tasks: asyncio.TaskGroup) -> None:
+        self.listeners = listeners
+        self._tasks = tasks
+
+    def adopt(self, listener: int, sock: socket.socket, begun: bytes = b"") -> None:
+        """Serve a connection, of which ``begun`` was read already."""
+        sock.setblocking(False)
+        self._tasks.create_task(self._serve(self.listeners[listener], sock, begun))
+
+    async def _serve(self, listener: Listener, sock: socket.socket, begun: bytes) -> None:
+        try:
+            await listener.adopt(sock, begun)
+        except (OSError, ssl.SSLError) as error:
+            logger.debug("A connection was lost before it was served: %s", error)
+            sock.close()
+
+
 class FrontEnd:
     """Serve the connections that the front brings. ``on_orphaned`` is called when the front is gone."""
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        listeners: Sequence[Listener],
-        tasks: asyncio.TaskGroup,
-        on_orphaned: Callable[[], None],
-    ) -> None:
+    def __init__(self, sock: socket.socket, adopting: Adopting, on_orphaned: Callable[[], None]) -> None:
         self._sock = sock
-        self._listeners = listeners
-        self._tasks = tasks
+        self._adopting = adopting
         self._on_orphaned = on_orphaned
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -68,16 +81,8 @@ class FrontEnd:
             sock.close()
             self._say(Refused(message.id))
             return
-        sock.setblocking(False)
         self._say(Taken(message.id))
-        self._tasks.create_task(self._serve(self._listeners[message.listener], sock))
-
-    async def _serve(self, listener: Listener, sock: socket.socket) -> None:
-        try:
-            await listener.adopt(sock)
-        except (OSError, ssl.SSLError) as error:
-            logger.debug("A connection was lost before it was served: %s", error)
-            sock.close()
+        self._adopting.adopt(message.listener, sock)
 
     def _say(self, message: Message) -> None:
         if not self._gone and not front_protocol.send(self._sock, message):

@@ -46,12 +46,13 @@ class Connection(msgspec.Struct, tag="connection", frozen=True):
     """Hand over a connection, which comes along as a file descriptor.
 
     ``listener`` is its listener's index. Past ``deadline`` (of the machine's monotonic clock) the worker lets
-    it be: the front gives it to another one then.
+    it be: the front gives it to another one then. ``begun`` is what was read of its first request already.
     """
 
     id: int
     listener: int
     deadline: float
+    begun: bytes = b""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -87,13 +88,13 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def send(sock: socket.socket, message: Message, passed: socket.socket | None = None) -> bool:
-    """Send a message; False if the other end is gone or takes nothing now."""
+def send(sock: socket.socket, message: Message, passed: int | None = None) -> bool:
+    """Send a message, perhaps with a file descriptor; False if the other end is gone or takes nothing now."""
     try:
         if passed is None:
             sock.send(encode(message))
         else:
-            socket.send_fds(sock, [encode(message)], [passed.fileno()])
+            socket.send_fds(sock, [encode(message)], [passed])
     except OSError:
         return False
     return True

@@ -30,11 +30,12 @@ from ranvier.processes.cluster_parts import ClusterParts, cluster_parts, is_for_
 from ranvier.processes.console import private_listener
 from ranvier.processes.core import Core, start_core
 from ranvier.processes.database_time import DatabaseTimes
-from ranvier.processes.front_end import FrontEnd
+from ranvier.processes.front_end import Adopting, FrontEnd
 from ranvier.processes.garbage import collect_garbage
 from ranvier.processes.identity import identity_of
 from ranvier.processes.listeners import http_listener, tls_files
 from ranvier.processes.logs import LogOutput
+from ranvier.processes.moving import Moving
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.run_folder import run_folder
 from ranvier.processes.start_error import StartError
@@ -219,12 +220,17 @@ async def _serving(
     listeners = await _listeners(config, application, around.front, folder)
     if cluster is not None:
         await cluster.start(core)
-    front = None
+    front = moving = None
     if around.front is not None:
-        front = FrontEnd(around.front, listeners, core.tasks, on_orphaned)
+        # Not the private one, which is there to ask just this worker.
+        adopting = Adopting(listeners[:-1], core.tasks)
+        moving = Moving(folder=folder, own_name=config.worker.name, adopting=adopting)
+        moving.start()
+        front = FrontEnd(around.front, adopting, on_orphaned)
         front.start()
         if cluster is not None:
             cluster.workers.when_drained(front.drain)
+            cluster.workers.when_drained(moving.drain)
     core.run_always(collect_garbage())
     if around.supervise is not None:
         core.run_always(around.supervise())
@@ -236,14 +242,17 @@ async def _serving(
         grace_s = min(grace_s, _FAILED_GRACE_S)
         raise
     finally:
-        if front is not None:
+        if front is not None and moving is not None:
             front.drain()
+            moving.drain()
         if cluster is not None:
             await cluster.drain()
         built.drain()
         await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
         if cluster is not None:
             await cluster.stop(grace_s)
+        if moving is not None:
+            moving.close()
         core.stop()
 
 

@@ -1,0 +1,234 @@
+"""Connections that move to another worker: their client notices nothing, whatever becomes of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ranvier.http.request import Request
+from ranvier.http.response import Response
+from ranvier.processes import front_protocol
+from ranvier.processes.front_end import Adopting
+from ranvier.processes.front_protocol import Connection, Refused
+from ranvier.processes.moving import Moving
+from tests.http.edge import Edge, read_answer, serving
+
+V3 = "/_matrix/client/v3"
+GET = f"GET {V3}/maybe HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+def put(text: str) -> bytes:
+    """Give a request that writes."""
+    body = f'{{"text":"{text}"}}'
+    return f"PUT {V3}/note HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+class AllElsewhere:
+    """Know one other worker, which is to be asked for everything that is written."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def is_current(self) -> bool:
+        return True
+
+    def catch_up(self) -> Awaitable[None] | None:
+        return None
+
+    def target(self, request: Request) -> str | None:
+        return self.name if request.method == "PUT" else None
+
+    async def ask(self, name: str, request: Request) -> Response | None:
+        return None
+
+
+@dataclass
+class Worker:
+    """A server edge that gives connections away and takes them."""
+
+    edge: Edge
+    moving: Moving
+
+    @property
+    def answered(self) -> int:
+        return self.edge.application.answered
+
+
+@asynccontextmanager
+async def worker(folder: Path, name: str, elsewhere: str) -> AsyncIterator[Worker]:
+    """Run a worker that thinks that ``elsewhere`` is better asked."""
+    async with serving() as edge, asyncio.TaskGroup() as tasks:
+        moving = Moving(folder=folder, own_name=name, adopting=Adopting([edge.listener], tasks))
+        edge.application.neighbours = AllElsewhere(elsewhere)
+        moving.start()
+        try:
+            yield Worker(edge, moving)
+        finally:
+            moving.close()
+
+
+@pytest.fixture
+async def a(tmp_path: Path) -> AsyncIterator[Worker]:
+    """Give a worker that takes the other one for better."""
+    async with worker(tmp_path, "a", "b") as one:
+        yield one
+
+
+@pytest.fixture
+async def b(tmp_path: Path) -> AsyncIterator[Worker]:
+    """Give the other one, which thinks the same of the first."""
+    async with worker(tmp_path, "b", "a") as one:
+        yield one
+
+
+@asynccontextmanager
+async def connected(one: Worker) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connect to a worker."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.edge.port)
+    async with asyncio.timeout(10):
+        yield reader, writer
+    writer.close()
+
+
+async def test_a_connection_goes_on_at_the_worker_that_is_better_asked(a: Worker, b: Worker) -> None:
+    """A client's connection would break, or each of its messages be passed on between workers."""
+    async with connected(a) as (reader, writer):
+        writer.write(put("one"))
+        answer = await read_answer(reader)
+        assert (answer.status, answer.json["text"]) == (200, "one")
+        assert (a.answered, b.answered) == (0, 1)
+        for _ in range(3):
+            writer.write(GET)
+            assert (await read_answer(reader)).status == 200
+        assert (a.answered, b.answered) == (0, 4)
+        # What is written next goes back, since the other one thinks the same of the first.
+        for number in range(20):
+            writer.write(put(str(number)))
+            assert (await read_answer(reader)).json["text"] == str(number)
+        assert (a.answered, b.answered) == (10, 14)
+    assert a.edge.application.in_flight == b.edge.application.in_flight == 0
+
+
+async def test_a_body_that_comes_in_pieces_arrives_whole(a: Worker, b: Worker) -> None:
+    """A message would be cut off, or the rest of it be taken for the next request."""
+    whole = put("x" * 5000)
+    async with connected(a) as (reader, writer):
+        for size in (whole.index(b"\r\n\r\n") + 4, whole.index(b"xx") + 1000, len(whole) - 1):
+            writer.write(whole[:size])
+            await asyncio.sleep(0.05)
+            writer.write(whole[size:])
+            assert (await read_answer(reader)).json["text"] == "x" * 5000
+    assert a.answered + b.answered == 3
+    assert b.answered
+
+
+async def test_what_was_sent_together_is_answered_in_order(a: Worker, b: Worker) -> None:
+    """Answers would come in another order than the requests, so each would be taken for another's."""
+    async with connected(a) as (reader, writer):
+        writer.write(b"".join(put(str(number)) for number in range(20)))
+        assert [(await read_answer(reader)).json["text"] for _ in range(20)] == [str(n) for n in range(20)]
+        # One and a half, and the rest of the second when the first is answered.
+        first, second = put("first"), put("second")
+        writer.write(first + second[:30])
+        assert (await read_answer(reader)).json["text"] == "first"
+        writer.write(second[30:])
+        assert (await read_answer(reader)).json["text"] == "second"
+        writer.write(put("last"))
+        assert (await read_answer(reader)).json["text"] == "last"
+    assert a.answered + b.answered == 23
+
+
+async def test_a_client_that_polls_stays_where_it_is(a: Worker, b: Worker) -> None:
+    """Each message of a client with one connection would make it sync from another worker's empty memory."""
+    a.edge.waiting.release.set()
+    async with connected(a) as (reader, writer):
+        writer.write(f"GET {V3}/wait HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert (await read_answer(reader)).status == 200
+        writer.write(put("one"))
+        assert (await read_answer(reader)).status == 200
+    assert (a.answered, b.answered) == (2, 0)
+
+
+async def test_without_the_other_worker_it_is_answered_here(a: Worker) -> None:
+    """Nobody could write to the rooms of a worker that is on another machine, or gone."""
+    async with connected(a) as (reader, writer):
+        writer.write(put("one"))
+        assert (await read_answer(reader)).status == 200
+    assert a.answered == 1
+
+
+async def test_a_worker_that_drains_sends_it_back(a: Worker, b: Worker) -> None:
+    """Requests would fail while a worker is restarted in good order."""
+    async with connected(a) as (reader, writer), connected(a) as (other_reader, other_writer):
+        writer.write(put("one"))
+        assert (await read_answer(reader)).status == 200
+        assert b.answered == 1
+        b.moving.drain()
+        other_writer.write(put("two"))
+        assert (await read_answer(other_reader)).status == 200
+    assert (a.answered, b.answered) == (1, 1)
+
+
+@asynccontextmanager
+async def frozen(folder: Path) -> AsyncIterator[socket.socket]:
+    """Be a worker b that can be given connections and does nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.setblocking(False)
+        sock.bind(str(folder / "b.move"))
+        sock.listen()
+        yield sock
+
+
+async def test_a_frozen_worker_does_not_keep_it(a: Worker, tmp_path: Path) -> None:
+    """Whoever writes to a room of a worker that stands still would wait for ever."""
+    async with frozen(tmp_path), connected(a) as (reader, writer):
+        begun = time.monotonic()
+        writer.write(put("one"))
+        assert (await read_answer(reader)).status == 200
+        assert time.monotonic() - begun < 5
+        # That one is not asked again for a while.
+        writer.write(put("two"))
+        assert (await read_answer(reader)).json["text"] == "two"
+    assert a.answered == 2
+
+
+async def test_a_worker_that_dies_before_it_took_it_loses_nothing(a: Worker, tmp_path: Path) -> None:
+    """A message would be lost with a worker that never read it."""
+    async with connected(a) as (reader, writer):
+        async with frozen(tmp_path):
+            writer.write(put("one"))
+            await asyncio.sleep(0.05)
+        assert (await read_answer(reader)).json["text"] == "one"
+    assert a.answered == 1
+
+
+async def test_what_comes_too_late_is_not_begun(b: Worker, tmp_path: Path) -> None:
+    """A worker that stood still would do again what the other one has done itself meanwhile."""
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as giver,
+    ):
+        giver.connect(str(tmp_path / "b.move"))
+        past = Connection(7, 0, time.monotonic() - 0.01, put("late"))
+        assert front_protocol.send(giver, past, theirs.fileno())
+        theirs.close()
+        giver.setblocking(False)
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    message, _ = front_protocol.receive(giver)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(0.01)
+        assert message == Refused(7)
+        assert ours.recv(1) == b""  # nobody holds it any more
+    assert b.answered == 0
