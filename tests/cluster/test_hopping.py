@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
+from ranvier.cluster.placement import ROOM, ranked
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.server.http_client import Refused
 
@@ -185,3 +187,27 @@ async def test_writes_into_one_room_go_to_one_worker(cluster: ClusterProcess, ho
     # Where nobody else wrote lately a worker writes itself; they notice each other within a few messages.
     # From then on the room's worker answers all: those it is asked for itself are about 60.
     assert max(after[name] - before[name] for name in after) >= 140
+
+
+async def test_a_connection_goes_where_its_room_is(cluster: ClusterProcess, hopper: Hopper) -> None:
+    """Each message of a client whose connection is at another worker would cost two workers and be slower."""
+    names = ["worker1", "worker2", "worker3"]
+    client = await hopper().register()
+    client.choose = lambda: cluster.worker_socket("worker1")  # type: ignore[method-assign]
+    while ranked(ROOM, room_id := await client.create_room(), names)[0] != "worker1":
+        pass
+    elsewhere = next(room for n in range(100) if ranked(ROOM, room := f"!{n}:test", names)[0] == "worker2")
+    headers = {"Authorization": f"Bearer {client.token}"}
+    before = await settled(cluster)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1), headers=headers) as session:
+        api = f"{cluster.url}/_matrix/client/v3/rooms"
+        # The front looks at the first request alone.
+        async with session.get(f"{api}/{quote(elsewhere)}/joined_members") as response:
+            assert response.status == 403
+        await client.send(room_id, "the room is busy at its worker")
+        for number in range(20):
+            url = f"{api}/{quote(room_id)}/send/m.room.message/moved{number}"
+            async with session.put(url, json={"msgtype": "m.text", "body": str(number)}) as response:
+                assert response.status == 200
+    after = await settled(cluster)
+    assert {name: after[name] - before[name] for name in names} == {"worker1": 21, "worker2": 1, "worker3": 0}
