@@ -138,8 +138,7 @@ class Members:
 
     async def drain(self) -> None:
         """Say that this worker takes nothing new."""
-        self.own = msgspec.structs.replace(self.own, state=DRAINING)
-        self._changed()
+        self._change(state=DRAINING)
         await self._try_beat()
 
     async def leave(self) -> None:
@@ -151,7 +150,14 @@ class Members:
 
     def set_roles(self, roles: Sequence[str]) -> None:
         """Change what this worker is sent."""
-        self.own = msgspec.structs.replace(self.own, roles=tuple(roles))
+        self._change(roles=tuple(roles))
+
+    def _change(self, **what: object) -> None:
+        """Change what this worker says of itself, and have it told at once over the links.
+
+        It counts as an announcement: others let be what is no newer than what they know.
+        """
+        self.own = msgspec.structs.replace(self.own, beat=self.own.beat + 1, **what)
         self._changed()
 
     # -- keeping ---------------------------------------------------------------------------------------
