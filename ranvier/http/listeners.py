@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -116,6 +117,11 @@ class Listener:
         """Give the number of open connections."""
         return len(self._state.connections)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether another connection would be refused."""
+        return self.connections >= self._settings.limits.max_connections
+
     def reload_certificate(self) -> None:
         """Read the certificate again, for new connections. Raises ``OSError`` (``ssl.SSLError`` is one)."""
         if self._tls is not None and self._settings.tls is not None:
@@ -151,12 +157,7 @@ class Listener:
 
     def _remove_socket_files(self) -> None:
         for path, inode in self._socket_files:
-            try:
-                # A successor may have put its own socket there meanwhile.
-                if path.stat().st_ino == inode:
-                    path.unlink()
-            except FileNotFoundError:
-                continue
+            remove_socket_file(path, inode)
         self._socket_files.clear()
 
 
@@ -178,13 +179,13 @@ def tcp_socket(family: int, where: Any, *, reuse_port: bool) -> socket.socket:
     return sock
 
 
-def unix_socket(address: UnixAddress) -> socket.socket:
+def unix_socket(address: UnixAddress, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """Bind a socket file with its mode, replacing one that nobody answers on.
 
     Raises ``OSError``: address in use when somebody does answer, file exists when it is no socket.
     """
-    _remove_stale(address.path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    _remove_stale(address.path, kind)
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
         sock.setblocking(False)
         sock.bind(str(address.path))
@@ -196,14 +197,21 @@ def unix_socket(address: UnixAddress) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: Path) -> None:
+def remove_socket_file(path: Path, inode: int) -> None:
+    """Remove a socket file, unless a successor has put its own there meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_ino == inode:
+            path.unlink()
+
+
+def _remove_stale(path: Path, kind: int) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(errno.EEXIST, f"{path} is in the way and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
         try:
             probe.connect(str(path))

@@ -30,7 +30,7 @@ from ranvier.config import Config
 from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
-from ranvier.http.listeners import UnixAddress, tcp_socket, unix_socket
+from ranvier.http.listeners import UnixAddress, remove_socket_file, tcp_socket, unix_socket
 from ranvier.processes.application import Built
 from ranvier.processes.core import Core
 from ranvier.processes.start_error import StartError
@@ -160,7 +160,7 @@ async def cluster_parts(
         for sock in sockets:
             sock.close()
         for path, inode in files:
-            _remove(path, inode)
+            remove_socket_file(path, inode)
 
 
 def _end_this_process() -> None:
@@ -217,9 +217,3 @@ def _address(sock: socket.socket) -> str:
         return f"unix:{name}"
     host = name[0] if name[0] not in ("0.0.0.0", "::") else platform.node()
     return f"tcp:[{host}]:{name[1]}" if ":" in host else f"tcp:{host}:{name[1]}"
-
-
-def _remove(path: Path, inode: int) -> None:
-    # A successor may have put its own socket there meanwhile.
-    if path.exists() and path.stat().st_ino == inode:
-        path.unlink()

@@ -20,13 +20,13 @@ from typing import Final
 from ranvier.cluster.placement import ranked
 from ranvier.http.listeners import TcpAddress, UnixAddress, tcp_socket, unix_socket
 from ranvier.processes import front_protocol
-from ranvier.processes.front_protocol import Connection, Draining, Ready, Refused, Taken
+from ranvier.processes.front_protocol import Draining, Ready
+from ranvier.processes.offers import Offers
 from ranvier.processes.request_head import PEEKED_BYTES, is_enough, key_of
 
 logger = logging.getLogger(__name__)
 
-TAKE_WITHIN_S: Final = 1.0
-_MARGIN_S: Final = 0.25
+_TAKE_WITHIN_S: Final = 1.25
 _FIRST_BYTES_S: Final = 30.0
 _MORE_BYTES_S: Final = 0.02
 _LOOK_S: Final = 0.25
@@ -53,15 +53,18 @@ class _Waiting:
     timer: asyncio.TimerHandle | None = None
     key: tuple[str, str] | None = None
     refused_by: set[str] = field(default_factory=set)
-    given_at: float = 0.0
+
+    def let_go(self) -> None:
+        """Close it here: a worker serves it."""
+        self.sock.close()
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
     sock: socket.socket
+    given: Offers[_Waiting]
     ready: bool = False
     suspect_until: float = 0.0
-    given: dict[int, _Waiting] = field(default_factory=dict)
 
 
 class Front:
@@ -74,7 +77,6 @@ class Front:
         self._workers: dict[str, _Worker] = {}
         self._unread: set[_Waiting] = set()
         self._unplaced: list[_Waiting] = []
-        self._ids = itertools.count(1)
         self._turns = itertools.count()
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -84,7 +86,7 @@ class Front:
 
     def add_worker(self, name: str, sock: socket.socket) -> None:
         """Know a worker by the socket to it; it gets connections once it has said that it is ready."""
-        self._workers[name] = _Worker(sock)
+        self._workers[name] = _Worker(sock, Offers(sock))
         self._loop.add_reader(sock.fileno(), self._hear, name)
 
     def remove_worker(self, name: str) -> None:
@@ -95,7 +97,7 @@ class Front:
         self._loop.remove_reader(worker.sock.fileno())
         worker.sock.close()
         self._changed.set()
-        for waiting in list(worker.given.values()):
+        for waiting in worker.given.withdraw():
             self._give(waiting)
 
     def ready_workers(self) -> list[str]:
@@ -111,27 +113,16 @@ class Front:
 
     def _hear(self, name: str) -> None:
         worker = self._workers[name]
-        while True:
-            try:
-                message, _ = front_protocol.receive(worker.sock)
-            except BlockingIOError:
-                return
+        for message, _ in front_protocol.all_received(worker.sock):
             if message is None:
                 self.remove_worker(name)
-                return
-            if isinstance(message, Taken):
-                taken = worker.given.pop(message.id, None)
-                if taken is not None:
-                    taken.sock.close()
-            elif isinstance(message, Refused):
-                refused = worker.given.pop(message.id, None)
-                if refused is not None:
-                    refused.refused_by.add(name)
-                    self._give(refused)
             elif isinstance(message, Ready | Draining):
                 worker.ready = isinstance(message, Ready)
                 self._changed.set()
                 self._give_unplaced()
+            elif (refused := worker.given.hear(message)) is not None:
+                refused.refused_by.add(name)
+                self._give(refused)
 
     # -- connections -----------------------------------------------------------------------------------
 
@@ -154,14 +145,12 @@ class Front:
         """Take back what a worker does not come to, for ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            overdue = time.monotonic() - TAKE_WITHIN_S - _MARGIN_S
             for name, worker in list(self._workers.items()):
-                late = [id for id, waiting in worker.given.items() if waiting.given_at < overdue]
+                late = worker.given.withdraw(older_than_s=_TAKE_WITHIN_S)
                 if late:
                     worker.suspect_until = time.monotonic() + _SUSPECT_S
                     logger.warning("Worker %s does not take %d connections; others get them", name, len(late))
-                for id in late:
-                    waiting = worker.given.pop(id)
+                for waiting in late:
                     waiting.refused_by.add(name)
                     self._give(waiting)
 
@@ -259,11 +248,7 @@ class Front:
         names = ranked(kind, key, self.ready_workers())
         now = time.monotonic()
         for name in sorted(names, key=lambda it: self._is_doubtful(it, waiting, now)):
-            worker = self._workers[name]
-            id, waiting.given_at = next(self._ids), now
-            message = Connection(id, waiting.listener, waiting.given_at + TAKE_WITHIN_S)
-            if front_protocol.send(worker.sock, message, waiting.sock.fileno()):
-                worker.given[id] = waiting
+            if self._workers[name].given.make(waiting, waiting.sock.fileno(), waiting.listener):
                 return
         self._unplaced.append(waiting)  # until a worker is ready
 

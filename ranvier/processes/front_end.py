@@ -6,13 +6,13 @@ import asyncio
 import logging
 import socket
 import ssl
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from ranvier.http.listeners import Listener
 from ranvier.processes import front_protocol
-from ranvier.processes.front_protocol import Connection, Draining, Message, Ready, Refused, Taken
+from ranvier.processes.front_protocol import Connection, Draining, Message, Passed, Ready, Refused, Taken
+from ranvier.processes.offers import refuse, take
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,19 @@ class Adopting:
     def __init__(self, listeners: Sequence[Listener], tasks: asyncio.TaskGroup) -> None:
         self.listeners = listeners
         self._tasks = tasks
+        self._beginning: set[asyncio.Task[None]] = set()
 
     def adopt(self, listener: int, sock: socket.socket, begun: bytes = b"") -> None:
         """Serve a connection, of which ``begun`` was read already."""
         sock.setblocking(False)
-        self._tasks.create_task(self._serve(self.listeners[listener], sock, begun))
+        task = self._tasks.create_task(self._serve(self.listeners[listener], sock, begun))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    async def settle(self) -> None:
+        """Wait until the listeners have what was adopted so far."""
+        if self._beginning:
+            await asyncio.wait(self._beginning)
 
     async def _serve(self, listener: Listener, sock: socket.socket, begun: bytes) -> None:
         try:
@@ -61,28 +69,23 @@ class FrontEnd:
         self._say(Draining())
 
     def _hear(self) -> None:
-        while True:
-            try:
-                message, sock = front_protocol.receive(self._sock)
-            except BlockingIOError:
-                return
+        for message, passed in front_protocol.all_received(self._sock):
             if message is None:
                 self._gone = True
                 self._loop.remove_reader(self._sock.fileno())
                 if not self._draining:
                     logger.error("The process that started this worker is gone")
                     self._on_orphaned()
-                return
-            if isinstance(message, Connection) and sock is not None:
-                self._take(message, sock)
+            elif isinstance(message, Connection) and passed is not None:
+                self._take(message, passed)
 
-    def _take(self, message: Connection, sock: socket.socket) -> None:
-        if time.monotonic() > message.deadline or self._draining:
-            sock.close()
+    def _take(self, message: Connection, passed: Passed) -> None:
+        if self._draining:
+            refuse(passed)
             self._say(Refused(message.id))
-            return
-        self._say(Taken(message.id))
-        self._adopting.adopt(message.listener, sock)
+        elif (sock := take(passed)) is not None:
+            self._say(Taken(message.id))
+            self._adopting.adopt(message.listener, sock)
 
     def _say(self, message: Message) -> None:
         if not self._gone and not front_protocol.send(self._sock, message):

@@ -1,9 +1,12 @@
-"""What the front and a worker say to each other over the socket pair between them, connections included."""
+"""What the front and a worker, or two workers, say to each other over a socket, connections included."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,15 +46,13 @@ class Plan(msgspec.Struct, tag="plan", frozen=True):
 
 
 class Connection(msgspec.Struct, tag="connection", frozen=True):
-    """Hand over a connection, which comes along as a file descriptor.
+    """Offer a connection, which comes along as a file descriptor, with the token that says whose it is.
 
-    ``listener`` is its listener's index. Past ``deadline`` (of the machine's monotonic clock) the worker lets
-    it be: the front gives it to another one then. ``begun`` is what was read of its first request already.
+    ``listener`` is its listener's index, ``begun`` what was read of its first request. See ``offers``.
     """
 
     id: int
     listener: int
-    deadline: float
     begun: bytes = b""
 
 
@@ -64,13 +65,13 @@ class Draining(msgspec.Struct, tag="draining", frozen=True):
 
 
 class Taken(msgspec.Struct, tag="taken", frozen=True):
-    """Tell the front that a connection is served."""
+    """Tell whoever offered a connection that it is served, so that nothing of it need be kept."""
 
     id: int
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True):
-    """Tell the front that a connection is not served, and may go to somebody else."""
+    """Tell whoever offered a connection that it is not served, so that it may go to somebody else."""
 
     id: int
 
@@ -88,28 +89,49 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def send(sock: socket.socket, message: Message, passed: int | None = None) -> bool:
-    """Send a message, perhaps with a file descriptor; False if the other end is gone or takes nothing now."""
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What comes along with a ``Connection``: its socket, and the descriptor of its token."""
+
+    sock: socket.socket
+    token: int
+
+
+def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> bool:
+    """Send a message; False if the other end is gone or takes nothing now."""
     try:
-        if passed is None:
-            sock.send(encode(message))
+        if descriptors:
+            socket.send_fds(sock, [encode(message)], descriptors)
         else:
-            socket.send_fds(sock, [encode(message)], [passed])
+            sock.send(encode(message))
     except OSError:
         return False
     return True
 
 
-def receive(sock: socket.socket) -> tuple[Message | None, socket.socket | None]:
-    """Receive a message and the connection that came with it; (None, None) once the other end is gone.
+def receive(sock: socket.socket) -> tuple[Message | None, Passed | None]:
+    """Receive a message and what came with it; (None, None) once the other end is gone.
 
     Raises BlockingIOError when nothing is there.
     """
     try:
-        data, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 1)
+        data, descriptors, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)
     except ConnectionError:
         return None, None
-    passed = socket.socket(fileno=fds[0]) if fds else None
-    if not data:
-        return None, None
-    return _decoder.decode(data), passed
+    if len(descriptors) != 2:  # none, or this process may open no more
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return (_decoder.decode(data) if data else None), None
+    return _decoder.decode(data), Passed(socket.socket(fileno=descriptors[0]), descriptors[1])
+
+
+def all_received(sock: socket.socket) -> Iterator[tuple[Message | None, Passed | None]]:
+    """Receive what is there; (None, None) comes last if the other end is gone."""
+    while True:
+        try:
+            message, passed = receive(sock)
+        except BlockingIOError:
+            return
+        yield message, passed
+        if message is None:
+            return

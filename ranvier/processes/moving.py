@@ -1,31 +1,31 @@
 """Connections that move from worker to worker of one machine: to the one that has the room they write to.
 
 A client mostly goes on writing where it wrote, so from then on nothing has to be passed on. Whoever gives a
-connection away keeps a copy of it until the other one has said that it serves it, and serves it itself if the
-other one dies or does not come to it: no request is lost, and none is begun twice.
+connection away keeps a copy of it until the other one has taken it, and serves it itself if that one dies or
+does not come to it: no request is lost with a worker that never read it, and none is begun twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from ranvier.http.listeners import UnixAddress, remove_socket_file, unix_socket
 from ranvier.processes import front_protocol
 from ranvier.processes.front_end import Adopting
-from ranvier.processes.front_protocol import Connection, Refused, Taken
+from ranvier.processes.front_protocol import Connection, Passed, Refused, Taken
+from ranvier.processes.offers import Offers, refuse, take
 
 logger = logging.getLogger(__name__)
 
-TAKE_WITHIN_S: Final = 0.2
-_MARGIN_S: Final = 0.2
+_TAKE_WITHIN_S: Final = 0.4
 _SUSPECT_S: Final = 2.0
 _MAX_GIVEN: Final = 1000
 _BACKLOG: Final = 64
@@ -39,15 +39,19 @@ class _Given:
     descriptor: int
     listener: int
     begun: bytes
-    at: float
+
+    def let_go(self) -> None:
+        """Close it here: the other worker serves it."""
+        os.close(self.descriptor)
 
 
 @dataclass(slots=True)
 class _Peer:
-    """Another worker, and what it was given and has not taken, oldest first."""
+    """Another worker, and what it was given and has not taken."""
 
+    name: str
     sock: socket.socket
-    given: dict[int, _Given] = field(default_factory=dict)
+    given: Offers[_Given]
     timer: asyncio.TimerHandle | None = None
     suspect_until: float = 0.0
 
@@ -55,59 +59,52 @@ class _Peer:
 class Moving:
     """Give connections to other workers, and take theirs.
 
-    ``folder`` is what the workers of one machine share; each has a socket there, by its name. ``moved``
-    counts what was given away.
+    ``folder`` is what the workers of one machine share; each has a socket there, by its name. A worker that
+    drains may still give away what it has.
     """
 
     def __init__(self, *, folder: Path, own_name: str, adopting: Adopting) -> None:
         self._folder = folder
         self._path = folder / f"{own_name}{_SUFFIX}"
+        self._inode = 0
         self._adopting = adopting
         self._loop = asyncio.get_running_loop()
         self._listening: socket.socket | None = None
         self._givers: set[socket.socket] = set()
         self._peers: dict[str, _Peer] = {}
-        self._ids = itertools.count(1)
         self._draining = False
-        self.moved = 0
+        self._ending = False
 
     def start(self) -> None:
         """Take connections, and let those of all listeners move. Raises ``OSError``."""
-        self._path.unlink(missing_ok=True)  # a name has one life at a time: this is of the one before
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            sock.setblocking(False)
-            sock.bind(str(self._path))
-            self._path.chmod(0o600)
-            sock.listen(_BACKLOG)
-        except OSError:
-            sock.close()
-            raise
-        self._listening = sock
+        self._listening = sock = unix_socket(UnixAddress(self._path, 0o600), socket.SOCK_SEQPACKET)
+        self._inode = self._path.stat().st_ino
+        sock.listen(_BACKLOG)
         self._loop.add_reader(sock.fileno(), self._accept, sock)
         for index, listener in enumerate(self._adopting.listeners):
             listener.let_move(partial(self.give, index))
 
     def drain(self) -> None:
-        """Take no more. What is here may still be given away."""
-        if self._draining:
-            return
+        """Take no more."""
         self._draining = True
-        if self._listening is not None:
-            self._loop.remove_reader(self._listening.fileno())
-            self._listening.close()
-            self._path.unlink(missing_ok=True)
+        self._stop_listening()
+
+    async def settle(self) -> None:
+        """Give away no more either, and have back what nobody took: the listeners have all there is then."""
+        self.drain()
+        self._ending = True
+        for peer in self._peers.values():
+            for given in peer.given.withdraw():
+                self._take_back(given)
+        await self._adopting.settle()
 
     def close(self) -> None:
-        """Leave what was given and not taken to those who were given it."""
-        self.drain()
+        """Close all sockets."""
+        self._stop_listening()
         for giver in list(self._givers):
             self._forget(giver)
-        for name, peer in list(self._peers.items()):
-            for given in peer.given.values():
-                os.close(given.descriptor)
-            peer.given.clear()
-            self._lose(name, peer)
+        for peer in list(self._peers.values()):
+            self._lose(peer)
 
     # -- giving ----------------------------------------------------------------------------------------
 
@@ -117,23 +114,19 @@ class Moving:
         ``listener`` is its listener's index, ``begun`` what was read of its next request. The descriptor
         remains the caller's, who is to close it and do no more with it.
         """
-        peer = self._peers.get(name) or self._connect(name)
-        now = time.monotonic()
-        if peer is None or peer.suspect_until > now or len(peer.given) >= _MAX_GIVEN:
+        peer = None if self._ending else self._peers.get(name) or self._connect(name)
+        if peer is None or peer.suspect_until > time.monotonic() or len(peer.given) >= _MAX_GIVEN:
             return False
-        id = next(self._ids)
         try:
-            copy = os.dup(descriptor)
+            given = _Given(os.dup(descriptor), listener, begun)
         except OSError as error:
             logger.warning("A connection could not be given to %s: %s", name, error)
             return False
-        if not front_protocol.send(peer.sock, Connection(id, listener, now + TAKE_WITHIN_S, begun), copy):
-            os.close(copy)
+        if not peer.given.make(given, given.descriptor, listener, begun):
+            given.let_go()
             return False
-        peer.given[id] = _Given(copy, listener, begun, now)
         if peer.timer is None:
-            peer.timer = self._loop.call_later(TAKE_WITHIN_S + _MARGIN_S, self._look, name, peer)
-        self.moved += 1
+            peer.timer = self._loop.call_later(_TAKE_WITHIN_S, self._look, peer)
         return True
 
     def _connect(self, name: str) -> _Peer | None:
@@ -144,58 +137,41 @@ class Moving:
         except OSError:  # it is on another machine, has no front, or is just gone
             sock.close()
             return None
-        peer = self._peers[name] = _Peer(sock)
-        self._loop.add_reader(sock.fileno(), self._hear_taken, name, peer)
+        peer = self._peers[name] = _Peer(name, sock, Offers(sock))
+        self._loop.add_reader(sock.fileno(), self._hear_answers, peer)
         return peer
 
-    def _hear_taken(self, name: str, peer: _Peer) -> None:
-        while True:
-            try:
-                message, _ = front_protocol.receive(peer.sock)
-            except BlockingIOError:
-                return
+    def _hear_answers(self, peer: _Peer) -> None:
+        for message, _ in front_protocol.all_received(peer.sock):
             if message is None:
-                self._lose(name, peer)
-                return
-            if isinstance(message, Taken | Refused):
-                given = peer.given.pop(message.id, None)
-                if given is not None and isinstance(message, Taken):
-                    os.close(given.descriptor)
-                elif given is not None:
-                    self._take_back(given)
+                self._lose(peer)
+            elif (refused := peer.given.hear(message)) is not None:
+                self._take_back(refused)
 
-    def _look(self, name: str, peer: _Peer) -> None:
+    def _look(self, peer: _Peer) -> None:
         """Take back what a worker does not come to."""
         peer.timer = None
-        # If it was this process that stood still, what the other one said is here and not read yet.
-        self._hear_taken(name, peer)
-        now = time.monotonic()
-        overdue = now - TAKE_WITHIN_S - _MARGIN_S
-        late = [id for id, given in peer.given.items() if given.at <= overdue]
+        late = peer.given.withdraw(older_than_s=_TAKE_WITHIN_S)
         if late:
-            peer.suspect_until = now + _SUSPECT_S
-            logger.warning("Worker %s does not take %d connections; they stay here", name, len(late))
-        for id in late:
-            self._take_back(peer.given.pop(id))
-        if peer.given:
-            oldest = next(iter(peer.given.values()))
-            peer.timer = self._loop.call_later(oldest.at - overdue, self._look, name, peer)
+            peer.suspect_until = time.monotonic() + _SUSPECT_S
+            logger.warning("Worker %s does not take %d connections; they stay here", peer.name, len(late))
+        for given in late:
+            self._take_back(given)
+        if (oldest := peer.given.oldest) is not None:
+            due_s = max(0.0, oldest + _TAKE_WITHIN_S - time.monotonic())
+            peer.timer = self._loop.call_later(due_s, self._look, peer)
 
-    def _lose(self, name: str, peer: _Peer) -> None:
+    def _lose(self, peer: _Peer) -> None:
         """Serve what a worker that is gone did not take."""
-        if self._peers.get(name) is peer:
-            del self._peers[name]
-            self._loop.remove_reader(peer.sock.fileno())
-            peer.sock.close()
+        del self._peers[peer.name]
+        self._loop.remove_reader(peer.sock.fileno())
+        peer.sock.close()
         if peer.timer is not None:
             peer.timer.cancel()
-            peer.timer = None
-        given, peer.given = list(peer.given.values()), {}
-        for it in given:
-            self._take_back(it)
+        for given in peer.given.withdraw():
+            self._take_back(given)
 
     def _take_back(self, given: _Given) -> None:
-        self.moved -= 1
         self._adopting.adopt(given.listener, socket.socket(fileno=given.descriptor), given.begun)
 
     # -- taking ----------------------------------------------------------------------------------------
@@ -203,36 +179,40 @@ class Moving:
     def _accept(self, listening: socket.socket) -> None:
         try:
             giver, _ = listening.accept()
+        except BlockingIOError:
+            return
         except OSError as error:
-            logger.debug("Another worker could not be heard: %s", error)
+            logger.warning("Other workers cannot give connections to this one any more: %s", error)
+            self._stop_listening()  # else the loop would tell of it again and again
             return
         giver.setblocking(False)
         self._givers.add(giver)
-        self._loop.add_reader(giver.fileno(), self._hear_given, giver)
+        self._loop.add_reader(giver.fileno(), self._hear_offers, giver)
 
-    def _hear_given(self, giver: socket.socket) -> None:
-        while True:
-            try:
-                message, sock = front_protocol.receive(giver)
-            except BlockingIOError:
-                return
+    def _hear_offers(self, giver: socket.socket) -> None:
+        for message, passed in front_protocol.all_received(giver):
             if message is None:
                 self._forget(giver)
-                return
-            if isinstance(message, Connection) and sock is not None:
-                self._take(giver, message, sock)
+            elif isinstance(message, Connection) and passed is not None:
+                self._take(giver, message, passed)
 
-    def _take(self, giver: socket.socket, message: Connection, sock: socket.socket) -> None:
-        """Serve a connection if its giver surely knows in time that it has not to."""
-        refused = self._draining or time.monotonic() > message.deadline
-        told = front_protocol.send(giver, Refused(message.id) if refused else Taken(message.id))
-        # The giver may be told too late even so if this process stood still between two lines.
-        if refused or not told or time.monotonic() > message.deadline + _MARGIN_S / 2:
-            sock.close()
-            return
-        self._adopting.adopt(message.listener, sock, message.begun)
+    def _take(self, giver: socket.socket, message: Connection, passed: Passed) -> None:
+        # Whether the giver hears the answer decides nothing: without it, it looks for itself after a while.
+        if self._draining or self._adopting.listeners[message.listener].is_full:
+            refuse(passed)
+            front_protocol.send(giver, Refused(message.id))
+        elif (sock := take(passed)) is not None:
+            front_protocol.send(giver, Taken(message.id))
+            self._adopting.adopt(message.listener, sock, message.begun)
 
     def _forget(self, giver: socket.socket) -> None:
         self._givers.discard(giver)
         self._loop.remove_reader(giver.fileno())
         giver.close()
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
+            remove_socket_file(self._path, self._inode)

@@ -248,6 +248,9 @@ async def _serving(
         if cluster is not None:
             await cluster.drain()
         built.drain()
+        if moving is not None:
+            # What comes back is to be here before the listeners count what they have to finish.
+            await moving.settle()
         await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
         if cluster is not None:
             await cluster.stop(grace_s)

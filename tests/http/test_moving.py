@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from ranvier.http.connection import ConnectionLimits
 from ranvier.http.request import Request
 from ranvier.http.response import Response
 from ranvier.processes import front_protocol
 from ranvier.processes.front_end import Adopting
-from ranvier.processes.front_protocol import Connection, Refused
+from ranvier.processes.front_protocol import Connection, Passed, Taken
 from ranvier.processes.moving import Moving
+from ranvier.processes.offers import take
 from tests.http.edge import Edge, read_answer, serving
 
 V3 = "/_matrix/client/v3"
@@ -209,26 +211,104 @@ async def test_a_worker_that_dies_before_it_took_it_loses_nothing(a: Worker, tmp
     assert a.answered == 1
 
 
-async def test_what_comes_too_late_is_not_begun(b: Worker, tmp_path: Path) -> None:
+@asynccontextmanager
+async def taking(folder: Path) -> AsyncIterator[asyncio.Queue[tuple[socket.socket, Connection, Passed]]]:
+    """Be a worker b that a test plays: it is given the first offer of the first giver, with its socket."""
+    loop = asyncio.get_running_loop()
+    heard: asyncio.Queue[tuple[socket.socket, Connection, Passed]] = asyncio.Queue()
+    givers: list[socket.socket] = []
+
+    async def hear(listening: socket.socket) -> None:
+        giver, _ = await loop.sock_accept(listening)
+        givers.append(giver)
+        while True:
+            try:
+                message, passed = front_protocol.receive(giver)
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+                continue
+            assert isinstance(message, Connection)
+            assert passed is not None
+            await heard.put((giver, message, passed))
+            return
+
+    async with frozen(folder) as listening:
+        hearing = asyncio.create_task(hear(listening))
+        try:
+            yield heard
+        finally:
+            hearing.cancel()
+            for giver in givers:
+                giver.close()
+
+
+async def test_what_a_worker_took_before_it_died_is_not_done_again(a: Worker, tmp_path: Path) -> None:
+    """A message would be sent twice when a worker dies just then: the death is heard of before the taking."""
+    async with connected(a) as (reader, writer), connected(a) as (other_reader, other_writer):
+        async with taking(tmp_path) as heard:
+            writer.write(put("taken"))
+            giver, message, passed = await heard.get()
+            sock = take(passed)
+            assert sock is not None
+            other_writer.write(put("unread"))
+            await asyncio.sleep(0.05)
+            # The giver stands still while both things happen; this is its thread.
+            assert front_protocol.send(giver, Taken(message.id))
+            giver.close()
+        assert (await read_answer(other_reader)).json["text"] == "unread"
+        sock.close()
+        assert await reader.read() == b""
+    assert a.answered == 1
+
+
+async def test_what_a_worker_took_without_a_word_is_not_done_again(a: Worker, tmp_path: Path) -> None:
+    """A message would be sent twice by a worker that stands still right after it took it."""
+    async with connected(a) as (reader, writer), taking(tmp_path) as heard:
+        writer.write(put("taken"))
+        _, message, passed = await heard.get()
+        sock = take(passed)
+        assert sock is not None
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 1)
+        assert message.begun == put("taken")
+        sock.send(b"x")
+        assert await reader.read(1) == b"x"  # nobody else has let it go, or reads from it
+        sock.close()
+    assert a.answered == 0
+
+
+async def test_what_was_taken_back_is_not_begun(a: Worker, tmp_path: Path) -> None:
     """A worker that stood still would do again what the other one has done itself meanwhile."""
-    ours, theirs = socket.socketpair()
-    with (
-        ours,
-        theirs,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as giver,
-    ):
-        giver.connect(str(tmp_path / "b.move"))
-        past = Connection(7, 0, time.monotonic() - 0.01, put("late"))
-        assert front_protocol.send(giver, past, theirs.fileno())
-        theirs.close()
-        giver.setblocking(False)
+    async with connected(a) as (reader, writer), taking(tmp_path) as heard:
+        writer.write(put("late"))
+        _, _, passed = await heard.get()
+        assert (await read_answer(reader)).json["text"] == "late"
+        assert take(passed) is None
+    assert a.answered == 1
+
+
+async def test_a_worker_that_ends_has_back_what_nobody_took(a: Worker, tmp_path: Path) -> None:
+    """A request would be lost that was on its way between two workers when one of them stopped."""
+    async with connected(a) as (reader, writer), frozen(tmp_path):
+        writer.write(put("one"))
         async with asyncio.timeout(5):
-            while True:
-                try:
-                    message, _ = front_protocol.receive(giver)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(0.01)
-        assert message == Refused(7)
-        assert ours.recv(1) == b""  # nobody holds it any more
-    assert b.answered == 0
+            while not a.moving._peers:
+                await asyncio.sleep(0.001)
+        begun = time.monotonic()
+        await a.moving.settle()
+        await a.edge.listener.stop(grace_s=2)
+        assert (await read_answer(reader)).json["text"] == "one"
+        assert time.monotonic() - begun < 2
+    assert a.answered == 1
+
+
+async def test_a_worker_with_too_many_connections_sends_it_back(a: Worker, tmp_path: Path) -> None:
+    """A client would be turned away by a full worker, and the one that it came to has room."""
+    async with serving(limits=ConnectionLimits(max_connections=0)) as edge, asyncio.TaskGroup() as tasks:
+        full = Moving(folder=tmp_path, own_name="b", adopting=Adopting([edge.listener], tasks))
+        full.start()
+        async with connected(a) as (reader, writer):
+            writer.write(put("one"))
+            assert (await read_answer(reader)).status == 200
+        full.close()
+    assert a.answered == 1
