@@ -142,9 +142,11 @@ class Front:
             self._loop.add_reader(sock.fileno(), self._accept, sock, index)
 
     async def run(self) -> None:
-        """Take back what a worker does not come to, for ever."""
+        """Take back what a worker does not come to, and give what none could be given, for ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
+            if self.ready_workers():
+                self._give_unplaced()
             for name, worker in list(self._workers.items()):
                 late = worker.given.withdraw(older_than_s=_TAKE_WITHIN_S)
                 if late:

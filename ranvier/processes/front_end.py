@@ -17,6 +17,7 @@ from ranvier.processes.offers import refuse, take
 logger = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.01
+_SETTLE_S: Final = 0.5
 
 
 class Adopting:
@@ -35,9 +36,9 @@ class Adopting:
         task.add_done_callback(self._beginning.discard)
 
     async def settle(self) -> None:
-        """Wait until the listeners have what was adopted so far."""
+        """Wait until the listeners have what was adopted so far, but for clients that are slow with TLS."""
         if self._beginning:
-            await asyncio.wait(self._beginning)
+            await asyncio.wait(self._beginning, timeout=_SETTLE_S)
 
     async def _serve(self, listener: Listener, sock: socket.socket, begun: bytes) -> None:
         try:
