@@ -168,9 +168,15 @@ class EmbeddedRedis:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        (self._home / "redis.pid").write_text(str(self._process.pid))
+        self._note_pid(self._process.pid)
         if not wait_until(self._ready_or_dead, START_TIMEOUT_S) or self._process.poll() is not None:
             raise RedisError(f"Redis does not start: {self._last_words()}")
+
+    def _note_pid(self, pid: int) -> None:
+        """Write down whom to stop if this process is killed; who reads it meanwhile finds a whole number."""
+        written = self._home / "redis.pid.new"
+        written.write_text(str(pid))
+        written.replace(self._home / "redis.pid")
 
     def _choose_socket(self) -> None:
         self._socket = self._home / "redis.sock"
