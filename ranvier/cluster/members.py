@@ -152,6 +152,10 @@ class Members:
         """Change what this worker is sent."""
         self._change(roles=tuple(roles))
 
+    def set_writers(self, count: int) -> None:
+        """Say on how many of this machine's workers rooms are to be placed; 0: on all."""
+        self._change(writers=count)
+
     def _change(self, **what: object) -> None:
         """Change what this worker says of itself, and have it told at once over the links.
 
@@ -233,7 +237,7 @@ class Members:
 
 def _placing(member: Member) -> tuple[object, ...]:
     """Give what placement and links go by."""
-    return member.instance, member.address, member.state, member.roles
+    return member.instance, member.address, member.state, member.roles, member.writers
 
 
 def _is_dead(member: Member, host: str) -> bool:

@@ -16,6 +16,7 @@ from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
 from ranvier.cluster.members import Members
 from ranvier.cluster.placement import ROOM, Placement
+from ranvier.cluster.writers import room_writers
 from ranvier.config.database import RedisConfig
 from ranvier.log.clock import Clock
 from ranvier.log.redis_connection import RedisUnavailable
@@ -228,6 +229,7 @@ class Overview:
         """Give everything as it was in the last second, with the last minutes of the log if wanted."""
         workers = self.workers
         members = workers.members()
+        writers = room_writers(members)
         rooms = Counter(workers.worker_of(room) for room in islice(self._tail.rooms_active(), _MAX_ROOMS))
         status: dict[str, Any] = {
             "server_name": self._server_name,
@@ -235,7 +237,7 @@ class Overview:
             "now_ts": self._clock.now_ms(),
             "answered_by": workers.own_name(),
             "one_process": isinstance(workers, OneProcess),
-            "workers": [self._worker(member, rooms[member.name]) for member in members],
+            "workers": [self._worker(it, rooms[it.name], it in writers) for it in members],
             "log": self._log(members),
             "database": await self._postgresql.get(self._read_postgresql),
             "redis": await self._redis.get(self._read_redis),
@@ -268,7 +270,7 @@ class Overview:
             "requests_per_s": round(sum(it.figures.requests_per_s for it in members), 1),
         }
 
-    def _worker(self, member: Member, rooms: int) -> dict[str, Any]:
+    def _worker(self, member: Member, rooms: int, takes_rooms: bool) -> dict[str, Any]:
         figures = member.figures
         return {
             "name": member.name,
@@ -287,6 +289,7 @@ class Overview:
             "requests_per_s": figures.requests_per_s,
             "in_flight": figures.in_flight,
             "sync_waiting": figures.sync_waiting,
+            "takes_rooms": takes_rooms,
             "rooms": rooms,
             "rooms_held": figures.rooms_held,
             "commits_per_s": figures.commits_per_s,

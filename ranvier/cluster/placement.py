@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Final
 
 from ranvier.cluster.members import Members
+from ranvier.cluster.writers import room_writers
 from ranvier.wire.members import BACKGROUND, Member
 
 ROOM: Final = "room"
@@ -24,7 +25,6 @@ APPSERVICE: Final = "appservice"
 PROCESS: Final = "process"
 
 _ROLES: Final = {
-    ROOM: "client",
     USER: "sync",
     DESTINATION: "federation_sender",
     PUSHER: "push",
@@ -69,7 +69,8 @@ class Placement:
 
     def _choose(self, kind: str, key: str) -> Member:
         alive: Sequence[Member] = self._members.alive()
-        by_name = {member.name: member for member in alive if member.takes(_ROLES[kind])}
+        fitting = room_writers(alive) if kind == ROOM else [it for it in alive if it.takes(_ROLES[kind])]
+        by_name = {member.name: member for member in fitting}
         if not by_name:
             by_name = {member.name: member for member in alive} or {self._members.own.name: self._members.own}
         return by_name[ranked(kind, key, by_name)[0]]

@@ -12,6 +12,8 @@ from ranvier.config.reader import Section, WrongValueError, text
 from ranvier.spec.ids import is_server_name, is_user_id
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+SPREAD_AS_NEEDED = "as_needed"
+SPREAD_ALWAYS = "always"
 _SUPPORT_ROLES = ("m.role.admin", "m.role.security")
 
 
@@ -42,7 +44,10 @@ class TailConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The server's name and what it says of itself. ``public_baseurl`` ends with a slash."""
+    """The server's name and what it says of itself. ``public_baseurl`` ends with a slash.
+
+    ``spread_rooms`` says when rooms are placed on more than one worker of a machine: as_needed, always.
+    """
 
     server_name: str
     public_baseurl: str | None
@@ -52,6 +57,7 @@ class ServerConfig:
     admin_contact: str | None
     log_level: str
     drain_timeout_ms: int
+    spread_rooms: str
     tail: TailConfig
     max_upload_size_bytes: int
     tls_certificate_path: Path | None
@@ -71,6 +77,7 @@ def read_server(root: Section) -> ServerConfig:
         admin_contact=root.optional_text("admin_contact"),
         log_level=root.choice("log_level", LOG_LEVELS, "INFO"),
         drain_timeout_ms=root.duration_ms("drain_timeout", "30s"),
+        spread_rooms=root.choice("spread_rooms", (SPREAD_AS_NEEDED, SPREAD_ALWAYS), SPREAD_AS_NEEDED),
         tail=_read_tail(root.section("tail")),
         max_upload_size_bytes=root.size_bytes("max_upload_size", "50M"),
         tls_certificate_path=root.path("tls_certificate_path"),

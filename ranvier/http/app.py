@@ -40,7 +40,10 @@ class Neighbours(Protocol):
         """Give what is to be awaited before anything is read for a request."""
 
     def target(self, request: Request) -> str | None:
-        """Give the worker that is to answer; None for this one."""
+        """Give the worker that is to answer, though the connection stays here; None for this one."""
+
+    def home(self, request: Request) -> str | None:
+        """Give the worker to which the connection is to go with this request; None if it may stay."""
 
     async def ask(self, name: str, request: Request) -> Response | None:
         """Have another worker answer; None if it is to be done here after all."""

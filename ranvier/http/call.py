@@ -315,7 +315,7 @@ class Call:
             exchange.stay()
         if neighbours is not None:
             # Before anything is counted: the limits are counted where the request is answered.
-            if (name := neighbours.target(request)) is not None and exchange.move(name):
+            if (name := neighbours.home(request)) is not None and exchange.move(name):
                 raise _MovedError
             if (behind := neighbours.catch_up()) is not None:
                 await behind

@@ -16,6 +16,7 @@ from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
 from ranvier.cluster.placement import ROOM
+from ranvier.cluster.writers import Writers
 from ranvier.http.app import Application
 from ranvier.http.rendering import render_error, render_unexpected
 from ranvier.http.request import Request
@@ -23,6 +24,8 @@ from ranvier.http.response import Response, encode
 from ranvier.http.route import PLACED_BY_USER
 from ranvier.http.router import Router
 from ranvier.log.clock import Clock
+from ranvier.log.tail import Tail
+from ranvier.rooms.room import is_recent
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import MatrixError
 from ranvier.users.requester import Requester
@@ -37,13 +40,30 @@ _requester_decoder = msgspec.msgpack.Decoder(Requester)
 
 
 class Neighbours:
-    """What the application knows of other workers: nothing older than theirs, and whom to ask."""
+    """What the application knows of other workers: nothing older than theirs, and whom to ask.
 
-    def __init__(self, *, currency: Currency, forwarding: Forwarding, rooms: Rooms, clock: Clock) -> None:
+    ``fronted`` says that a front brings connections, by what their first request concerns. Otherwise a proxy
+    does, which keeps to its own order.
+    """
+
+    def __init__(
+        self,
+        *,
+        currency: Currency,
+        forwarding: Forwarding,
+        writers: Writers,
+        rooms: Rooms,
+        tail: Tail,
+        clock: Clock,
+        fronted: bool,
+    ) -> None:
         self._currency = currency
         self._forwarding = forwarding
+        self._writers = writers
         self._rooms = rooms
+        self._tail = tail
         self._clock = clock
+        self._fronted = fronted
 
     def is_current(self) -> bool:
         """Tell whether there surely is nothing to catch up with."""
@@ -54,26 +74,35 @@ class Neighbours:
         return self._currency.catch_up()
 
     def target(self, request: Request) -> str | None:
-        """Give the worker that is to answer; None for this one.
+        """Give the worker that is to answer, though the connection stays here; None for this one.
 
         Writes go to the worker of the room (or what else the route is placed by), where they queue and share
-        commits. But a room that is in memory here, and in which nobody wrote elsewhere just now, is written
-        here: that is cheaper than to pass the request on, and who is overtaken all the same tries again.
-        What is read, and what belongs to one user, is answered where it arrives.
+        commits. But where nobody wrote elsewhere just now it is done here: that is cheaper than to pass the
+        request on, and who is overtaken all the same tries again. What is read, and what belongs to one user,
+        is answered where it arrives.
         """
-        route = request.route
-        if (
-            request.method == "GET"
-            or route.placed_by is None
-            or route.placed_by == PLACED_BY_USER
-            or route.stream
-        ):
-            return None
-        key = request.params[route.placed_by]
-        room = self._rooms.held(key)
-        if room is not None and not room.is_written_elsewhere(self._clock.now_ms()):
+        key = _room_written(request)
+        return None if key is None or self._is_done_here(key) else self._forwarding.target(ROOM, key)
+
+    def home(self, request: Request) -> str | None:
+        """Give the worker to which the connection is to go with this request; None if it may stay.
+
+        As ``target``; but a worker on which no rooms are placed, or that has too much to do, gives away those
+        who write, however quiet their rooms are.
+        """
+        key = _room_written(request)
+        if key is None or (not self._writers.yields and self._is_done_here(key)):
             return None
         return self._forwarding.target(ROOM, key)
+
+    def _is_done_here(self, key: str) -> bool:
+        now_ms = self._clock.now_ms()
+        room = self._rooms.held(key)
+        if room is not None:
+            return not room.is_written_elsewhere(now_ms)
+        # A proxy brings all of a room here, as it does not know who has it: better to have it as well.
+        latest = self._tail.latest_of_room(key, self._tail.pos, 1)
+        return not self._fronted and not any(is_recent(event.origin_server_ts, now_ms) for event in latest)
 
     async def ask(self, name: str, request: Request) -> Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
@@ -100,6 +129,19 @@ class Neighbours:
         if answer is None:
             return None
         return Response(answer.status, answer.body, answer.headers, answer.content_type)
+
+
+def _room_written(request: Request) -> str | None:
+    """Give the room that a request writes to, or what else it is placed by."""
+    route = request.route
+    if (
+        request.method == "GET"
+        or route.placed_by is None
+        or route.placed_by == PLACED_BY_USER
+        or route.stream
+    ):
+        return None
+    return request.params[route.placed_by]
 
 
 class ForwardedRequests:

@@ -26,9 +26,11 @@ from ranvier.cluster.members import Members, NameTakenError, RegistryLostError
 from ranvier.cluster.overview import ClusterWorkers
 from ranvier.cluster.placement import Placement
 from ranvier.cluster.registry import RedisRegistry
+from ranvier.cluster.writers import Writers
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener as ListenerConfig
+from ranvier.config.server import SPREAD_ALWAYS
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.listeners import UnixAddress, remove_socket_file, tcp_socket, unix_socket
 from ranvier.processes.application import Built
@@ -48,6 +50,7 @@ class ClusterParts:
     """The objects that know of other workers. ``start`` and ``stop`` are to be awaited in order."""
 
     members: Members
+    writers: Writers
     placement: Placement
     links: Links
     currency: Currency
@@ -68,6 +71,7 @@ class ClusterParts:
             logger.warning("This worker cannot be announced: %s", error)
         await self.links.start()
         core.run_always(self.members.run())
+        core.run_always(self.writers.run())
         core.run_always(self.links.run())
         core.run_always(self.absences.run())
 
@@ -102,6 +106,7 @@ async def cluster_parts(
     redis: RedisConfig,
     folder: Path,
     board: HeadBoard,
+    fronted: bool,
 ) -> AsyncIterator[ClusterParts]:
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
@@ -122,6 +127,7 @@ async def cluster_parts(
         }
 
     members = Members(own, registry, figures)
+    writers = Writers(members, always=config.server.spread_rooms == SPREAD_ALWAYS)
     placement = Placement(members)
     links = Links(members=members, secret=secret)
     currency = Currency(
@@ -137,7 +143,13 @@ async def cluster_parts(
         secret=secret, answer=here.answer, greet=members.greet, notice=claims.hear, tasks=core.tasks
     )
     application.neighbours = Neighbours(
-        currency=currency, forwarding=forwarding, rooms=core.rooms, clock=core.clock
+        currency=currency,
+        forwarding=forwarding,
+        writers=writers,
+        rooms=core.rooms,
+        tail=core.tail,
+        clock=core.clock,
+        fronted=fronted,
     )
     workers = ClusterWorkers(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
@@ -153,7 +165,7 @@ async def cluster_parts(
         for sock in sockets:
             await server.listen(sock)
         yield ClusterParts(
-            members, placement, links, currency, forwarding, server, registry, workers, absences
+            members, writers, placement, links, currency, forwarding, server, registry, workers, absences
         )
     finally:
         registry.close()

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ranvier.cluster.placement import ranked
+from ranvier.cluster.placement import ROOM, ranked
 from ranvier.http.listeners import TcpAddress, UnixAddress, tcp_socket, unix_socket
 from ranvier.processes import front_protocol
-from ranvier.processes.front_protocol import Draining, Ready
+from ranvier.processes.front_protocol import Draining, Ready, TakesRooms
 from ranvier.processes.offers import Offers
 from ranvier.processes.request_head import PEEKED_BYTES, is_enough, key_of
 
@@ -64,6 +64,7 @@ class _Worker:
     sock: socket.socket
     given: Offers[_Waiting]
     ready: bool = False
+    takes_rooms: bool = True
     suspect_until: float = 0.0
 
 
@@ -120,6 +121,8 @@ class Front:
                 worker.ready = isinstance(message, Ready)
                 self._changed.set()
                 self._give_unplaced()
+            elif isinstance(message, TakesRooms):
+                worker.takes_rooms = message.takes
             elif (refused := worker.given.hear(message)) is not None:
                 refused.refused_by.add(name)
                 self._give(refused)
@@ -248,6 +251,8 @@ class Front:
             waiting.timer = None
         kind, key = waiting.key or ("", str(next(self._turns)))
         names = ranked(kind, key, self.ready_workers())
+        if kind == ROOM:
+            names.sort(key=lambda name: not self._workers[name].takes_rooms)
         now = time.monotonic()
         for name in sorted(names, key=lambda it: self._is_doubtful(it, waiting, now)):
             if self._workers[name].given.make(waiting, waiting.sock.fileno(), waiting.listener):

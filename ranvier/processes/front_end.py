@@ -11,7 +11,16 @@ from typing import Final
 
 from ranvier.http.listeners import Listener
 from ranvier.processes import front_protocol
-from ranvier.processes.front_protocol import Connection, Draining, Message, Passed, Ready, Refused, Taken
+from ranvier.processes.front_protocol import (
+    Connection,
+    Draining,
+    Message,
+    Passed,
+    Ready,
+    Refused,
+    Taken,
+    TakesRooms,
+)
 from ranvier.processes.offers import refuse, take
 
 logger = logging.getLogger(__name__)
@@ -56,6 +65,7 @@ class FrontEnd:
         self._adopting = adopting
         self._on_orphaned = on_orphaned
         self._loop = asyncio.get_running_loop()
+        self._takes_rooms = True
         self._draining = False
         self._gone = False
 
@@ -63,6 +73,12 @@ class FrontEnd:
         """Ask for connections."""
         self._loop.add_reader(self._sock.fileno(), self._hear)
         self._say(Ready())
+
+    def take_rooms(self, takes: bool) -> None:
+        """Say whether connections come here for the sake of a room."""
+        if takes != self._takes_rooms:
+            self._takes_rooms = takes
+            self._say(TakesRooms(takes))
 
     def drain(self) -> None:
         """Take no more connections."""

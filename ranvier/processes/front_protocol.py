@@ -64,6 +64,12 @@ class Draining(msgspec.Struct, tag="draining", frozen=True):
     """Tell the front that this worker takes no more connections."""
 
 
+class TakesRooms(msgspec.Struct, tag="rooms", frozen=True):
+    """Tell the front whether rooms are placed on this worker; before it is told they are."""
+
+    takes: bool
+
+
 class Taken(msgspec.Struct, tag="taken", frozen=True):
     """Tell whoever offered a connection that it is served, so that nothing of it need be kept."""
 
@@ -76,7 +82,7 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
     id: int
 
 
-Message = Plan | Connection | Ready | Draining | Taken | Refused
+Message = Plan | Connection | Ready | Draining | TakesRooms | Taken | Refused
 
 encode: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(Message)

@@ -12,6 +12,7 @@ import msgspec
 
 from ranvier.cluster.members import RegistryLostError
 from ranvier.cluster.registry import RedisRegistry
+from ranvier.cluster.writers import room_writers
 from ranvier.config import Config
 from ranvier.processes.cluster_parts import key_prefix
 from ranvier.processes.surroundings import find_redis, find_surroundings
@@ -31,13 +32,18 @@ class Status:
     members: tuple[Member, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the same as plain values; ``lag`` counts rows of the log that a worker has not followed."""
-        workers = []
+        """Give the same as plain values.
+
+        ``lag`` counts rows of the log that a worker has not followed; those that ``takes_rooms`` is true for
+        are the ones that rooms are placed on.
+        """
+        workers, writers = [], room_writers(self.members)
         for member in self.members:
             values = msgspec.to_builtins(member)
             lag = None if self.head is None else max(0, self.head - member.pos)
             uptime_s = round(time.time() - member.started_ts / 1000, 1)
-            workers.append({**values, "lag": lag, "uptime_s": uptime_s})
+            more = {"lag": lag, "uptime_s": uptime_s, "takes_rooms": member in writers}
+            workers.append(values | more)
         return {
             "server_name": self.server_name,
             "log": {"head": self.head},

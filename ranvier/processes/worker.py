@@ -137,7 +137,7 @@ async def running_worker(
                     core.run_always(bus.run())
                 await built.returning_users.resume()
                 async with (
-                    _cluster(config, core, built, around.redis, folder, board) as cluster,
+                    _cluster(config, core, built, around, folder, board) as cluster,
                     _serving(config, core, built, cluster, around, folder, on_orphaned) as worker,
                 ):
                     yield worker
@@ -194,15 +194,18 @@ def _leases(config: Config, database: Database) -> Leases:
 
 @asynccontextmanager
 async def _cluster(
-    config: Config, core: Core, built: Built, redis: RedisConfig | None, folder: Path, board: HeadBoard | None
+    config: Config, core: Core, built: Built, around: Surroundings, folder: Path, board: HeadBoard | None
 ) -> AsyncIterator[ClusterParts | None]:
+    redis, fronted = around.redis, around.front is not None
     if redis is None or board is None:
         # Nobody is beside this process, so all that others left behind is its own.
         for name in await built.returning_users.left_by():
             await built.returning_users.take_over(name)
         yield None
         return
-    async with cluster_parts(config, core, built, redis=redis, folder=folder, board=board) as cluster:
+    async with cluster_parts(
+        config, core, built, redis=redis, folder=folder, board=board, fronted=fronted
+    ) as cluster:
         yield cluster
 
 
@@ -229,6 +232,7 @@ async def _serving(
         front = FrontEnd(around.front, adopting, on_orphaned)
         front.start()
         if cluster is not None:
+            cluster.writers.listen(front.take_rooms)
             cluster.workers.when_drained(front.drain)
             cluster.workers.when_drained(moving.drain)
     core.run_always(collect_garbage())

@@ -22,6 +22,11 @@ FIRST_MEMBERS = 6
 _LATELY_MS: Final = 1000
 
 
+def is_recent(ts: int, now_ms: int) -> bool:
+    """Tell whether an event is so new that whoever wrote it may be writing on."""
+    return now_ms - ts < _LATELY_MS
+
+
 class Room:
     """Hold what is true of a room at log position ``head``; ``apply`` moves it on.
 
@@ -118,7 +123,7 @@ class Room:
         """
         if self.head == self.written or not self.extremities:
             return False
-        return now_ms - self.extremities[-1].origin_server_ts < _LATELY_MS
+        return is_recent(self.extremities[-1].origin_server_ts, now_ms)
 
     def _set_state(self, row: EventRow) -> None:
         key = row.key

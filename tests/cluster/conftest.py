@@ -26,9 +26,9 @@ async def cluster() -> AsyncIterator[ClusterProcess]:
 
 @pytest.fixture
 async def own_cluster() -> AsyncIterator[ClusterProcess]:
-    """Give a server of four workers of the test's own, started."""
+    """Give a server of four workers of the test's own, started. All write, to get into each other's way."""
     with private_folder() as folder:
-        process = ClusterProcess(folder, 4)
+        process = ClusterProcess(folder, 4, {"spread_rooms": "always"})
         try:
             await process.start()
             yield process

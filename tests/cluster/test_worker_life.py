@@ -144,21 +144,21 @@ async def test_files_and_folders_go_over_each_other_as_in_classic_unit_files(clu
         shared.unlink()
 
 
-async def test_a_worker_is_sent_only_what_its_roles_say(cluster: ClusterProcess) -> None:
+async def test_a_worker_is_sent_only_what_its_roles_say(own_cluster: ClusterProcess) -> None:
     """A worker that is kept for one thing would be given everything else as well."""
-    with running(cluster, "roles", "worker_roles: [sync]") as worker:
+    with running(own_cluster, "roles", "worker_roles: [sync]") as worker:
         await worker.hear("READY=1")
 
         async def answered() -> int:
             """Give how many requests it has answered, once it has told of all."""
-            beat = (await cluster.workers())["roles"]["beat"]
+            beat = (await own_cluster.workers())["roles"]["beat"]
             async with asyncio.timeout(10):
-                while (told := (await cluster.workers())["roles"])["beat"] < beat + 2:
+                while (told := (await own_cluster.workers())["roles"])["beat"] < beat + 2:
                     await asyncio.sleep(0.1)
             requests: int = told["requests"]
             return requests
 
-        async with HoppingClient([cluster.worker_socket("worker1")]) as client:
+        async with HoppingClient([own_cluster.worker_socket("worker1")]) as client:
             await client.register()
             for _ in range(20):
                 await client.send(await client.create_room(), "hello")

@@ -47,6 +47,9 @@ class AllElsewhere:
     def target(self, request: Request) -> str | None:
         return self.name if request.method == "PUT" else None
 
+    def home(self, request: Request) -> str | None:
+        return self.target(request)
+
     async def ask(self, name: str, request: Request) -> Response | None:
         return None
 

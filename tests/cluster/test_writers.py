@@ -1,0 +1,226 @@
+"""How many workers of a machine rooms are placed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from ranvier.cluster.forwarding import Forwarding
+from ranvier.cluster.members import Members
+from ranvier.cluster.placement import ROOM, Placement
+from ranvier.cluster.writers import MachineIdle, Writers, room_writers
+from ranvier.http.forwarding import Neighbours
+from ranvier.http.request import Request
+from ranvier.http.route import Route
+from ranvier.wire.members import DRAINING, Member
+
+ROOMS = [f"!{number}:test" for number in range(200)]
+
+
+class Machine:
+    """The workers of one machine as one of them sees them, with as much to do as a test says."""
+
+    def __init__(self, *names: str, own: str = "a", always: bool = False, heads: str = "here") -> None:
+        found = [_member(name, started_ts=number, heads=heads) for number, name in enumerate(names)]
+        self.spare_cores = 8.0
+        self.now_s = 0.0
+        (this,) = (member for member in found if member.name == own)
+        self.members = Members(this, cast(Any, None), dict)
+        self.writers = Writers(self.members, always=always, spare_cores=lambda: self.spare_cores)
+        self.placement = Placement(self.members)
+        for member in found:
+            self.hear(member)
+
+    def hear(self, member: Member) -> None:
+        """Hear an announcement."""
+        if member.name != self.members.own.name:
+            self.members.greet(msgspec.json.encode(member))
+
+    def say(self, name: str, **what: Any) -> None:
+        """Change what a worker says of itself."""
+        member = self.members.find(name)
+        assert member is not None
+        changed = msgspec.structs.replace(member, beat=member.beat + 1, **what)
+        if member is self.members.own:
+            self.members.own = changed
+        self.hear(changed)
+
+    def count(self, seconds: int = 1, **loads: float) -> int:
+        """Let some seconds go by with these loads; give how many write then."""
+        for _ in range(seconds):
+            for name, load in loads.items():
+                self.say(name, load=load)
+            self.now_s += 1.0
+            self.writers.count(self.now_s)
+        return len(self.placed)
+
+    @property
+    def placed(self) -> set[str]:
+        """Give the workers on which rooms are placed."""
+        return {self.placement.place(ROOM, room_id).name for room_id in ROOMS}
+
+
+def _member(name: str, **what: Any) -> Member:
+    return Member(name=name, instance=name, pid=1, host="host", address="unix:/nowhere", **what)
+
+
+def test_rooms_are_placed_on_the_worker_that_runs_longest() -> None:
+    """Four workers would do the work of one at twice the price; each start would move all rooms."""
+    machine = Machine("b", "c", "a")
+    machine.say("b", writers=1)
+    assert machine.placed == {"b"}
+    machine.hear(_member("aa", started_ts=9, heads="here", writers=1))
+    assert machine.placed == {"b"}
+
+
+def test_another_one_follows_a_writer_that_goes() -> None:
+    """Rooms would stay with a worker that drains or is dead."""
+    machine = Machine("b", "a", "c")
+    machine.say("b", writers=1)
+    machine.say("b", state=DRAINING)
+    assert machine.placed == {"a"}
+    machine.members.lose("b", "b")
+    assert machine.placed == {"a"}
+    machine.say("c", roles=("sync",))
+    machine.say("a", roles=("sync",))
+    assert machine.placed == {"a", "c"}, "where nobody takes requests all do"
+
+
+def test_more_workers_write_when_one_has_too_much_to_do() -> None:
+    """A busy server would use one core of its many."""
+    machine = Machine("a", "b", "c")
+    assert machine.count(5, a=0.7) == 1
+    assert machine.count(2, a=0.95) == 1, "not for a moment"
+    assert machine.count(1, a=0.95) == 2
+    assert machine.count(5, a=0.8, b=0.7) == 2
+    assert machine.count(5, a=0.9, b=0.9) == 3
+    assert machine.count(20, a=0.9, b=0.9, c=0.9) == 3, "there are no more"
+    assert room_writers(machine.members.alive()) == list(machine.members.alive())
+
+
+def test_no_more_workers_write_when_no_core_is_free() -> None:
+    """On a machine that is busy the same work would take nearly twice the time."""
+    machine = Machine("a", "b")
+    machine.spare_cores = 0.6
+    assert machine.count(20, a=0.95) == 1
+    machine.spare_cores = 1.5
+    assert machine.count(3, a=0.95) == 2
+    machine.spare_cores = 0.0
+    assert machine.count(20, a=0.95, b=0.6) == 2, "who has rooms keeps them"
+
+
+def test_fewer_workers_write_when_there_is_less_to_do() -> None:
+    """After one busy hour a server would go on at the higher price; or rooms would go to and fro."""
+    machine = Machine("a", "b")
+    assert machine.count(3, a=0.95) == 2
+    assert machine.count(10, a=0.2, b=0.1) == 2
+    assert machine.count(1, a=0.5, b=0.3) == 2
+    assert machine.count(10, a=0.2, b=0.1) == 2, "it is counted anew"
+    assert machine.count(1, a=0.2, b=0.1) == 1
+
+
+def test_a_successor_goes_on_with_as_many() -> None:
+    """When the longest running worker of a busy server ends, all rooms would be thrown on one for a while."""
+    machine = Machine("b", "a", "c")
+    machine.say("b", writers=2)
+    machine.count()
+    machine.members.lose("b", "b")
+    assert machine.placed == {"a", "c"}
+
+
+def test_each_machine_has_its_own_writers() -> None:
+    """A second machine would only be waiting for the first one to fail."""
+    machine = Machine("a", "b")
+    for name in ("x", "y"):
+        machine.hear(_member(name, started_ts=5, heads="there", writers=1))
+    assert machine.placed == {"a", "x"}
+
+
+def test_an_administrator_may_have_all_of_them_write() -> None:
+    """The setting ``spread_rooms: always`` would have no effect."""
+    machine = Machine("a", "b", "c", always=True)
+    assert machine.count(20, a=0.1) == 3
+
+
+def test_workers_of_the_release_before_have_rooms_as_before() -> None:
+    """While a server is being updated, old and new workers would disagree on who has which room."""
+    machine = Machine("b", "a")
+    assert machine.members.find("b") == _member("b", started_ts=0, heads="here"), "it says nothing of it"
+    machine.count(3)
+    assert machine.placed == {"a", "b"}
+    machine.members.lose("b", "b")
+    assert machine.placed == {"a"}
+
+
+def test_who_does_nothing_is_seen() -> None:
+    """It would not be known whether there is a core for one writer more."""
+    idle = MachineIdle()
+    sum(range(3_000_000))
+    assert 0.0 <= idle() < 10_000.0
+
+
+@pytest.mark.parametrize(("own", "load", "home"), [("a", 0.9, None), ("b", 0.1, "a")])
+def test_a_quiet_room_is_left_to_a_writer(own: str, load: float, home: str | None) -> None:
+    """Connections would stay wherever they came in, and each worker write a little."""
+    machine = Machine("a", "b", own=own)
+    machine.say("a", writers=1)
+    machine.say(own, load=load)
+    neighbours = _neighbours(machine, held=ROOMS, fronted=True)
+    assert {neighbours.home(_write(room_id)) for room_id in ROOMS} == {home}
+    assert {neighbours.target(_write(room_id)) for room_id in ROOMS} == {None}, "it is not worth a detour"
+    assert neighbours.home(_write(ROOMS[0], method="GET")) is None
+
+
+def test_a_writer_with_too_much_to_do_gives_away_what_is_placed_elsewhere() -> None:
+    """A second writer would get new rooms alone, and the first one stay as busy as it was."""
+    machine = Machine("a", "b")
+    machine.count(3, a=0.95)
+    neighbours = _neighbours(machine, held=ROOMS, fronted=True)
+    given = {room_id for room_id in ROOMS if neighbours.home(_write(room_id)) == "b"}
+    assert given == {room_id for room_id in ROOMS if machine.placement.place(ROOM, room_id).name == "b"}
+    machine.say("a", load=0.6)
+    assert not [room_id for room_id in ROOMS if neighbours.home(_write(room_id))]
+
+
+def test_a_room_that_a_proxy_brings_is_written_where_it_comes() -> None:
+    """Behind nginx, which shares rooms out by itself, most messages would take a detour for ever."""
+    machine = Machine("b", "a")
+    machine.say("b", writers=1)
+    busy = ROOMS[:3]
+    for fronted, passed_on in ((True, ROOMS), (False, busy)):
+        neighbours = _neighbours(machine, written_lately=busy, fronted=fronted)
+        assert [room_id for room_id in ROOMS if neighbours.target(_write(room_id)) == "b"] == passed_on
+
+
+def _neighbours(
+    machine: Machine, *, fronted: bool, held: Sequence[str] = (), written_lately: Sequence[str] = ()
+) -> Neighbours:
+    """Make what an application knows of its neighbours; nobody else writes to the rooms that it holds."""
+    quiet = SimpleNamespace(is_written_elsewhere=lambda now_ms: False)
+    rooms = SimpleNamespace(held=lambda room_id: quiet if room_id in held else None)
+    latest = [SimpleNamespace(origin_server_ts=9_500)]
+    tail = SimpleNamespace(
+        pos=1, latest_of_room=lambda room_id, upto, limit: latest if room_id in written_lately else []
+    )
+    links = SimpleNamespace(find=lambda name: object())
+    return Neighbours(
+        currency=cast(Any, None),
+        forwarding=Forwarding(
+            placement=machine.placement, links=cast(Any, links), own_name=machine.members.own.name
+        ),
+        writers=machine.writers,
+        rooms=cast(Any, rooms),
+        tail=cast(Any, tail),
+        clock=cast(Any, SimpleNamespace(now_ms=lambda: 10_000)),
+        fronted=fronted,
+    )
+
+
+def _write(room_id: str, method: str = "PUT") -> Request:
+    route = Route(method, "/rooms/{room_id}/send", cast(Any, None), placed_by="room_id")
+    path = f"/rooms/{room_id}/send"
+    return Request(method, path, route, params={"room_id": room_id})
