@@ -85,6 +85,11 @@ class Client:
         answer = await self.call("POST", f"{V3}/user/{quote(self.user_id, safe='')}/filter", content)
         return str(answer["filter_id"])
 
+    async def whoami(self) -> None:
+        """Ask whose token this is."""
+        answer = await self.call("GET", f"{V3}/account/whoami")
+        check(answer["user_id"] == self.user_id, f"taken for {answer['user_id']}")
+
     async def sync(self, query: str) -> dict[str, Any]:
         """Return the answer of /sync with a ready query string."""
         return await self.call("GET", f"{V3}/sync?{query}")

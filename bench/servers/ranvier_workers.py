@@ -8,21 +8,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import Any
 
 from bench.servers.base import START_TIMEOUT_S, environment
 from bench.servers.ranvier import Ranvier
 
 
 class RanvierWorkers(Ranvier):
-    """This checkout's Ranvier as `count` workers."""
+    """This checkout's Ranvier as `count` workers; with `spread` rooms are placed on all of them."""
 
-    def __init__(self, folder: Path, python: str, count: int) -> None:
+    def __init__(self, folder: Path, python: str, count: int, *, spread: bool = False) -> None:
         super().__init__(folder, python)
         self.count = count
-        self.name = f"ranvier-{count}"
-        self.title = f"Ranvier, {count} worker{'s' if count > 1 else ''}"
+        self.spread = spread
+        self.name = f"ranvier-{count}" + ("-spread" if spread else "")
+        self.title = f"Ranvier, {count} worker{'s' if count > 1 else ''}" + (", all write" if spread else "")
 
     def command(self) -> list[str]:
         """Return the `up` command with the number of workers."""
@@ -39,13 +41,22 @@ class RanvierWorkers(Ranvier):
 
     def live_workers(self) -> dict[str, int]:
         """Return the process IDs of the workers that serve, by name."""
+        return {worker["name"]: worker["pid"] for worker in self._live()}
+
+    def writers(self) -> list[str]:
+        """Return the names of the workers that rooms are placed on."""
+        return [worker["name"] for worker in self._live() if worker["takes_rooms"]]
+
+    def _live(self) -> list[dict[str, Any]]:
         command = [self._python, "-m", "ranvier.cli", "status", "--json", "--data", str(self._data)]
         command += ["--config", str(self.folder / "homeserver.yaml")]
         result = subprocess.run(command, capture_output=True, check=False, env=environment(), cwd=self.folder)
         if result.returncode:
-            return {}
-        workers = json.loads(result.stdout)["workers"]
-        return {worker["name"]: worker["pid"] for worker in workers if worker["state"] == "live"}
+            return []
+        return [worker for worker in json.loads(result.stdout)["workers"] if worker["state"] == "live"]
+
+    def _settings(self) -> dict[str, object]:
+        return super()._settings() | ({"spread_rooms": "always"} if self.spread else {})
 
     def add_worker(self) -> None:
         """Ask the front for one worker more."""
@@ -53,10 +64,11 @@ class RanvierWorkers(Ranvier):
         os.kill(self._process.pid, signal.SIGTTIN)
 
 
-def placed_on(room_id: str, workers: Iterable[str]) -> str:
-    """Return the worker that has a room: the one with the greatest weight (rendezvous hashing)."""
+def met_by(token: str, workers: Iterable[str]) -> str:
+    """Return the worker that gets connections which a user's request begins (rendezvous hashing)."""
+    key = sha256(token.encode()).hexdigest()
 
     def weight(name: str) -> bytes:
-        return blake2b(f"room\0{room_id}\0{name}".encode(), digest_size=8).digest()
+        return blake2b(f"user\0{key}\0{name}".encode(), digest_size=8).digest()
 
     return max(workers, key=weight)

@@ -52,6 +52,8 @@ class _Run:
         self._scenarios(lambda folder: Ranvier(folder, python))
         for count in self._arguments.workers:
             self._scenarios(partial(_ranvier_workers, python, count))
+        for count in self._arguments.spread:
+            self._scenarios(partial(_ranvier_workers, python, count, spread=True))
         with_folder(
             lambda folder: self._ranvier_figures(RanvierWorkers(folder, python, _WORKERS_FOR_FIGURES))
         )
@@ -85,7 +87,7 @@ class _Run:
     def _synapse_figures(self, server: SynapseWorkers) -> None:
         async def measure() -> WorkerFigures:
             user = await make_user(HOST, server.port)
-            rooms = await make_rooms(user, AT_ONCE, lambda _: True, server.worker_ports["generic1"])
+            rooms = await make_rooms(user, AT_ONCE, server.worker_ports["generic1"])
             return WorkerFigures(await idle_costs(rooms, server.live_workers()["generic2"], self._seconds))
 
         def run() -> None:
@@ -114,8 +116,8 @@ class _Run:
         return 1 if self._notes else 0
 
 
-def _ranvier_workers(python: str, count: int, folder: Path) -> Server:
-    return RanvierWorkers(folder, python, count)
+def _ranvier_workers(python: str, count: int, folder: Path, *, spread: bool = False) -> Server:
+    return RanvierWorkers(folder, python, count, spread=spread)
 
 
 def with_folder(work: Callable[[Path], None]) -> None:
@@ -135,6 +137,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a fifth of the time: to see that it works")
     parser.add_argument("--server", choices=["ranvier", "synapse", "both"], default="both")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3, 4], help="default: 1 2 3 4")
+    spread = "the same with rooms placed on all workers, whatever they have to do; default: 2 4"
+    parser.add_argument("--spread", type=int, nargs="*", default=[2, 4], help=spread)
     parser.add_argument("--results", type=Path, default=_HERE / "results" / "workers.md")
     ranvier = _HERE.parent / ".venv" / "bin" / "python"
     parser.add_argument("--ranvier-python", default=str(ranvier), help="an interpreter that has Ranvier")

@@ -24,7 +24,7 @@ def evaluate(results: Sequence[ServerResult], figures: dict[str, WorkerFigures])
     costs_of_many = {result.name: result.measurements["send_many_clients"].cpu_ms for result in results}
     synapse = next((cost for name, cost in costs.items() if name.startswith("synapse")), None)
     for result in results:
-        if not result.name.startswith("ranvier-"):
+        if not result.name.startswith("ranvier-") or result.name.endswith("-spread"):
             continue
         for clients, by_name in ((CLIENTS, costs), (MANY_CLIENTS, costs_of_many)):
             if (single := by_name.get("ranvier")) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -34,19 +33,15 @@ async def make_user(host: str, port: int) -> Client:
     return user
 
 
-async def make_rooms(
-    user: Client, count: int, suits: Callable[[str], bool], port: int | None = None
-) -> Rooms:
-    """Create rooms until `count` of them suit; their clients use `port`, else the user's."""
+async def make_rooms(user: Client, count: int, port: int | None = None) -> Rooms:
+    """Create `count` rooms; their clients use `port`, else the user's."""
     rooms = Rooms()
-    while len(rooms.pairs) < count:
-        room_id = await user.create_room("bench")
-        if suits(room_id):
-            twin = user.twin()
-            if port is not None:
-                twin = Client(user.host, port, user.name)
-                twin.user_id, twin.token = user.user_id, user.token
-            rooms.pairs.append((twin, room_id))
+    for _ in range(count):
+        twin = user.twin()
+        if port is not None:
+            twin = Client(user.host, port, user.name)
+            twin.user_id, twin.token = user.user_id, user.token
+        rooms.pairs.append((twin, await user.create_room("bench")))
     return rooms
 
 

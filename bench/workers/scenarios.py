@@ -11,7 +11,7 @@ from time import perf_counter
 from bench.client import Client, WrongAnswerError
 from bench.measure import percentile
 from bench.servers.base import HOST
-from bench.servers.ranvier_workers import RanvierWorkers, placed_on
+from bench.servers.ranvier_workers import RanvierWorkers, met_by
 from bench.workers.load import AT_ONCE, Rooms, make_rooms, make_user, process_cpu_ms, send_for
 
 _GIVE_UP_S = 30.0
@@ -31,9 +31,8 @@ class IdleCost:
 class Sent:
     """How long a message takes (p50, ms), by how its connection stands to the worker that has the room.
 
-    ``forwarded``: it is at another worker and stays there, since its client polls on it. ``settled``: its
-    first request was for another worker's room, and it has moved since. ``moving``: it moves for each
-    message, to and fro between rooms of two workers.
+    ``forwarded``: it is at another worker and stays there, since its client polls on it. ``settled``: it was
+    at another worker, and has moved. ``moving``: it is at another worker and moves with this message.
     """
 
     local: float
@@ -76,47 +75,51 @@ async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float) -> list[IdleCo
 async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigures:
     """Run every scenario on three or more workers."""
     workers = server.live_workers()
-    names = sorted(workers)
+    (writer,) = server.writers()
     user = await make_user(HOST, server.port)
-    rooms = await make_rooms(user, AT_ONCE, lambda room_id: placed_on(room_id, names) == names[0])
-    costs = await idle_costs(rooms, workers[names[-1]], seconds)
-    sent = await _sent(user, rooms.pairs[0][1], names, seconds)
+    while met_by(user.token or "", workers) == writer:
+        user = await make_user(HOST, server.port)
+    rooms = await make_rooms(user, AT_ONCE)
+    idle = next(name for name in workers if name not in (writer, met_by(user.token or "", workers)))
+    costs = await idle_costs(rooms, workers[idle], seconds)
+    sent = await _sent(user, rooms.pairs[0][1], seconds)
     rooms.close()
     before, adding = await _slowest_while_adding(server, user, seconds)
     failover = await _failover(server, user)
     return WorkerFigures(costs, sent, failover, before, adding)
 
 
-async def _sent(user: Client, room_id: str, names: list[str], seconds: float) -> Sent:
-    """Send into the rooms of two workers by turns over connections that stand to them in different ways."""
-    other_room = (await make_rooms(user, 1, lambda other: placed_on(other, names) == names[1])).pairs[0][1]
-    here, away, settled, moving = clients = [user.twin() for _ in range(4)]
-    # A connection begins with the worker that has the room of its first request.
+async def _sent(user: Client, room_id: str, seconds: float) -> Sent:
+    """Send by turns over connections that stand to the room's worker in different ways.
+
+    Whatever the user asks that concerns no room comes to another worker.
+    """
+    here, away, settled = clients = [user.twin() for _ in range(3)]
     await here.send(room_id, "first")
-    for client in (away, settled, moving):
-        await client.send(other_room, "first")
     await away.sync("timeout=0&since=s0")
-    ways = [(here, room_id), (away, room_id), (settled, room_id), (moving, room_id), (moving, other_room)]
-    latencies: list[list[float]] = [[] for _ in ways]
+    await settled.whoami()
+    latencies: list[list[float]] = [[], [], [], []]
     end, turn = perf_counter() + seconds, 0
     while perf_counter() < end or turn < 100:
+        moving = user.twin()
+        await moving.whoami()
         # Each of them comes first, second, … as often as the others.
-        for number in range(len(ways)):
-            way = (number + turn) % len(ways)
-            client, target = ways[way]
+        for number in range(4):
+            way = (number + turn) % 4
+            client = (here, away, settled, moving)[way]
             begun = perf_counter()
-            await client.send(target, "bench")
+            await client.send(room_id, "bench")
             latencies[way].append((perf_counter() - begun) * 1000)
+        moving.connection.close()
         turn += 1
     for client in clients:
         client.connection.close()
-    local, forwarded, settled_ms, to, fro = (percentile(of_way, 50) for of_way in latencies)
-    return Sent(local, forwarded, settled_ms, (to + fro) / 2)
+    return Sent(*(percentile(of_way, 50) for of_way in latencies))
 
 
 async def _slowest_while_adding(server: RanvierWorkers, user: Client, seconds: float) -> tuple[float, float]:
     """Return the slowest request (ms) of a while in which nothing changes and of one with a worker added."""
-    rooms = await make_rooms(user, 8, lambda _: True)
+    rooms = await make_rooms(user, 8)
     before = max((await send_for(rooms, seconds, 60)).latencies_ms)
     server.add_worker()
     # Long enough for the worker to start and to take over its share of the rooms.
@@ -129,10 +132,10 @@ async def _slowest_while_adding(server: RanvierWorkers, user: Client, seconds: f
 
 
 async def _failover(server: RanvierWorkers, user: Client) -> float:
-    """Kill a worker; return after how many seconds each of its rooms has taken an event again."""
+    """Kill the worker that rooms are placed on; return after how many seconds each takes an event again."""
     workers = await asyncio.to_thread(server.live_workers)
-    victim = sorted(workers)[1]
-    rooms = await make_rooms(user, 4, lambda room_id: placed_on(room_id, workers) == victim)
+    (victim,) = await asyncio.to_thread(server.writers)
+    rooms = await make_rooms(user, 4)
     await send_for(rooms, 0.5, 20)
     os.kill(workers[victim], signal.SIGKILL)
     killed = perf_counter()

@@ -62,7 +62,7 @@ def _of_workers(found: WorkerFigures) -> list[str]:
         lines.append(f"| send, local (p50) | {sent.local:.2f} ms |")
         for title, value in (
             ("forwarded: the connection is at another worker, and its client polls on it", sent.forwarded),
-            ("the connection has moved to the room's worker", sent.settled),
+            ("the connection was at another worker, and has moved", sent.settled),
             ("the connection moves for this message", sent.moving),
         ):
             lines.append(f"| {title} | {value - sent.local:+.2f} ms |")
