@@ -53,7 +53,10 @@ def up(
         config = with_port(config, port)
     config = with_signing_key(config, data_dir)
     # Imported here, so that the commands that need no server start at once.
+    from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415
     from ranvier.processes.server import run  # noqa: PLC0415
+
+    allow_many_files()
 
     def ready() -> None:
         click.echo(greeting(config, data_dir, configs))

@@ -26,9 +26,11 @@ def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: 
     config = with_signing_key(load_config(data_dir, configs, notes=True), data_dir)
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.life import receive_plan, run_worker  # noqa: PLC0415
+    from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415
     from ranvier.processes.surroundings import find_surroundings  # noqa: PLC0415
     from ranvier.processes.worker import Surroundings, named  # noqa: PLC0415
 
+    allow_many_files()
     with stops_with_a_sentence():
         if front_fd is not None:
             front = socket.socket(fileno=front_fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ranvier.http.request import Request
-from ranvier.http.route import PLACED_BY_USER, Route, versions
+from ranvier.http.route import PLACED_WITH_WRITERS, Route, versions
 from ranvier.rooms.create import CreateRoom, RoomCreator
 
 V3 = versions("v3", "r0")
@@ -18,5 +18,5 @@ async def create_room(request: Request, *, room_creator: RoomCreator) -> dict[st
 
 
 ROUTES = [
-    Route("POST", V3("/createRoom"), create_room, placed_by=PLACED_BY_USER, limit="rc_room_creation"),
+    Route("POST", V3("/createRoom"), create_room, placed_by=PLACED_WITH_WRITERS, limit="rc_room_creation"),
 ]

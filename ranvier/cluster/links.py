@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from ranvier.cluster.link import Link, connect
-from ranvier.cluster.members import Members
+from ranvier.cluster.members import Members, placing
 from ranvier.wire.members import Member
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Links:
         self._links: dict[str, tuple[str, Link]] = {}  # by name: of which instance
         self._opening: set[str] = set()  # instances
         self._failed: dict[str, int] = {}  # by instance: how often it could not be reached
+        self._told = placing(members.own)
         self._changed = asyncio.Event()
         members.listen(self._on_change)
 
@@ -113,6 +114,9 @@ class Links:
         gone = [name for name in self._links if self._members.find(name) is None]
         for name in gone:
             self._links.pop(name)[1].close()
+        if (own := placing(self._members.own)) == self._told:
+            return  # it is others who changed
+        self._told = own
         announcement = self._members.announcement()
         for _, link in self._links.values():
             link.tell(announcement)

@@ -58,7 +58,7 @@ class Counts(Protocol):
 class Members:
     """Know the workers that are alive, this one included. ``run`` must be running in a task of the process.
 
-    ``generation`` grows whenever somebody who can be asked comes or goes; ``listen`` has a function called
+    ``generation`` grows whenever it changes who can be asked, or for what; ``listen`` has a function called
     then.
     """
 
@@ -92,7 +92,7 @@ class Members:
         return self._reached_since is not None and time.monotonic() - self._reached_since > LEASE_S
 
     def listen(self, listener: Change) -> None:
-        """Have ``listener`` called whenever somebody comes, goes or begins to drain."""
+        """Have ``listener`` called whenever it changes who can be asked, or for what."""
         self._listeners.append(listener)
 
     def announcement(self) -> bytes:
@@ -184,7 +184,7 @@ class Members:
             self.own,
             beat=self.own.beat + 1,
             load=round(load, 3),
-            memory_bytes=memory_bytes(),
+            memory_bytes=memory_bytes() or self.own.memory_bytes,
             **self._figures(),
         )
 
@@ -222,7 +222,7 @@ class Members:
         self._heard[member.name] = time.monotonic()
         if known is None:
             logger.info("Worker %s is there (%s)", member.name, member.address)
-        if known is None or _placing(known) != _placing(member):
+        if known is None or placing(known) != placing(member):
             self._changed()
 
     def _drop(self, name: str) -> None:
@@ -235,9 +235,9 @@ class Members:
             listener()
 
 
-def _placing(member: Member) -> tuple[object, ...]:
+def placing(member: Member) -> tuple[object, ...]:
     """Give what placement and links go by."""
-    return member.instance, member.address, member.state, member.roles, member.writers
+    return member.instance, member.address, member.state, member.roles, member.writers, member.fronted
 
 
 def _is_dead(member: Member, host: str) -> bool:
@@ -253,6 +253,10 @@ def _is_dead(member: Member, host: str) -> bool:
 
 
 def memory_bytes() -> int:
-    """Give how much memory this process holds."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    """Give how much memory this process holds; 0 if it cannot open another file to find out."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError as error:
+        logger.debug("It cannot be known how much memory is used: %s", error)
+        return 0

@@ -1,7 +1,7 @@
 """Which worker is best asked for a room, a user, a destination: rendezvous hashing over those alive.
 
 No list, no number of shards: each (key, worker) has a weight, and the heaviest worker has the key. When a
-worker comes or goes only its own keys move. Workers may disagree for a moment; that costs time, not
+worker comes or goes only its keys move. Workers may disagree for a moment; that costs time, not
 correctness.
 
 Source: D. Thaler, C. Ravishankar, "Using name-based mappings to increase hit rates" (1998).
@@ -18,6 +18,7 @@ from ranvier.cluster.writers import room_writers
 from ranvier.wire.members import BACKGROUND, Member
 
 ROOM: Final = "room"
+READ: Final = "read"
 USER: Final = "user"
 DESTINATION: Final = "destination"
 PUSHER: Final = "pusher"
@@ -25,6 +26,7 @@ APPSERVICE: Final = "appservice"
 PROCESS: Final = "process"
 
 _ROLES: Final = {
+    READ: "client",
     USER: "sync",
     DESTINATION: "federation_sender",
     PUSHER: "push",
@@ -62,6 +64,17 @@ class Placement:
                 self._known.clear()
             known = self._known[kind, key] = self._choose(kind, key)
         return known
+
+    def nearby(self, kind: str, key: str, names: Sequence[str]) -> str:
+        """Give the one of some workers that a key is best placed on; this one if there are none."""
+        own = self._members.own.name
+        if len(names) == 1:
+            return names[0]  # the usual case
+        return ranked(kind, key, names)[0] if names else own
+
+    def is_near(self, kind: str, key: str) -> bool:
+        """Tell whether a worker of this machine has a key."""
+        return self.place(kind, key).heads == self._members.own.heads
 
     def is_here(self, kind: str, key: str) -> bool:
         """Tell whether this worker has a key."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ranvier.deploy.settings import Settings
-from ranvier.http.route import PLACED_BY_USER, Route
+from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS, Route
 
 _PARAMETER: Final = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 _PUBLIC: Final = ("/_matrix/", "/.well-known/")
@@ -135,7 +135,7 @@ def _keys(routes: Iterable[Route]) -> list[tuple[str, str, str]]:
     """
     ends: dict[tuple[str, str], set[str]] = defaultdict(set)
     for route in routes:
-        if route.placed_by in (None, PLACED_BY_USER):
+        if route.placed_by in (None, PLACED_BY_USER, PLACED_WITH_WRITERS):
             continue
         for path in route.paths:
             before, _, after = path.partition(f"{{{route.placed_by}}}")

@@ -15,13 +15,13 @@ import msgspec
 from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
-from ranvier.cluster.placement import ROOM
+from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.writers import Writers
 from ranvier.http.app import Application
 from ranvier.http.rendering import render_error, render_unexpected
 from ranvier.http.request import Request
 from ranvier.http.response import Response, encode
-from ranvier.http.route import PLACED_BY_USER
+from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS
 from ranvier.http.router import Router
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
@@ -40,30 +40,26 @@ _requester_decoder = msgspec.msgpack.Decoder(Requester)
 
 
 class Neighbours:
-    """What the application knows of other workers: nothing older than theirs, and whom to ask.
-
-    ``fronted`` says that a front brings connections, by what their first request concerns. Otherwise a proxy
-    does, which keeps to its own order.
-    """
+    """What the application knows of other workers: nothing older than theirs, and whom to ask."""
 
     def __init__(
         self,
         *,
         currency: Currency,
         forwarding: Forwarding,
+        placement: Placement,
         writers: Writers,
         rooms: Rooms,
         tail: Tail,
         clock: Clock,
-        fronted: bool,
     ) -> None:
         self._currency = currency
         self._forwarding = forwarding
+        self._placement = placement
         self._writers = writers
         self._rooms = rooms
         self._tail = tail
         self._clock = clock
-        self._fronted = fronted
 
     def is_current(self) -> bool:
         """Tell whether there surely is nothing to catch up with."""
@@ -77,32 +73,36 @@ class Neighbours:
         """Give the worker that is to answer, though the connection stays here; None for this one.
 
         Writes go to the worker of the room (or what else the route is placed by), where they queue and share
-        commits. But where nobody wrote elsewhere just now it is done here: that is cheaper than to pass the
-        request on, and who is overtaken all the same tries again. What is read, and what belongs to one user,
-        is answered where it arrives.
+        commits. But a room in which nobody wrote elsewhere just now is written here: that is cheaper than to
+        pass each request on, and who is overtaken all the same tries again. What is read, and what belongs to
+        one user, is answered where it arrives.
         """
-        key = _room_written(request)
-        return None if key is None or self._is_done_here(key) else self._forwarding.target(ROOM, key)
+        key = _written(request)
+        return None if not key or self._is_quiet(key) else self._forwarding.target(ROOM, key)
 
     def home(self, request: Request) -> str | None:
         """Give the worker to which the connection is to go with this request; None if it may stay.
 
         As ``target``; but a worker on which no rooms are placed, or that has too much to do, gives away those
-        who write, however quiet their rooms are.
+        who write, however quiet their rooms are: a room that is placed on another machine, and one that is
+        only now made, to a writer of this one.
         """
-        key = _room_written(request)
-        if key is None or (not self._writers.yields and self._is_done_here(key)):
+        key = _written(request)
+        if key is None:
             return None
-        return self._forwarding.target(ROOM, key)
+        if key and not self._is_quiet(key):
+            return self._forwarding.target(ROOM, key) if self._placement.is_near(ROOM, key) else None
+        name = self._placement.nearby(ROOM, key or request.id, self._writers.nearby)
+        return name if self._writers.yields_to(name) else None
 
-    def _is_done_here(self, key: str) -> bool:
+    def _is_quiet(self, key: str) -> bool:
+        """Tell whether it is known that nobody wrote elsewhere in the last second."""
         now_ms = self._clock.now_ms()
         room = self._rooms.held(key)
         if room is not None:
             return not room.is_written_elsewhere(now_ms)
-        # A proxy brings all of a room here, as it does not know who has it: better to have it as well.
         latest = self._tail.latest_of_room(key, self._tail.pos, 1)
-        return not self._fronted and not any(is_recent(event.origin_server_ts, now_ms) for event in latest)
+        return key.startswith("!") and not any(is_recent(it.origin_server_ts, now_ms) for it in latest)
 
     async def ask(self, name: str, request: Request) -> Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
@@ -131,8 +131,8 @@ class Neighbours:
         return Response(answer.status, answer.body, answer.headers, answer.content_type)
 
 
-def _room_written(request: Request) -> str | None:
-    """Give the room that a request writes to, or what else it is placed by."""
+def _written(request: Request) -> str | None:
+    """Give the room that a request writes to, or what else it is placed by; "" for one that makes a room."""
     route = request.route
     if (
         request.method == "GET"
@@ -141,7 +141,7 @@ def _room_written(request: Request) -> str | None:
         or route.stream
     ):
         return None
-    return request.params[route.placed_by]
+    return "" if route.placed_by == PLACED_WITH_WRITERS else request.params[route.placed_by]
 
 
 class ForwardedRequests:

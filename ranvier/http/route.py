@@ -21,6 +21,7 @@ from ranvier.users.requester import Requester
 
 DEFAULT_MAX_BODY = 1024 * 1024
 PLACED_BY_USER = "user"
+PLACED_WITH_WRITERS = "writers"
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH"})
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 
@@ -73,10 +74,11 @@ class Route:
 
     ``path`` is one path or several that mean the same (see ``versions``); ``{name}`` takes one segment, and a
     last ``{name...}`` all that remain. ``placed_by`` is the path parameter (or ``"user"``) whose worker
-    is best asked. ``limit`` names the rate limit applied before the handler runs, per user or, without a
-    user, per address. ``max_body`` is in bytes. ``long_poll`` marks a handler that waits and is cancelled
-    when its client goes away; others always finish what they began. ``stream`` leaves the body unread, for
-    ``Request.chunks``. ``name`` (the handler's own by default) is what metrics and logs call the endpoint.
+    is best asked; ``"writers"`` means any that rooms are placed on. ``limit`` names the rate limit applied
+    before the handler runs, per user or, without a user, per address. ``max_body`` is in bytes.
+    ``long_poll`` marks a handler that waits and is cancelled when its client goes away; others always finish
+    what they began. ``stream`` leaves the body unread, for ``Request.chunks``. ``name`` (the handler's own by
+    default) is what metrics and logs call the endpoint.
 
     ``at_once`` is for what is asked for most: a plain function that reads what such a request always says,
     and gives what is then tried before the handler, each time, without a task; None where that is no use.
@@ -106,7 +108,7 @@ class Route:
         names = parameters(path)
         if not path.startswith("/") or len(set(names)) != len(names):
             raise ValueError(f"{self.name}: bad path {path!r}")
-        if self.placed_by not in (None, PLACED_BY_USER, *names):
+        if self.placed_by not in (None, PLACED_BY_USER, PLACED_WITH_WRITERS, *names):
             raise ValueError(f"{self.name}: placed by {self.placed_by!r}, which is not in {path!r}")
 
     @property

@@ -115,7 +115,7 @@ async def cluster_parts(
     paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
     files = [(path, path.stat().st_ino) for path in paths]
     registry = RedisRegistry(redis, prefix=key_prefix(config))
-    own = _own(config, _address(sockets[0]), board.identity, core.clock.now_ms())
+    own = _own(config, _address(sockets[0]), board.identity, core.clock.now_ms(), fronted=fronted)
 
     def figures() -> dict[str, int | bool | Figures]:
         return {
@@ -145,11 +145,11 @@ async def cluster_parts(
     application.neighbours = Neighbours(
         currency=currency,
         forwarding=forwarding,
+        placement=placement,
         writers=writers,
         rooms=core.rooms,
         tail=core.tail,
         clock=core.clock,
-        fronted=fronted,
     )
     workers = ClusterWorkers(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process
@@ -179,7 +179,7 @@ def _end_this_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
+def _own(config: Config, address: str, heads: str, now_ms: int, *, fronted: bool) -> Member:
     return Member(
         name=config.worker.name,
         instance=secrets.token_hex(8),
@@ -190,6 +190,7 @@ def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
         roles=config.worker.roles,
         version=ranvier.__version__,
         started_ts=now_ms,
+        fronted=fronted,
     )
 
 

@@ -254,13 +254,13 @@ class Front:
         if kind == ROOM:
             names.sort(key=lambda name: not self._workers[name].takes_rooms)
         now = time.monotonic()
-        for name in sorted(names, key=lambda it: self._is_doubtful(it, waiting, now)):
+        names = [name for name in names if name not in waiting.refused_by]
+        for name in sorted(names, key=lambda it: self._workers[it].suspect_until > now):
             if self._workers[name].given.make(waiting, waiting.sock.fileno(), waiting.listener):
                 return
-        self._unplaced.append(waiting)  # until a worker is ready
-
-    def _is_doubtful(self, name: str, waiting: _Waiting, now: float) -> bool:
-        return name in waiting.refused_by or self._workers[name].suspect_until > now
+        # Until a worker is ready, or those that refused it have had the time to think again.
+        waiting.refused_by.clear()
+        self._unplaced.append(waiting)
 
     def _give_unplaced(self) -> None:
         unplaced, self._unplaced = self._unplaced, []

@@ -78,7 +78,7 @@ class FrontEnd:
         """Say whether connections come here for the sake of a room."""
         if takes != self._takes_rooms:
             self._takes_rooms = takes
-            self._say(TakesRooms(takes))
+            self._say_rooms()
 
     def drain(self) -> None:
         """Take no more connections."""
@@ -97,12 +97,17 @@ class FrontEnd:
                 self._take(message, passed)
 
     def _take(self, message: Connection, passed: Passed) -> None:
-        if self._draining:
+        if self._draining or self._adopting.listeners[message.listener].is_full:
             refuse(passed)
             self._say(Refused(message.id))
         elif (sock := take(passed)) is not None:
             self._say(Taken(message.id))
             self._adopting.adopt(message.listener, sock)
+
+    def _say_rooms(self) -> None:
+        # Said later, it is what holds then.
+        if not self._gone and not front_protocol.send(self._sock, TakesRooms(self._takes_rooms)):
+            self._loop.call_later(_AGAIN_S, self._say_rooms)
 
     def _say(self, message: Message) -> None:
         if not self._gone and not front_protocol.send(self._sock, message):

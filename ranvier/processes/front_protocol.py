@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any, Final
 import msgspec
 
 from ranvier.config.database import RedisConfig
+
+logger = logging.getLogger(__name__)
 
 MAX_MESSAGE: Final = 64 * 1024
 
@@ -118,17 +121,22 @@ def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ())
 def receive(sock: socket.socket) -> tuple[Message | None, Passed | None]:
     """Receive a message and what came with it; (None, None) once the other end is gone.
 
-    Raises BlockingIOError when nothing is there.
+    Raises BlockingIOError when nothing is there, MsgspecError for a message that only another version knows.
     """
     try:
         data, descriptors, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)
     except ConnectionError:
         return None, None
-    if len(descriptors) != 2:  # none, or this process may open no more
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return (_decoder.decode(data) if data else None), None
-    return _decoder.decode(data), Passed(socket.socket(fileno=descriptors[0]), descriptors[1])
+    message = None
+    try:
+        message = _decoder.decode(data) if data else None
+    finally:
+        if message is None or len(descriptors) != 2:  # none, or this process may open no more
+            for descriptor in descriptors:
+                os.close(descriptor)
+    if len(descriptors) != 2 or message is None:
+        return message, None
+    return message, Passed(socket.socket(fileno=descriptors[0]), descriptors[1])
 
 
 def all_received(sock: socket.socket) -> Iterator[tuple[Message | None, Passed | None]]:
@@ -138,6 +146,9 @@ def all_received(sock: socket.socket) -> Iterator[tuple[Message | None, Passed |
             message, passed = receive(sock)
         except BlockingIOError:
             return
+        except msgspec.MsgspecError as error:
+            logger.debug("A message of another version is left out: %s", error)
+            continue
         yield message, passed
         if message is None:
             return

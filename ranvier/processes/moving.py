@@ -146,6 +146,7 @@ class Moving:
             if message is None:
                 self._lose(peer)
             elif (refused := peer.given.hear(message)) is not None:
+                peer.suspect_until = time.monotonic() + _SUSPECT_S  # it drains, or is full
                 self._take_back(refused)
 
     def _look(self, peer: _Peer) -> None:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import unquote
 
-from ranvier.cluster.placement import ROOM, USER
+from ranvier.cluster.placement import READ, ROOM, USER
 
 PEEKED_BYTES: Final = 4096
 
@@ -20,14 +20,15 @@ _QUERY_TOKEN: Final = re.compile(rb"[?&]access_token=([^& ]+)")
 def key_of(head: bytes) -> tuple[str, str] | None:
     """Give the kind and the key by which a request is placed: its room, else its user, else None.
 
-    A user is known by the token alone, of which only a hash goes on from here.
+    The kind says whether the room is written or read. A user is known by the token alone, of which only a
+    hash goes on from here.
     """
     target = _TARGET.match(head)
     if target is None:
         return None
     room = _ROOM.search(target[1].partition(b"?")[0])
     if room is not None:
-        return ROOM, unquote(room[1].decode("latin-1"))
+        return READ if head.startswith(b"GET ") else ROOM, unquote(room[1].decode("latin-1"))
     token = _TOKEN.search(head) or _QUERY_TOKEN.search(target[1])
     if token is not None:
         return USER, sha256(token[1].strip()).hexdigest()
@@ -39,4 +40,4 @@ def is_enough(head: bytes) -> bool:
     if len(head) >= PEEKED_BYTES or b"\r\n\r\n" in head:
         return True
     key = key_of(head)
-    return key is not None and key[0] == ROOM
+    return key is not None and key[0] != USER

@@ -230,9 +230,10 @@ async def _serving(
         moving = Moving(folder=folder, own_name=config.worker.name, adopting=adopting)
         moving.start()
         front = FrontEnd(around.front, adopting, on_orphaned)
-        front.start()
         if cluster is not None:
             cluster.writers.listen(front.take_rooms)
+        front.start()
+        if cluster is not None:
             cluster.workers.when_drained(front.drain)
             cluster.workers.when_drained(moving.drain)
     core.run_always(collect_garbage())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,22 +17,28 @@ from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.writers import MachineIdle, Writers, room_writers
 from ranvier.http.forwarding import Neighbours
 from ranvier.http.request import Request
-from ranvier.http.route import Route
+from ranvier.http.route import PLACED_WITH_WRITERS, Route
 from ranvier.wire.members import DRAINING, Member
 
 ROOMS = [f"!{number}:test" for number in range(200)]
 
 
+class _Members(Members):
+    knows_all = True  # type: ignore[assignment]
+
+
 class Machine:
     """The workers of one machine as one of them sees them, with as much to do as a test says."""
 
-    def __init__(self, *names: str, own: str = "a", always: bool = False, heads: str = "here") -> None:
-        found = [_member(name, started_ts=number, heads=heads) for number, name in enumerate(names)]
+    def __init__(self, *names: str, own: str = "a", always: bool = False) -> None:
+        found = [
+            _member(name, started_ts=number, heads="here", fronted=True) for number, name in enumerate(names)
+        ]
         self.spare_cores = 8.0
         self.now_s = 0.0
         (this,) = (member for member in found if member.name == own)
-        self.members = Members(this, cast(Any, None), dict)
-        self.writers = Writers(self.members, always=always, spare_cores=lambda: self.spare_cores)
+        self.members = _Members(this, cast(Any, None), dict)
+        self.writers = Writers(self.members, always=always, cores=8, spare_cores=lambda: self.spare_cores)
         self.placement = Placement(self.members)
         for member in found:
             self.hear(member)
@@ -132,12 +140,44 @@ def test_a_successor_goes_on_with_as_many() -> None:
     assert machine.placed == {"a", "c"}
 
 
+def test_a_worker_that_only_reads_needs_no_help_in_writing() -> None:
+    """Syncs alone would have all workers write, at twice the price, and for ever."""
+    machine = Machine("a", "b", "c")
+    assert machine.count(20, a=0.95, b=0.9, c=0.85) == 1, "they are all as busy with something else"
+    assert machine.count(3, a=0.95, b=0.3, c=0.1) == 2
+    assert machine.count(9, a=0.4, b=0.4, c=0.4) == 2
+    assert machine.count(2, a=0.4, b=0.4, c=0.4) == 1
+
+
+def test_nobody_counts_without_news_of_the_others() -> None:
+    """While Redis is away rooms would go to and fro, by how busy somebody was before."""
+    machine = Machine("a", "b")
+    machine.members.knows_all = False  # type: ignore[misc]
+    assert machine.count(20, a=0.95) == 1
+
+
+def test_a_worker_of_its_own_comes_last() -> None:
+    """Beside ``ranvier up`` no connection can move to it, so all that is written would be passed on to it."""
+    machine = Machine("c", "a")
+    machine.say("c", writers=1, fronted=False)
+    machine.say("a", writers=1)
+    assert machine.placed == {"a"}
+
+
 def test_each_machine_has_its_own_writers() -> None:
     """A second machine would only be waiting for the first one to fail."""
     machine = Machine("a", "b")
     for name in ("x", "y"):
         machine.hear(_member(name, started_ts=5, heads="there", writers=1))
     assert machine.placed == {"a", "x"}
+    beside = Machine("b", "a")
+    beside.say("b", writers=1)
+    beside.hear(_member("x", heads="there", writers=1))
+    neighbours = _neighbours(beside, held=ROOMS)
+    assert {neighbours.home(_write(room_id)) for room_id in ROOMS} == {"b"}, "none can move to the other"
+    busy = _neighbours(beside, written_lately=ROOMS)
+    assert {busy.home(_write(room_id)) for room_id in ROOMS} == {"b", None}
+    assert {busy.target(_write(room_id)) for room_id in ROOMS} == {"b", "x"}
 
 
 def test_an_administrator_may_have_all_of_them_write() -> None:
@@ -149,18 +189,28 @@ def test_an_administrator_may_have_all_of_them_write() -> None:
 def test_workers_of_the_release_before_have_rooms_as_before() -> None:
     """While a server is being updated, old and new workers would disagree on who has which room."""
     machine = Machine("b", "a")
-    assert machine.members.find("b") == _member("b", started_ts=0, heads="here"), "it says nothing of it"
     machine.count(3)
     assert machine.placed == {"a", "b"}
     machine.members.lose("b", "b")
     assert machine.placed == {"a"}
 
 
-def test_who_does_nothing_is_seen() -> None:
-    """It would not be known whether there is a core for one writer more."""
-    idle = MachineIdle()
-    sum(range(3_000_000))
-    assert 0.0 <= idle() < 10_000.0
+def test_free_cores_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not be known whether there is a core for one more; or the worker would end by asking."""
+    now_s = 100.0
+    monkeypatch.setattr("ranvier.cluster.writers.time", SimpleNamespace(monotonic=lambda: now_s))
+    path = tmp_path / "stat"
+    path.write_text("cpu  9 9 9 1000 500 9 9\ncpu0 1 1 1 1 1 1 1\n")
+    idle = MachineIdle(path)
+    now_s += 2.0
+    path.write_text("cpu  9 9 9 1250 550 9 9\n")
+    assert idle() == pytest.approx(300 / os.sysconf("SC_CLK_TCK") / 2.0)
+    for text in ("cpu 1 2\n", "", "cpu  a b c d e f\n"):
+        path.write_text(text)
+        assert idle() == 0.0
+    path.unlink()
+    assert idle() == MachineIdle(path)() == 0.0
+    assert MachineIdle()() >= 0.0
 
 
 @pytest.mark.parametrize(("own", "load", "home"), [("a", 0.9, None), ("b", 0.1, "a")])
@@ -169,7 +219,7 @@ def test_a_quiet_room_is_left_to_a_writer(own: str, load: float, home: str | Non
     machine = Machine("a", "b", own=own)
     machine.say("a", writers=1)
     machine.say(own, load=load)
-    neighbours = _neighbours(machine, held=ROOMS, fronted=True)
+    neighbours = _neighbours(machine, held=ROOMS)
     assert {neighbours.home(_write(room_id)) for room_id in ROOMS} == {home}
     assert {neighbours.target(_write(room_id)) for room_id in ROOMS} == {None}, "it is not worth a detour"
     assert neighbours.home(_write(ROOMS[0], method="GET")) is None
@@ -179,25 +229,39 @@ def test_a_writer_with_too_much_to_do_gives_away_what_is_placed_elsewhere() -> N
     """A second writer would get new rooms alone, and the first one stay as busy as it was."""
     machine = Machine("a", "b")
     machine.count(3, a=0.95)
-    neighbours = _neighbours(machine, held=ROOMS, fronted=True)
+    neighbours = _neighbours(machine, held=ROOMS)
     given = {room_id for room_id in ROOMS if neighbours.home(_write(room_id)) == "b"}
     assert given == {room_id for room_id in ROOMS if machine.placement.place(ROOM, room_id).name == "b"}
+    machine.say("b", load=0.85)
+    assert not [room_id for room_id in ROOMS if neighbours.home(_write(room_id))], "that one is as busy"
+    machine.say("b", load=0.1)
     machine.say("a", load=0.6)
-    assert not [room_id for room_id in ROOMS if neighbours.home(_write(room_id))]
+    assert not [room_id for room_id in ROOMS if neighbours.home(_write(room_id))], "it has time again"
 
 
-def test_a_room_that_a_proxy_brings_is_written_where_it_comes() -> None:
+def test_a_quiet_room_is_not_passed_on() -> None:
     """Behind nginx, which shares rooms out by itself, most messages would take a detour for ever."""
     machine = Machine("b", "a")
     machine.say("b", writers=1)
-    busy = ROOMS[:3]
-    for fronted, passed_on in ((True, ROOMS), (False, busy)):
-        neighbours = _neighbours(machine, written_lately=busy, fronted=fronted)
-        assert [room_id for room_id in ROOMS if neighbours.target(_write(room_id)) == "b"] == passed_on
+    neighbours = _neighbours(machine, written_lately=ROOMS[:3])
+    assert [room_id for room_id in ROOMS if neighbours.target(_write(room_id)) == "b"] == ROOMS[:3]
+    assert neighbours.target(_write("#alias:test")) == "b", "nobody knows which room it is"
+
+
+def test_a_room_is_made_by_a_writer() -> None:
+    """The first ten events of each room would be commits of whichever worker was asked."""
+    machine = Machine("b", "a")
+    machine.say("b", writers=1)
+    neighbours = _neighbours(machine)
+    route = Route("POST", "/createRoom", cast(Any, None), placed_by=PLACED_WITH_WRITERS)
+    request = Request("POST", "/createRoom", route, params={}, request_id="1")
+    assert (neighbours.home(request), neighbours.target(request)) == ("b", None)
+    machine.say("b", writers=2)
+    assert neighbours.home(request) is None
 
 
 def _neighbours(
-    machine: Machine, *, fronted: bool, held: Sequence[str] = (), written_lately: Sequence[str] = ()
+    machine: Machine, *, held: Sequence[str] = (), written_lately: Sequence[str] = ()
 ) -> Neighbours:
     """Make what an application knows of its neighbours; nobody else writes to the rooms that it holds."""
     quiet = SimpleNamespace(is_written_elsewhere=lambda now_ms: False)
@@ -212,11 +276,11 @@ def _neighbours(
         forwarding=Forwarding(
             placement=machine.placement, links=cast(Any, links), own_name=machine.members.own.name
         ),
+        placement=machine.placement,
         writers=machine.writers,
         rooms=cast(Any, rooms),
         tail=cast(Any, tail),
         clock=cast(Any, SimpleNamespace(now_ms=lambda: 10_000)),
-        fronted=fronted,
     )
 
 

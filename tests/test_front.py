@@ -1,0 +1,132 @@
+"""To whom the front hands a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ranvier.http.listeners import UnixAddress
+from ranvier.processes import front_protocol
+from ranvier.processes.front import Front, FrontListener
+from ranvier.processes.front_protocol import Connection, Ready, Refused, Taken, TakesRooms
+from ranvier.processes.offers import refuse, take
+
+WRITES = b"PUT /_matrix/client/v3/rooms/!r%d:test/send/m/1 HTTP/1.1\r\n"
+READS = b"GET /_matrix/client/v3/rooms/!r%d:test/messages HTTP/1.1\r\n"
+
+
+class Worker:
+    """The end of a worker, which says that it is ready and then does what a test says."""
+
+    def __init__(self, front: Front, name: str) -> None:
+        ours, self._sock = front_protocol.make_pair()
+        self._sock.setblocking(False)
+        front.add_worker(name, ours)
+        self.taken = 0
+        self.say(Ready())
+
+    def say(self, message: front_protocol.Message) -> None:
+        assert front_protocol.send(self._sock, message)
+
+    def hear(self, *, is_full: bool = False) -> int:
+        """Take what is offered, or refuse it; give how much that was."""
+        count = 0
+        for message, passed in front_protocol.all_received(self._sock):
+            if isinstance(message, Connection) and passed is not None:
+                count += 1
+                if is_full:
+                    refuse(passed)
+                    self.say(Refused(message.id))
+                elif (sock := take(passed)) is not None:
+                    self.say(Taken(message.id))
+                    self.taken += 1
+                    sock.close()
+        return count
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    """Give a front that accepts."""
+    front = Front([FrontListener([UnixAddress(tmp_path / "socket")], tls=False)])
+    front.open()
+    front.serve()
+    running = asyncio.create_task(front.run())
+    yield front
+    running.cancel()
+    front.close()
+
+
+@asynccontextmanager
+async def asking(front: Front, *heads: bytes) -> AsyncIterator[None]:
+    """Have clients that connect and send the beginning of a request each."""
+    (address,) = front.addresses
+    assert isinstance(address, UnixAddress)
+    clients = []
+    for head in heads:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(address.path))
+        client.sendall(head + b"\r\n")
+        clients.append(client)
+    await asyncio.sleep(0.1)
+    yield
+    for client in clients:
+        client.close()
+
+
+async def test_who_writes_is_given_to_those_that_have_rooms(front: Front) -> None:
+    """Each new connection of a client that writes would go by way of a worker that gives it away again."""
+    one, two = Worker(front, "one"), Worker(front, "two")
+    two.say(TakesRooms(False))
+    await front.wait_ready(["one", "two"])
+    async with asking(front, *(WRITES % number for number in range(20))):
+        assert (one.hear(), two.hear()) == (20, 0)
+    async with asking(front, *(READS % number for number in range(20))):
+        assert one.hear() > 0 < two.hear(), "what is read is shared out"
+    one.say(TakesRooms(False))
+    two.say(TakesRooms(True))
+    await asyncio.sleep(0.05)
+    async with asking(front, *(WRITES % number for number in range(20))):
+        assert (one.hear(), two.hear()) == (0, 20)
+
+
+async def test_a_connection_that_a_worker_has_no_room_for_goes_to_another(front: Front) -> None:
+    """A client would be told that the server is full, while most of it is empty."""
+    one, two = Worker(front, "one"), Worker(front, "two")
+    two.say(TakesRooms(False))
+    await front.wait_ready(["one", "two"])
+    async with asking(front, *(WRITES % number for number in range(5))):
+        assert one.hear(is_full=True) == 5
+        await asyncio.sleep(0.05)
+        assert (one.hear(), two.hear()) == (0, 5)
+
+
+async def test_a_connection_waits_while_all_workers_are_full(front: Front) -> None:
+    """The front would offer it to and fro without end, and use all of a core for it; or it would be lost."""
+    one, two = Worker(front, "one"), Worker(front, "two")
+    await front.wait_ready(["one", "two"])
+    offers = 0
+    async with asking(front, WRITES % 1):
+        for _ in range(20):
+            offers += one.hear(is_full=True) + two.hear(is_full=True)
+            await asyncio.sleep(0.02)
+        assert 2 <= offers <= 8
+        async with asyncio.timeout(5):
+            while not one.taken + two.taken:
+                one.hear()
+                two.hear()
+                await asyncio.sleep(0.02)
+
+
+async def test_words_of_another_version_are_left_out(front: Front) -> None:
+    """A front would hear nothing more of a worker that is newer than itself."""
+    worker = Worker(front, "one")
+    worker._sock.send(front_protocol.encode({"type": "of tomorrow", "what": 1}))
+    worker.say(TakesRooms(True))
+    await front.wait_ready(["one"])
+    async with asking(front, WRITES % 1):
+        assert worker.hear() == 1
