@@ -55,18 +55,24 @@ class FrameReader:
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Give the frames that are complete with this piece. Raises FrameError for one that is too large."""
-        kept = self._kept
-        kept += data
-        while len(kept) >= _HEAD.size:
-            length, kind, id, time = _HEAD.unpack_from(kept)
+        kept, start = self._kept, 0
+        buffer: bytes | bytearray = data
+        if kept:  # seldom: mostly a piece is one whole frame, which is not copied twice
+            kept += data
+            buffer = kept
+        while len(buffer) - start >= _HEAD.size:
+            length, kind, id, time = _HEAD.unpack_from(buffer, start)
             if length > self.max_frame:
                 raise FrameError(f"a frame of {length} bytes")
-            end = _HEAD.size + length
-            if len(kept) < end:
-                return
-            body = bytes(kept[_HEAD.size : end])
-            del kept[:end]
-            yield Frame(kind, id, time, body)
+            body_at = start + _HEAD.size
+            if len(buffer) - body_at < length:
+                break
+            start = body_at + length
+            yield Frame(kind, id, time, bytes(buffer[body_at:start]))
+        if kept:
+            del kept[:start]
+        else:
+            kept += data[start:]
 
 
 def proof(secret: str, nonce: bytes, side: bytes = b"client") -> bytes:
