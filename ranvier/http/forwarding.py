@@ -7,7 +7,8 @@ runs the handler and renders the answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -16,10 +17,10 @@ from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
 from ranvier.cluster.placement import ROOM
-from ranvier.http.app import Application
+from ranvier.http.app import Application, Hear
 from ranvier.http.rendering import render_error, render_unexpected
 from ranvier.http.request import Request
-from ranvier.http.response import Response, encode
+from ranvier.http.response import JSON, Response, encode
 from ranvier.http.route import PLACED_BY_USER
 from ranvier.http.router import Router
 from ranvier.log.clock import Clock
@@ -75,31 +76,60 @@ class Neighbours:
             return None
         return self._forwarding.target(ROOM, key)
 
-    async def ask(self, name: str, request: Request) -> Response | None:
+    async def ask(self, name: str, request: Request) -> bytes | Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
-        requester = request.requester_or_none
-        forwarded = ForwardedRequest(
-            method=request.method,
-            path=request.path,
-            query_string=request.query_string,
-            headers=[header for header in request.raw_headers if header[0] in _HEADERS],
-            body=request.body,
-            ip=request.ip,
-            scheme=request.scheme,
-            request_id=request.id,
-            requester=b"" if requester is None else _encoder.encode(requester),
-        )
         try:
-            answer = await self._forwarding.ask(name, forwarded)
+            answer = await self._forwarding.ask(name, _forwarded(request))
         except LinkLostError:
-            if request.method == "PUT":
-                return None  # may be done twice: it has a transaction id, or sets what is set already
-            raise MatrixError(
-                "M_UNKNOWN", 503, "The worker that did this is gone; look before you try again"
-            ) from None
-        if answer is None:
+            if (error := _lost(request)) is not None:
+                raise error from None
             return None
-        return Response(answer.status, answer.body, answer.headers, answer.content_type)
+        return None if answer is None else _result(answer)
+
+    def pass_on(self, name: str, request: Request, hear: Hear) -> Callable[[], None] | None:
+        """Do the same without a task: ``hear`` is called with what ``ask`` gives, or raises.
+
+        Give what ends the wait; None if it is to be done here, and then ``hear`` is not called.
+        """
+        return self._forwarding.begin(name, _forwarded(request), partial(_tell, request, hear))
+
+
+def _forwarded(request: Request) -> ForwardedRequest:
+    requester = request.requester_or_none
+    return ForwardedRequest(
+        method=request.method,
+        path=request.path,
+        query_string=request.query_string,
+        headers=[header for header in request.raw_headers if header[0] in _HEADERS],
+        body=request.body,
+        ip=request.ip,
+        scheme=request.scheme,
+        request_id=request.id,
+        requester=b"" if requester is None else _encoder.encode(requester),
+    )
+
+
+def _tell(request: Request, hear: Hear, outcome: ForwardedAnswer | Exception | None) -> None:
+    if isinstance(outcome, ForwardedAnswer):
+        hear(_result(outcome))
+    elif isinstance(outcome, LinkLostError):
+        hear(_lost(request))
+    else:
+        hear(outcome)
+
+
+def _result(answer: ForwardedAnswer) -> bytes | Response:
+    """Give an answer as a handler would: mostly it is JSON and nothing else."""
+    if answer.status == 200 and answer.content_type == JSON and not answer.headers:
+        return answer.body
+    return Response(answer.status, answer.body, answer.headers, answer.content_type)
+
+
+def _lost(request: Request) -> MatrixError | None:
+    """Give the error for a request of which nobody knows whether it was done; None if it may be repeated."""
+    if request.method == "PUT":
+        return None  # it has a transaction id, or sets what is set already
+    return MatrixError("M_UNKNOWN", 503, "The worker that did this is gone; look before you try again")
 
 
 class ForwardedRequests:
