@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ NEWS: Final = 8  # client to server: its announcement changed
 NOTICE: Final = 9  # client to server: something that needs no answer, and may be lost
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One message. ``time`` is of the server's monotonic clock, in seconds: a call's deadline, or now."""
 
     kind: int
@@ -53,26 +53,27 @@ class FrameReader:
         self._kept = bytearray()
         self.max_frame = max_frame
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> Iterable[Frame]:
         """Give the frames that are complete with this piece. Raises FrameError for one that is too large."""
-        kept, start = self._kept, 0
-        buffer: bytes | bytearray = data
-        if kept:  # seldom: mostly a piece is one whole frame, which is not copied twice
-            kept += data
-            buffer = kept
-        while len(buffer) - start >= _HEAD.size:
-            length, kind, id, time = _HEAD.unpack_from(buffer, start)
+        if not self._kept and len(data) >= _HEAD.size:
+            length, kind, id, time = _HEAD.unpack_from(data)
+            if len(data) == _HEAD.size + length <= self.max_frame:  # one that is whole, as most are
+                return (Frame(kind, id, time, data[_HEAD.size :]),)
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Iterator[Frame]:
+        kept = self._kept
+        kept += data
+        while len(kept) >= _HEAD.size:
+            length, kind, id, time = _HEAD.unpack_from(kept)
             if length > self.max_frame:
                 raise FrameError(f"a frame of {length} bytes")
-            body_at = start + _HEAD.size
-            if len(buffer) - body_at < length:
-                break
-            start = body_at + length
-            yield Frame(kind, id, time, bytes(buffer[body_at:start]))
-        if kept:
-            del kept[:start]
-        else:
-            kept += data[start:]
+            end = _HEAD.size + length
+            if len(kept) < end:
+                return
+            body = bytes(kept[_HEAD.size : end])
+            del kept[:end]
+            yield Frame(kind, id, time, body)
 
 
 def proof(secret: str, nonce: bytes, side: bytes = b"client") -> bytes:
