@@ -144,14 +144,11 @@ class ForwardedRequests:
         """Answer one request; an error is an answer, too."""
         self._application.begin()
         try:
-            response = await self._respond(forwarded)
+            return await self._respond(forwarded)
         finally:
             self._application.end()
-        return ForwardedAnswer(
-            response.status, response.content_type, dict(response.headers), encode(response.body)
-        )
 
-    async def _respond(self, forwarded: ForwardedRequest) -> Response:
+    async def _respond(self, forwarded: ForwardedRequest) -> ForwardedAnswer:
         try:
             if (behind := self._currency.catch_up()) is not None:
                 await behind
@@ -170,9 +167,17 @@ class ForwardedRequests:
                 request_id=forwarded.request_id,
             )
             result = await bound.run(request)
+            if isinstance(result, Response):
+                return _answer(result)
+            return ForwardedAnswer(200, JSON, {}, encode(result))
         except MatrixError as error:
-            return render_error(error)
+            return _answer(render_error(error))
         except Exception:
             logger.exception("Request %s, passed on by another worker, failed", forwarded.request_id)
-            return render_unexpected(forwarded.request_id)
-        return result if isinstance(result, Response) else Response(200, encode(result))
+            return _answer(render_unexpected(forwarded.request_id))
+
+
+def _answer(response: Response) -> ForwardedAnswer:
+    return ForwardedAnswer(
+        response.status, response.content_type, dict(response.headers), encode(response.body)
+    )
