@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from ranvier.cluster.frames import UNREADABLE
-from ranvier.cluster.link import NotAcceptedError
+from ranvier.cluster.link import LinkLostError, NotAcceptedError
 from ranvier.cluster.links import Links
 from ranvier.cluster.placement import Placement
 from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 ACCEPT_WITHIN_S: Final = 0.25
 
+Hear = Callable[[ForwardedAnswer | Exception | None], None]
+"""Is told an answer, why there is none, or with None that the request is to be done here; must not raise."""
 Perform = Callable[[ForwardedRequest], Awaitable[ForwardedAnswer]]
 
 _encoder = msgspec.msgpack.Encoder()
@@ -65,6 +68,32 @@ class Forwarding:
             return None
         self.forwarded += 1
         return _answer_decoder.decode(body)
+
+    def begin(self, name: str, request: ForwardedRequest, hear: Hear) -> Callable[[], None] | None:
+        """Do the same without a task: ``hear`` is called with what ``ask`` gives, or raises.
+
+        Give what ends the wait; None if no link is open, and then ``hear`` is not called.
+        """
+        link = self._links.find(name)
+        if link is None:
+            return None
+        id = link.begin(_encoder.encode(request), partial(self._hear, hear), accept_within_s=ACCEPT_WITHIN_S)
+        return partial(link.forget, id)
+
+    def _hear(self, hear: Hear, outcome: bytes | NotAcceptedError | LinkLostError) -> None:
+        if isinstance(outcome, NotAcceptedError):
+            self.fallen_back += 1
+            hear(None)
+        elif isinstance(outcome, LinkLostError):
+            hear(outcome)
+        else:
+            self.forwarded += 1
+            try:
+                answer = _answer_decoder.decode(outcome)
+            except UNREADABLE as error:
+                hear(error)
+            else:
+                hear(answer)
 
 
 class ForwardedHere:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ NEWS: Final = 8  # client to server: its announcement changed
 NOTICE: Final = 9  # client to server: something that needs no answer, and may be lost
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One message. ``time`` is of the server's monotonic clock, in seconds: a call's deadline, or now."""
 
     kind: int
@@ -53,8 +53,15 @@ class FrameReader:
         self._kept = bytearray()
         self.max_frame = max_frame
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> Iterable[Frame]:
         """Give the frames that are complete with this piece. Raises FrameError for one that is too large."""
+        if not self._kept and len(data) >= _HEAD.size:
+            length, kind, id, time = _HEAD.unpack_from(data)
+            if len(data) == _HEAD.size + length <= self.max_frame:  # one that is whole, as most are
+                return (Frame(kind, id, time, data[_HEAD.size :]),)
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Iterator[Frame]:
         kept = self._kept
         kept += data
         while len(kept) >= _HEAD.size:

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, cast
 
 from ranvier.cluster import frames
@@ -24,12 +25,15 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 1.0
 ANSWER_WITHIN_S: Final = 120.0
-# A call that takes longer than this is confirmed before it is answered; most are not worth a message more.
+# A call that takes longer than this, or twice as long, is confirmed before it is answered; most are not worth
+# a message more.
 _CONFIRM_AFTER_S: Final = 0.02
 # One that comes with less time left than this is confirmed before it is begun.
 _HASTE_S: Final = 0.2
 # What was confirmed at the deadline is here by then.
 _MARGIN_S: Final = 0.05
+# So often it is looked whose time is over: that is cheaper than a timer for each call.
+_LOOK_EVERY_S: Final = 0.02
 _TURN_S: Final = 0.001
 _MAX_STRANGER_FRAME: Final = 64 * 1024
 _TIME_KEPT_S: Final = 60.0
@@ -48,13 +52,18 @@ class LinkLostError(Exception):
     """Say that the other worker went away with a call that it may have carried out."""
 
 
-class _Call:
-    __slots__ = ("accepted", "answer", "timer")
+Told = Callable[[bytes | NotAcceptedError | LinkLostError], None]
+"""Is told the answer to a call, or why there is none; must not raise."""
 
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+class _Call:
+    __slots__ = ("accepted", "answer_within_s", "told", "until")
+
+    def __init__(self, told: Told, until: float, answer_within_s: float) -> None:
+        self.told = told
+        self.until = until
+        self.answer_within_s = answer_within_s
         self.accepted = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Link(asyncio.Protocol):
@@ -70,6 +79,7 @@ class Link(asyncio.Protocol):
         self._welcome: asyncio.Future[None] = self._loop.create_future()
         self._calls: dict[int, _Call] = {}
         self._last_id = 0
+        self._looking: asyncio.TimerHandle | None = None
         self._nonce = os.urandom(frames.NONCE_BYTES)
         # How much more the other side's clock says than ours, or a little less than that; and since when.
         self._ahead_s, self._ahead_since = -math.inf, 0.0
@@ -91,22 +101,36 @@ class Link(asyncio.Protocol):
         Raises NotAcceptedError when it did not begin, LinkLostError when it went away after that or did not
         answer in time.
         """
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        id = self.begin(
+            body, partial(_resolve, answer), accept_within_s=accept_within_s, answer_within_s=answer_within_s
+        )
+        try:
+            return await answer
+        finally:
+            self.forget(id)
+
+    def begin(
+        self, body: bytes, told: Told, *, accept_within_s: float, answer_within_s: float = ANSWER_WITHIN_S
+    ) -> int:
+        """Do the same without a task: ``told`` is called when the call is over. Give what ``forget`` takes.
+
+        Raises NotAcceptedError if the link is not open.
+        """
         transport = self._transport
         if transport is None or transport.is_closing():
             raise NotAcceptedError
         self._last_id += 1
-        id, call = self._last_id, _Call()
-        self._calls[id] = call
-        deadline = time.monotonic() + self._ahead_s + accept_within_s
-        call.timer = self._loop.call_later(
-            accept_within_s + _MARGIN_S, self._look_soon, call, answer_within_s
-        )
-        transport.write(frames.encode(frames.CALL, id, body, deadline))
-        try:
-            return await call.answer
-        finally:
-            call.timer.cancel()
-            self._calls.pop(id, None)
+        id, now = self._last_id, time.monotonic()
+        self._calls[id] = _Call(told, now + accept_within_s + _MARGIN_S, answer_within_s)
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
+        transport.write(frames.encode(frames.CALL, id, body, now + self._ahead_s + accept_within_s))
+        return id
+
+    def forget(self, id: int) -> None:
+        """Wait no longer for a call, if it is not over; the other worker may do it all the same."""
+        self._calls.pop(id, None)
 
     def tell(self, announcement: bytes) -> None:
         """Send our changed announcement."""
@@ -145,9 +169,12 @@ class Link(asyncio.Protocol):
                 ConnectionError("another worker refused us (is the secret the same?)")
             )
             self._welcome.exception()
-        for call in list(self._calls.values()):
+        if self._looking is not None:
+            self._looking.cancel()
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
             # Sent and never answered: a killed worker may have done it before it died.
-            _fail(call, LinkLostError())
+            call.told(LinkLostError())
         self._lost()
 
     def _take(self, frame: Frame) -> None:
@@ -167,32 +194,40 @@ class Link(asyncio.Protocol):
             self._take_answer(frame)
 
     def _take_answer(self, frame: Frame) -> None:
-        call = self._calls.get(frame.id)
-        if call is None or call.answer.done():
-            return
         if frame.kind == frames.ANSWER:
-            call.answer.set_result(frame.body)
+            if (call := self._calls.pop(frame.id, None)) is not None:
+                call.told(frame.body)
         elif frame.kind == frames.ACCEPTED:
-            call.accepted = True
-        elif frame.kind == frames.REFUSED:
-            _fail(call, NotAcceptedError())
+            if (call := self._calls.get(frame.id)) is not None and not call.accepted:
+                call.accepted = True
+                call.until += call.answer_within_s
+        elif frame.kind == frames.REFUSED and (call := self._calls.pop(frame.id, None)) is not None:
+            call.told(NotAcceptedError())
 
-    def _look_soon(self, call: _Call, answer_within_s: float) -> None:
-        # If this process stood still, what came meanwhile is read after its timers.
-        call.timer = self._loop.call_later(_TURN_S, self._look, call, answer_within_s)
+    def _look_around(self) -> None:
+        """See which calls were not begun or not answered in time."""
+        self._looking = None
+        if not self._calls:
+            return
+        now = time.monotonic()
+        if any(call.until <= now for call in self._calls.values()):
+            # If this process stood still, what came meanwhile is read after its timers.
+            self._loop.call_later(_TURN_S, self._end_calls, now)
+        self._looking = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
 
-    def _look(self, call: _Call, answer_within_s: float) -> None:
-        """See whether a call was begun; if so it has more time."""
-        if call.accepted:
-            call.timer = self._loop.call_later(answer_within_s, _fail, call, LinkLostError())
-        else:
-            _fail(call, NotAcceptedError())
+    def _end_calls(self, now: float) -> None:
+        for id, call in [(id, call) for id, call in self._calls.items() if call.until <= now]:
+            del self._calls[id]
+            call.told(LinkLostError() if call.accepted else NotAcceptedError())
 
 
-def _fail(call: _Call, error: Exception) -> None:
-    if not call.answer.done():
-        call.answer.set_exception(error)
-        call.answer.exception()  # its caller may be gone
+def _resolve(answer: asyncio.Future[bytes], outcome: bytes | NotAcceptedError | LinkLostError) -> None:
+    if answer.done():  # its caller is gone
+        return
+    if isinstance(outcome, bytes):
+        answer.set_result(outcome)
+    else:
+        answer.set_exception(outcome)
 
 
 async def connect(address: str, *, secret: str, announcement: bytes, lost: Callable[[], None]) -> Link:
@@ -310,6 +345,8 @@ class _Served(asyncio.Protocol):
         self._known = False
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
+        self._unconfirmed: dict[int, float] = {}  # calls that were begun, and when
+        self._looking: asyncio.TimerHandle | None = None
         self.closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -320,8 +357,9 @@ class _Served(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.left(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -367,12 +405,12 @@ class _Served(asyncio.Protocol):
             self._write(frames.REFUSED, frame.id)
             return
         self._server.begin()
-        confirm = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm, frame.id)
         try:
             if left_s < _HASTE_S:
-                confirm.cancel()
-                self._confirm(frame.id)
+                self._write(frames.ACCEPTED, frame.id)
                 await asyncio.sleep(0)  # then it is sent, however long the work keeps this process
+            else:
+                self._confirm_later(frame.id)
             body = await self._server.answer(frame.body)
             self._write(frames.ANSWER, frame.id, body)
         except NotAcceptedError:
@@ -383,12 +421,25 @@ class _Served(asyncio.Protocol):
                 logger.exception("A call of another worker failed")
             self.close()
         finally:
-            confirm.cancel()
+            self._unconfirmed.pop(frame.id, None)
             self._server.end()
 
-    def _confirm(self, id: int) -> None:
-        if not self._transport.is_closing():
+    def _confirm_later(self, id: int) -> None:
+        self._unconfirmed[id] = self._loop.time()
+        if self._looking is None:
+            self._looking = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm)
+
+    def _confirm(self) -> None:
+        """Confirm the calls that were begun some time ago."""
+        self._looking = None
+        if self._transport.is_closing():
+            return
+        until = self._loop.time() - _CONFIRM_AFTER_S
+        for id in [id for id, begun in self._unconfirmed.items() if begun <= until]:
+            del self._unconfirmed[id]
             self._write(frames.ACCEPTED, id)
+        if self._unconfirmed:
+            self._looking = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm)
 
     def _write(self, kind: int, id: int = 0, body: bytes = b"") -> None:
         self._transport.write(frames.encode(kind, id, body, self._server.clock()))

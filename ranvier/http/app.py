@@ -21,6 +21,9 @@ from ranvier.http.route import BoundRoute
 from ranvier.http.router import Router
 from ranvier.users.requester import Requester
 
+Hear = Callable[[bytes | Response | Exception | None], None]
+"""Is told what another worker answered, why it did not, or with None that it is to be done here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -45,8 +48,11 @@ class Neighbours(Protocol):
     def home(self, request: Request) -> str | None:
         """Give the worker to which the connection is to go with this request; None if it may stay."""
 
-    async def ask(self, name: str, request: Request) -> Response | None:
+    async def ask(self, name: str, request: Request) -> bytes | Response | None:
         """Have another worker answer; None if it is to be done here after all."""
+
+    def pass_on(self, name: str, request: Request, hear: Hear) -> Callable[[], None] | None:
+        """Do the same without a task, and give what ends the wait; None if it is to be done here."""
 
 
 class Application:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ranvier.http.body import (
@@ -26,7 +28,7 @@ from ranvier.http.router import bad_path
 from ranvier.spec.errors import MatrixError
 
 if TYPE_CHECKING:
-    from ranvier.http.app import Edge
+    from ranvier.http.app import Edge, Neighbours
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,9 @@ class Call:
     """Carry one request through: find, authenticate, limit, read, run, answer, log."""
 
     __slots__ = (
+        "_found",
         "_number",
+        "_stays",
         "application",
         "edge",
         "endpoint",
@@ -80,6 +84,8 @@ class Call:
         self.application = edge.application
         self.exchange = exchange
         self._number = number
+        self._found: tuple[BoundRoute, Request] | None = None
+        self._stays = False  # whether it is known that no other worker is better asked
         self.ip = exchange.ip
         self.user = ""
         self.endpoint = "unrecognized"
@@ -106,7 +112,8 @@ class Call:
         except Exception:
             logger.exception("Request %s could not be answered at once", self.id)
         if outcome is None:
-            self._begin_task()
+            if not self._try_elsewhere():
+                self._begin_task(self._result)
         elif isinstance(outcome, bytes):
             self._finish(outcome)
         else:
@@ -175,7 +182,7 @@ class Call:
         except Exception:
             logger.exception("Request %s could not be answered at once", self.id)
         if body is None or self.exchange.write_paused:
-            self._begin_task()
+            self._begin_task(self._result)
             return False
         self._finish(body)
         return True
@@ -199,17 +206,91 @@ class Call:
         self.exchange.send_whole(json_head(self.size), body, self.application.latest_answer)
         self._end(0.0)
 
+    # -- by another worker, without a task -------------------------------------------------------------
+
+    def _try_elsewhere(self) -> bool:
+        """Pass the request on, if another worker is better asked and nothing is to be waited for before.
+
+        False if a task has to find out. Until all is known to be well nothing is counted.
+        """
+        application = self.application
+        if application.neighbours is None or self.exchange.method in ("GET", "HEAD", "OPTIONS"):
+            return False
+        try:
+            return self._pass_on(application.neighbours)
+        except MatrixError:
+            pass  # the task comes upon it, too, and answers with it
+        except Exception:
+            logger.exception("Request %s could not be passed on", self.id)
+        return False
+
+    def _pass_on(self, neighbours: Neighbours) -> bool:
+        exchange, application = self.exchange, self.application
+        body = exchange.whole_body()
+        if body is None:
+            return False
+        self._found = bound, request = self._find()
+        route = bound.route
+        if exchange.may_move and (name := neighbours.home(request)) is not None and exchange.move(name):
+            self.moved = True
+            self._end(0.0)
+            return True
+        target = neighbours.target(request)
+        self._stays = target is None
+        if target is None or route.long_poll or len(body) > route.max_body:
+            return False
+        if not neighbours.is_current():
+            return False
+        authentication = application.authentication
+        key = authentication.key(exchange.headers)
+        requester = authentication.known(route.auth, key) if key is not None else None
+        if requester is None:
+            return False
+        request.requester_or_none = requester
+        application.limiter.check_request(request, application.clock())
+        self.user = requester.user_id
+        request.body = body
+        if application.seen is not None:
+            application.seen(requester, self.ip, request.user_agent)
+        forget = neighbours.pass_on(target, request, self._hear)
+        if forget is None:
+            self._begin_task(self._run_here)
+        else:
+            exchange.on_abandoned = partial(self._abandon, forget)
+        return True
+
+    def _hear(self, answer: bytes | Response | BaseException | None) -> None:
+        """Answer with what another worker has answered; anything unusual takes a task."""
+        self.exchange.on_abandoned = None
+        if isinstance(answer, bytes) and not self.exchange.write_paused:
+            self._finish(answer)
+        elif answer is None:
+            self._begin_task(self._run_here)
+        else:
+            self._begin_task(partial(_outcome, answer))
+
+    def _abandon(self, forget: Callable[[], None]) -> None:
+        """Wait no longer for another worker: the server stops and has waited long enough."""
+        forget()
+        self._hear(asyncio.CancelledError())
+
+    async def _run_here(self) -> Any:
+        """Run the handler of a request that another worker did not begin after all."""
+        assert self._found is not None
+        bound, request = self._found
+        return await bound.run(request)
+
     # -- in a task -----------------------------------------------------------------------------------
 
-    def _begin_task(self) -> None:
-        self.exchange.task = asyncio.get_running_loop().create_task(self._run())
+    def _begin_task(self, work: Callable[[], Awaitable[Any]]) -> None:
+        self.exchange.task = asyncio.get_running_loop().create_task(self._run(work))
 
-    async def _run(self) -> None:
+    async def _run(self, work: Callable[[], Awaitable[Any]]) -> None:
         database_time = self.application.database_time
         if database_time is not None:
             database_time.begin()
         try:
-            await self._answer()
+            await self._answer(work)
         finally:
             self._end(database_time.spent_ms() if database_time is not None else 0.0)
 
@@ -245,9 +326,9 @@ class Call:
             exchange.end()
             application.end()
 
-    async def _answer(self) -> None:
+    async def _answer(self, work: Callable[[], Awaitable[Any]]) -> None:
         try:
-            await self._reply(await self._result())
+            await self._reply(await work())
         except _MovedError:
             self.moved = True
         except ClientGoneError:
@@ -277,25 +358,31 @@ class Call:
 
     async def _result(self) -> Any:
         """Do all that comes before the answer, and run the handler."""
-        exchange = self.exchange
-        scheme = self._read_forwarded() if self.edge.x_forwarded else exchange.scheme
-        method = exchange.method
-        if method == "OPTIONS":
+        if self.exchange.method == "OPTIONS":
             # Source: client-server API, "Web Browser Clients": no logic of the endpoint for OPTIONS.
+            if self.edge.x_forwarded:
+                self._read_forwarded()
             self.endpoint = "preflight"
             return PREFLIGHT
+        bound, request = self._found or self._find()
+        return await self._run_handler(bound, request)
+
+    def _find(self) -> tuple[BoundRoute, Request]:
+        """Find the endpoint. Raises MatrixError where there is none, or the body is larger than it takes."""
+        exchange = self.exchange
+        scheme = self._read_forwarded() if self.edge.x_forwarded else exchange.scheme
         try:
             path = exchange.raw_path.decode("ascii")
         except UnicodeDecodeError:
             raise bad_path() from None
-        bound, params = self.edge.router.find(method, path)
+        bound, params = self.edge.router.find(exchange.method, path)
         route = bound.route
         self.endpoint = route.name
         length = announced_length(exchange.headers)
         if length is not None and length > route.max_body:
             raise too_large(route.max_body)
         request = Request(
-            method,
+            exchange.method,
             path,
             route,
             params=params,
@@ -306,16 +393,21 @@ class Call:
             request_id=self.id,
             began_s=self.started,
         )
-        return await self._run_handler(bound, request, has_body=length != 0)
+        return bound, request
 
-    async def _run_handler(self, bound: BoundRoute, request: Request, *, has_body: bool) -> Any:
+    async def _run_handler(self, bound: BoundRoute, request: Request) -> Any:
         application, route, exchange = self.application, bound.route, self.exchange
         neighbours = application.neighbours
         if route.long_poll:
             exchange.stay()
         if neighbours is not None:
             # Before anything is counted: the limits are counted where the request is answered.
-            if (name := neighbours.home(request)) is not None and exchange.move(name):
+            if (
+                not self._stays
+                and exchange.may_move
+                and (name := neighbours.home(request)) is not None
+                and exchange.move(name)
+            ):
                 raise _MovedError
             if (behind := neighbours.catch_up()) is not None:
                 await behind
@@ -332,13 +424,13 @@ class Call:
         if route.stream:
             timeout_s = application.timeouts.chunk_s
             request.set_reader(lambda: read_chunks(exchange, route.max_body, timeout_s))
-        elif has_body:
+        elif announced_length(exchange.headers) != 0:
             request.body = await read_body(exchange, route.max_body, application.timeouts.body_s)
         if route.long_poll:
             if exchange.gone:
                 raise ClientGoneError
             exchange.cancel_when_gone = True
-        if neighbours is not None and (name := neighbours.target(request)) is not None:
+        if neighbours is not None and not self._stays and (name := neighbours.target(request)) is not None:
             answer = await neighbours.ask(name, request)
             if answer is not None:
                 return answer
@@ -398,6 +490,13 @@ class Call:
                 await self.exchange.send_piece(piece)
         except TimeoutError:
             raise ClientGoneError from None
+
+
+async def _outcome(answer: bytes | Response | BaseException) -> bytes | Response:
+    """Give or raise what another worker's answer comes to."""
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _first_hop(value: bytes) -> str:

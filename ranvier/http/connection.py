@@ -103,8 +103,10 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._bytes_in_head = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        # the one that was read last, the ones that wait for their turn, and the one that is answered
+        # the one that was read last, the one that starts once all that came is parsed (with its body, if that
+        # came, too), the ones that wait for their turn, and the one that is answered
         self._latest: Exchange | None = None
+        self._first: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._last = False  # whether the next answer is the last one
         self._current: Exchange | None = None
@@ -131,7 +133,7 @@ class Connection(asyncio.Protocol):
         self._start_head_timer()
         if self._begun_elsewhere:
             self.data_received(self._begun_elsewhere)
-            self._begun_elsewhere = self._request_bytes = b""
+            self._begun_elsewhere = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; who answers a request on it is told."""
@@ -154,15 +156,21 @@ class Connection(asyncio.Protocol):
             self._may_move = False
             self._start(Exchange(self, *again, self._ip, self._scheme))
             return
-        if self._may_move:
+        if self._may_move and not self._begun_elsewhere:
             self._note_request_bytes(data, is_first=between)
         self._bytes_in_head += len(data)
         self._begun = 0
+        failed = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # no other protocol is spoken here: the request is answered as if it had not asked
         except httptools.HttpParserError:
+            failed = True
+        if (first := self._first) is not None:
+            self._first = None
+            self._start(first)
+        if failed:
             if self._head_bytes > self._limits.max_head_bytes:
                 self._refuse_head()
             else:
@@ -228,7 +236,7 @@ class Connection(asyncio.Protocol):
             raise ValueError("the head is too large")  # the parser stops and data_received refuses
 
     def on_headers_complete(self) -> None:
-        """Start to answer the request, or put it behind those that came before it."""
+        """Have the request answered next, or put it behind those that came before it."""
         self._reading_head = False
         self._stop_head_timer()
         raw_path, query_string = _split(self._url)
@@ -244,7 +252,7 @@ class Connection(asyncio.Protocol):
         )
         self._latest = Exchange(self, head, None, self._ip, self._scheme)
         if self._current is None and not self._waiting:
-            self._start(self._latest)
+            self._current = self._first = self._latest
         elif len(self._waiting) < _MAX_PIPELINED:
             self.pause_reading()
             self._waiting.append(self._latest)
@@ -314,6 +322,11 @@ class Connection(asyncio.Protocol):
             self._read_paused = False
             self.transport.resume_reading()
 
+    @property
+    def may_move(self) -> bool:
+        """Whether another worker may answer the current request: all bytes of it are here, and no keys."""
+        return self._may_move and bool(self._request_bytes) and self._scheme != "https"
+
     def move(self, name: str) -> bool:
         """Have another worker answer the current request and all that come; False if that cannot be.
 
@@ -322,9 +335,8 @@ class Connection(asyncio.Protocol):
         move = self._state.move
         if (
             move is None
-            or not (self._may_move and self._request_bytes)
+            or not self.may_move
             or self._waiting  # their order is known here alone
-            or self._scheme == "https"  # so are the keys
             or self.transport.is_closing()
             or self.transport.get_write_buffer_size()
         ):

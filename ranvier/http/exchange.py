@@ -55,6 +55,10 @@ class Carrier(Protocol):
     def answered(self) -> None:
         """Go on with the next request."""
 
+    @property
+    def may_move(self) -> bool:
+        """Whether another worker may answer the current request and all that come."""
+
     def move(self, name: str) -> bool:
         """Have another worker answer the current request and all that come; False if that cannot be."""
 
@@ -71,7 +75,8 @@ class Exchange:
     ``raw_path`` and ``headers`` are those of ``head``, which may have come before with another ``since``;
     that is what it is now, None for a head that is new. ``gone`` is true once the connection is lost before
     the answer was complete; with ``cancel_when_gone`` that cancels ``task``. Where there is no task
-    ``on_gone`` is called. ``keep_alive`` false closes the connection after the answer.
+    ``on_gone`` is called; and ``on_abandoned``, or else ``on_gone``, when the server waits no longer for the
+    answer. ``keep_alive`` false closes the connection after the answer.
     """
 
     __slots__ = (
@@ -89,6 +94,7 @@ class Exchange:
         "ip",
         "keep_alive",
         "method",
+        "on_abandoned",
         "on_gone",
         "raw_path",
         "scheme",
@@ -114,6 +120,7 @@ class Exchange:
         self.keep_alive = head.keep_alive
         self.task: asyncio.Task[None] | None = None
         self.on_gone: Callable[[], None] | None = None
+        self.on_abandoned: Callable[[], None] | None = None
         self.cancel_when_gone = False
         self.gone = False
         self.done = False
@@ -181,6 +188,8 @@ class Exchange:
         """Break off whoever makes the answer: the server stops and has waited long enough."""
         if self.task is not None:
             self.task.cancel()
+        elif self.on_abandoned is not None:
+            self.on_abandoned()
         else:
             self._tell_gone()
 
@@ -251,6 +260,11 @@ class Exchange:
         if self._expects_continue:
             self.keep_alive = False  # nobody knows whether the body still comes
         return head + (b"\r\n" if self.keep_alive else _CLOSE)
+
+    @property
+    def may_move(self) -> bool:
+        """Whether it is of use to ask to whom the connection is to go."""
+        return self._carrier.may_move
 
     def move(self, name: str) -> bool:
         """Have the worker of a name answer instead, and go on with the connection; False if it cannot be.

@@ -7,7 +7,8 @@ runs the handler and renders the answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -17,10 +18,10 @@ from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
 from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.writers import Writers
-from ranvier.http.app import Application
+from ranvier.http.app import Application, Hear
 from ranvier.http.rendering import render_error, render_unexpected
 from ranvier.http.request import Request
-from ranvier.http.response import Response, encode
+from ranvier.http.response import JSON, Response, encode
 from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS
 from ranvier.http.router import Router
 from ranvier.log.clock import Clock
@@ -104,31 +105,60 @@ class Neighbours:
         latest = self._tail.latest_of_room(key, self._tail.pos, 1)
         return key.startswith("!") and not any(is_recent(it.origin_server_ts, now_ms) for it in latest)
 
-    async def ask(self, name: str, request: Request) -> Response | None:
+    async def ask(self, name: str, request: Request) -> bytes | Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
-        requester = request.requester_or_none
-        forwarded = ForwardedRequest(
-            method=request.method,
-            path=request.path,
-            query_string=request.query_string,
-            headers=[header for header in request.raw_headers if header[0] in _HEADERS],
-            body=request.body,
-            ip=request.ip,
-            scheme=request.scheme,
-            request_id=request.id,
-            requester=b"" if requester is None else _encoder.encode(requester),
-        )
         try:
-            answer = await self._forwarding.ask(name, forwarded)
+            answer = await self._forwarding.ask(name, _forwarded(request))
         except LinkLostError:
-            if request.method == "PUT":
-                return None  # may be done twice: it has a transaction id, or sets what is set already
-            raise MatrixError(
-                "M_UNKNOWN", 503, "The worker that did this is gone; look before you try again"
-            ) from None
-        if answer is None:
+            if (error := _lost(request)) is not None:
+                raise error from None
             return None
-        return Response(answer.status, answer.body, answer.headers, answer.content_type)
+        return None if answer is None else _result(answer)
+
+    def pass_on(self, name: str, request: Request, hear: Hear) -> Callable[[], None] | None:
+        """Do the same without a task: ``hear`` is called with what ``ask`` gives, or raises.
+
+        Give what ends the wait; None if it is to be done here, and then ``hear`` is not called.
+        """
+        return self._forwarding.begin(name, _forwarded(request), partial(_tell, request, hear))
+
+
+def _forwarded(request: Request) -> ForwardedRequest:
+    requester = request.requester_or_none
+    return ForwardedRequest(
+        method=request.method,
+        path=request.path,
+        query_string=request.query_string,
+        headers=[header for header in request.raw_headers if header[0] in _HEADERS],
+        body=request.body,
+        ip=request.ip,
+        scheme=request.scheme,
+        request_id=request.id,
+        requester=b"" if requester is None else _encoder.encode(requester),
+    )
+
+
+def _tell(request: Request, hear: Hear, outcome: ForwardedAnswer | Exception | None) -> None:
+    if isinstance(outcome, ForwardedAnswer):
+        hear(_result(outcome))
+    elif isinstance(outcome, LinkLostError):
+        hear(_lost(request))
+    else:
+        hear(outcome)
+
+
+def _result(answer: ForwardedAnswer) -> bytes | Response:
+    """Give an answer as a handler would: mostly it is JSON and nothing else."""
+    if answer.status == 200 and answer.content_type == JSON and not answer.headers:
+        return answer.body
+    return Response(answer.status, answer.body, answer.headers, answer.content_type)
+
+
+def _lost(request: Request) -> MatrixError | None:
+    """Give the error for a request of which nobody knows whether it was done; None if it may be repeated."""
+    if request.method == "PUT":
+        return None  # it has a transaction id, or sets what is set already
+    return MatrixError("M_UNKNOWN", 503, "The worker that did this is gone; look before you try again")
 
 
 def _written(request: Request) -> str | None:
@@ -156,14 +186,11 @@ class ForwardedRequests:
         """Answer one request; an error is an answer, too."""
         self._application.begin()
         try:
-            response = await self._respond(forwarded)
+            return await self._respond(forwarded)
         finally:
             self._application.end()
-        return ForwardedAnswer(
-            response.status, response.content_type, dict(response.headers), encode(response.body)
-        )
 
-    async def _respond(self, forwarded: ForwardedRequest) -> Response:
+    async def _respond(self, forwarded: ForwardedRequest) -> ForwardedAnswer:
         try:
             if (behind := self._currency.catch_up()) is not None:
                 await behind
@@ -182,9 +209,17 @@ class ForwardedRequests:
                 request_id=forwarded.request_id,
             )
             result = await bound.run(request)
+            if isinstance(result, Response):
+                return _answer(result)
+            return ForwardedAnswer(200, JSON, {}, encode(result))
         except MatrixError as error:
-            return render_error(error)
+            return _answer(render_error(error))
         except Exception:
             logger.exception("Request %s, passed on by another worker, failed", forwarded.request_id)
-            return render_unexpected(forwarded.request_id)
-        return result if isinstance(result, Response) else Response(200, encode(result))
+            return _answer(render_unexpected(forwarded.request_id))
+
+
+def _answer(response: Response) -> ForwardedAnswer:
+    return ForwardedAnswer(
+        response.status, response.content_type, dict(response.headers), encode(response.body)
+    )

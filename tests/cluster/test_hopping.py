@@ -245,12 +245,15 @@ async def test_a_connection_goes_where_its_room_is(own_cluster: ClusterProcess) 
             # The front looks at the first request alone.
             async with session.get(f"{api}/{quote(elsewhere)}/joined_members") as response:
                 assert response.status == 403
-            await client.send(room_id, "the room is busy at its worker")
             for number in range(20):
+                await client.send(room_id, f"the room is busy at its worker {number}")
+                await asyncio.sleep(0.01)  # until the others know
                 url = f"{api}/{quote(room_id)}/send/m.room.message/moved{number}"
                 async with session.put(url, json={"msgtype": "m.text", "body": str(number)}) as response:
                     assert response.status == 200
         after = await settled(own_cluster)
         told = {name: after[name] - before[name] for name in names}
-        assert (told["worker1"], told["worker3"], told["worker4"]) == (21, 0, 0)
-        assert told["worker2"] <= 4, "a worker that is slow to take it has some passed on first"
+        assert (told["worker3"], told["worker4"]) == (0, 0)
+        # One that does not know yet writes itself, and one that is slow to be taken has some passed on.
+        assert told["worker2"] <= 6
+        assert told["worker1"] >= 36

@@ -221,6 +221,28 @@ async def test_what_is_begun_late_is_not_done_twice(monkeypatch: pytest.MonkeyPa
         link.close()
 
 
+async def test_each_call_that_takes_long_is_confirmed() -> None:
+    """Of several requests that a slow worker has begun, all but one would be done by another one, too."""
+    done = asyncio.Event()
+    begun: list[bytes] = []
+
+    async def answer(body: bytes) -> bytes:
+        begun.append(body)
+        await done.wait()
+        return body
+
+    async with served(answer) as (_, address, _):
+        link = await linked(address)
+        calls = []
+        for number in range(4):
+            calls.append(asyncio.create_task(link.call(b"%d" % number, accept_within_s=0.25)))
+            await asyncio.sleep(0.015)
+        await asyncio.sleep(0.5)  # longer than they may take to begin
+        done.set()
+        assert await asyncio.gather(*calls) == begun == [b"0", b"1", b"2", b"3"]
+        link.close()
+
+
 async def test_what_waits_too_long_for_its_turn_is_not_begun() -> None:
     """A busy worker would do what it read in time and came to too late, after another one has done it."""
     now, called = 0.0, 0

@@ -41,6 +41,7 @@ class Waiting:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    said: list[str] = field(default_factory=list)
 
 
 async def whoami(request: Request) -> dict[str, Any]:
@@ -120,6 +121,20 @@ async def wait(request: Request, *, waiting: Waiting) -> bytes:
     return b'{"waited":true}'
 
 
+async def say(request: Request, *, waiting: Waiting) -> Response | dict[str, Any]:
+    text = request.json(Note).text
+    waiting.said.append(text)
+    if text == "wait":
+        waiting.begun.set()
+        await waiting.release.wait()
+    if text == "refuse":
+        raise forbidden("Not you")
+    if text == "special":
+        return Response(201, b"said", {"X-Said": "yes"}, content_type="text/plain")
+    params = dict(request.params)
+    return {"said": text, "by": request.user.user_id, "in": params["room_id"], "agent": request.user_agent}
+
+
 async def refuse(request: Request) -> bytes:
     raise forbidden("Not you")
 
@@ -141,6 +156,10 @@ ROUTES = [
     Route("PUT", V3("/rooms/{room_id}/state/{event_type}"), put_object, auth=Auth.NONE),
     Route("GET", V3("/query"), query, auth=Auth.NONE),
     Route("PUT", V3("/note"), put_note, auth=Auth.NONE, max_body=10_000),
+    Route(
+        "PUT", V3("/rooms/{room_id}/say/{txn_id}"), say, placed_by="room_id", limit="rc_test", max_body=9999
+    ),
+    Route("POST", V3("/rooms/{room_id}/say"), say, placed_by="room_id", name="say_again"),
     Route("POST", V3("/object"), put_object, auth=Auth.NONE),
     Route("POST", V3("/upload"), upload, auth=Auth.NONE, max_body=300_000, stream=True),
     Route("GET", V3("/download"), download, auth=Auth.NONE),
@@ -172,6 +191,12 @@ class Tokens:
         if token not in HOLDERS:
             raise unknown_token()
         return HOLDERS[token]
+
+    def key(self, token: str) -> bytes:
+        return token.encode()
+
+    def known(self, key: bytes) -> Requester | None:
+        return HOLDERS.get(key.decode())
 
 
 @dataclass

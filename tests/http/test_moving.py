@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from ranvier.http.app import Hear
 from ranvier.http.connection import ConnectionLimits
 from ranvier.http.request import Request
 from ranvier.http.response import Response
@@ -51,6 +52,9 @@ class AllElsewhere:
         return self.target(request)
 
     async def ask(self, name: str, request: Request) -> Response | None:
+        return None
+
+    def pass_on(self, name: str, request: Request, hear: Hear) -> Callable[[], None] | None:
         return None
 
 
