@@ -267,7 +267,6 @@ class LinkServer:
         secret: str,
         answer: Answerer,
         greet: Greeter,
-        tasks: asyncio.TaskGroup,
         clock: Clock = time.monotonic,
         notice: Callable[[bytes], None] = lambda body: None,
     ) -> None:
@@ -276,7 +275,8 @@ class LinkServer:
         self.answer = answer
         self.greet = greet
         self.notice = notice
-        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._tasks = set[asyncio.Task[None]]()
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Served] = set()
         self.running = 0
@@ -299,6 +299,8 @@ class LinkServer:
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("%d requests of other workers are broken off", self.running)
+            for task in self._tasks:
+                task.cancel()
         for connection in list(self._connections):
             connection.close()
 
@@ -314,8 +316,9 @@ class LinkServer:
             self._idle.set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in a task of the process."""
-        self._tasks.create_task(work)
+        """Do something in a task. (One of the process's group takes longer to begin.)"""
+        self._tasks.add(task := self._loop.create_task(work))
+        task.add_done_callback(self._tasks.discard)
 
     def knows_secret(self, nonce: bytes, given: bytes) -> bool:
         """Tell whether a proof is right."""

@@ -250,9 +250,9 @@ class Call:
         application.limiter.check_request(request, application.clock())
         self.user = requester.user_id
         request.body = body
+        forget = neighbours.pass_on(target, request, self._hear)
         if application.seen is not None:
             application.seen(requester, self.ip, request.user_agent)
-        forget = neighbours.pass_on(target, request, self._hear)
         if forget is None:
             self._begin_task(self._run_here)
         else:

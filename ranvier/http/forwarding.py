@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import msgspec
@@ -36,8 +36,10 @@ logger = logging.getLogger(__name__)
 
 # What a handler may look at; everything else was dealt with, and the access token goes nowhere.
 _HEADERS: Final = frozenset({b"user-agent", b"content-type", b"x-forwarded-for"})
-_encoder = msgspec.msgpack.Encoder()
-_requester_decoder = msgspec.msgpack.Decoder(Requester)
+_KNOWN_REQUESTERS: Final = 4096
+# Mostly somebody who writes again and again.
+_encode_requester = lru_cache(_KNOWN_REQUESTERS)(msgspec.msgpack.Encoder().encode)
+_decode_requester = lru_cache(_KNOWN_REQUESTERS)(msgspec.msgpack.Decoder(Requester).decode)
 
 
 class Neighbours:
@@ -134,7 +136,9 @@ def _forwarded(request: Request) -> ForwardedRequest:
         ip=request.ip,
         scheme=request.scheme,
         request_id=request.id,
-        requester=b"" if requester is None else _encoder.encode(requester),
+        requester=b"" if requester is None else _encode_requester(requester),
+        endpoint=request.route.name,
+        params=request.params,
     )
 
 
@@ -194,7 +198,9 @@ class ForwardedRequests:
         try:
             if (behind := self._currency.catch_up()) is not None:
                 await behind
-            bound, params = self._router.find(forwarded.method, forwarded.path)
+            bound, params = self._router.named(forwarded.method, forwarded.endpoint), forwarded.params
+            if bound is None:
+                bound, params = self._router.find(forwarded.method, forwarded.path)
             request = Request(
                 forwarded.method,
                 forwarded.path,
@@ -205,7 +211,7 @@ class ForwardedRequests:
                 ip=forwarded.ip,
                 scheme=forwarded.scheme,
                 body=forwarded.body,
-                requester=_requester_decoder.decode(forwarded.requester) if forwarded.requester else None,
+                requester=_decode_requester(forwarded.requester) if forwarded.requester else None,
                 request_id=forwarded.request_id,
             )
             result = await bound.run(request)

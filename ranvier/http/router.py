@@ -47,7 +47,10 @@ class Router:
     def __init__(self, routes: Iterable[BoundRoute]) -> None:
         self._root = _Node()
         self._exact: dict[tuple[str, bytes], BoundRoute] = {}
+        self._named: dict[tuple[str, str], BoundRoute | None] = {}
         for bound in routes:
+            name = bound.route.method, bound.route.name
+            self._named[name] = bound if name not in self._named else None
             for path in bound.route.paths:
                 self._add(path, bound)
                 if "{" not in path:
@@ -74,6 +77,10 @@ class Router:
     def find_exact(self, method: str, raw_path: bytes) -> BoundRoute | None:
         """Find an endpoint whose path has no parameters and came as it is declared, cheaply."""
         return self._exact.get((method, raw_path))
+
+    def named(self, method: str, name: str) -> BoundRoute | None:
+        """Find an endpoint by its name, if no other has that."""
+        return self._named.get((method, name))
 
     def find(self, method: str, raw_path: str) -> Match:
         """Find who answers a method and a raw (still percent-encoded) path.

@@ -139,9 +139,7 @@ async def cluster_parts(
     )
     here = ForwardedHere(perform=requests.perform)
     claims = core.writer.claims = RoomClaims(own_name=own.name, tell=links.notify)
-    server = LinkServer(
-        secret=secret, answer=here.answer, greet=members.greet, notice=claims.hear, tasks=core.tasks
-    )
+    server = LinkServer(secret=secret, answer=here.answer, greet=members.greet, notice=claims.hear)
     application.neighbours = Neighbours(
         currency=currency,
         forwarding=forwarding,

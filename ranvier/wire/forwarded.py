@@ -9,7 +9,8 @@ class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
     """A request whose holder is known and whose rate limits were counted already.
 
     ``path`` and ``query_string`` are raw, ``headers`` without the access token, ``requester`` as
-    ``http.forwarding`` encodes it (empty: nobody asks).
+    ``http.forwarding`` encodes it (empty: nobody asks). ``endpoint`` and ``params`` are what its sender found
+    by the path; a worker of another version, which may know them by other names, looks for itself.
     """
 
     method: str
@@ -21,6 +22,8 @@ class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
     scheme: str
     request_id: str
     requester: bytes
+    endpoint: str = ""
+    params: dict[str, str] = {}
 
 
 class ForwardedAnswer(msgspec.Struct, array_like=True, frozen=True):

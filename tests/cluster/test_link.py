@@ -30,16 +30,13 @@ async def served(
 ) -> AsyncIterator[tuple[LinkServer, str, list[bytes]]]:
     """Serve calls on a free port; give the server, its address, and who greeted."""
     greeted: list[bytes] = []
-    async with asyncio.TaskGroup() as tasks:
-        server = LinkServer(
-            secret=SECRET, answer=answer, greet=greeted.append, tasks=tasks, clock=clock, notice=notice
-        )
-        sock = socket.create_server(("127.0.0.1", 0))
-        await server.listen(sock)
-        try:
-            yield server, f"tcp:127.0.0.1:{sock.getsockname()[1]}", greeted
-        finally:
-            await server.stop(0.1)
+    server = LinkServer(secret=SECRET, answer=answer, greet=greeted.append, clock=clock, notice=notice)
+    sock = socket.create_server(("127.0.0.1", 0))
+    await server.listen(sock)
+    try:
+        yield server, f"tcp:127.0.0.1:{sock.getsockname()[1]}", greeted
+    finally:
+        await server.stop(0.1)
 
 
 async def linked(address: str, secret: str = SECRET, lost: Callable[[], None] = lambda: None) -> Link:

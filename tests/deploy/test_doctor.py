@@ -136,23 +136,22 @@ async def server(database: str) -> AsyncIterator[Server]:
             async with (
                 running_bus(make_bus(redis.config, PREFIX)),
                 running_bus(make_bus(redis.config, PREFIX)),
-                asyncio.TaskGroup() as tasks,
             ):
                 found = Server(folder, scene, redis, registry, {}, {})
                 found.configure()
                 for name in ("main", "w1"):
-                    await _add_worker(found, name, tasks)
+                    await _add_worker(found, name)
                 yield found
                 for door in found.doors.values():
                     door.close()
                 registry.close()
 
 
-async def _add_worker(server: Server, name: str, tasks: asyncio.TaskGroup) -> None:
+async def _add_worker(server: Server, name: str) -> None:
     path = server.folder / f"run/{name}.sock"
     server.doors[name] = await asyncio.start_unix_server(_answer, path)
     path.chmod(0o660)
-    links = LinkServer(secret="", answer=_nothing, greet=lambda value: None, tasks=tasks)
+    links = LinkServer(secret="", answer=_nothing, greet=lambda value: None)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(server.folder / f"{name}.link"))
     sock.listen()

@@ -70,7 +70,7 @@ class Pair:
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     """Run both."""
-    async with serving() as a, serving() as b, asyncio.TaskGroup() as tasks:
+    async with serving() as a, serving() as b:
         requests = ForwardedRequests(
             application=b.application,
             router=b.application.endpoint(["client"]).router,
@@ -80,7 +80,6 @@ async def pair() -> AsyncIterator[Pair]:
             secret="x",
             answer=ForwardedHere(perform=requests.perform).answer,
             greet=lambda value: None,
-            tasks=tasks,
         )
         sock = socket.create_server(("127.0.0.1", 0))
         await server.listen(sock)
