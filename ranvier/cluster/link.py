@@ -276,7 +276,7 @@ class LinkServer:
         self.greet = greet
         self.notice = notice
         self._loop = asyncio.get_running_loop()
-        self._tasks = set[asyncio.Task[None]]()
+        self._tasks = set[asyncio.Task[Any]]()
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Served] = set()
         self.running = 0
@@ -310,15 +310,16 @@ class LinkServer:
         self._idle.clear()
 
     def end(self) -> None:
-        """Count a call out."""
+        """Count a call out, in its task."""
+        if (task := asyncio.current_task()) is not None:
+            self._tasks.discard(task)
         self.running -= 1
         if not self.running:
             self._idle.set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in a task. (One of the process's group takes longer to begin.)"""
-        self._tasks.add(task := self._loop.create_task(work))
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.add(self._loop.create_task(work))
 
     def knows_secret(self, nonce: bytes, given: bytes) -> bool:
         """Tell whether a proof is right."""
@@ -403,12 +404,11 @@ class _Served(asyncio.Protocol):
         self._write(frames.WELCOME, body=self._server.proof(frame.body[length:end]))
 
     async def _answer(self, frame: Frame) -> None:
-        left_s = frame.time - self._server.clock()
-        if left_s < 0:  # it was in time when it was read
-            self._write(frames.REFUSED, frame.id)
-            return
         self._server.begin()
         try:
+            left_s = frame.time - self._server.clock()
+            if left_s < 0:  # it was in time when it was read
+                raise NotAcceptedError
             if left_s < _HASTE_S:
                 self._write(frames.ACCEPTED, frame.id)
                 await asyncio.sleep(0)  # then it is sent, however long the work keeps this process
