@@ -47,11 +47,13 @@ class _Run:
         self._notes: list[str] = []
 
     def ranvier(self) -> None:
-        """Measure the single process, then each number of workers, then what only workers have."""
+        """Measure the single process before and after each number of workers, then what only workers have."""
         python = self._arguments.ranvier_python
         self._scenarios(lambda folder: Ranvier(folder, python))
         for count in self._arguments.workers:
             self._scenarios(partial(_ranvier_workers, python, count))
+        # Again, since what they are compared with should not be one moment of a machine that has its moods.
+        self._scenarios(lambda folder: Ranvier(folder, python))
         for count in self._arguments.spread:
             self._scenarios(partial(_ranvier_workers, python, count, spread=True))
         with_folder(

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from ranvier.cluster.frames import UNREADABLE
-from ranvier.cluster.link import LinkLostError, NotAcceptedError
+from ranvier.cluster.link import NotAcceptedError, Outcome, Told
 from ranvier.cluster.links import Links
 from ranvier.cluster.placement import Placement
 from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 ACCEPT_WITHIN_S: Final = 0.25
 
-Hear = Callable[[ForwardedAnswer | Exception | None], None]
-"""Is told an answer, why there is none, or with None that the request is to be done here; must not raise."""
 Perform = Callable[[ForwardedRequest], Awaitable[ForwardedAnswer]]
 
 _encoder = msgspec.msgpack.Encoder()
@@ -62,38 +60,31 @@ class Forwarding:
         if link is None:
             return None
         try:
-            body = await link.call(_encoder.encode(request), accept_within_s=ACCEPT_WITHIN_S)
-        except NotAcceptedError:
-            self.fallen_back += 1
-            return None
-        self.forwarded += 1
-        return _answer_decoder.decode(body)
+            outcome: Outcome = await link.call(_encoder.encode(request), accept_within_s=ACCEPT_WITHIN_S)
+        except NotAcceptedError as error:
+            outcome = error
+        return self.read(outcome)
 
-    def begin(self, name: str, request: ForwardedRequest, hear: Hear) -> Callable[[], None] | None:
-        """Do the same without a task: ``hear`` is called with what ``ask`` gives, or raises.
+    def begin(self, name: str, request: ForwardedRequest, told: Told) -> Callable[[], None] | None:
+        """Do the same without a task: ``told`` is called with what ``read`` takes; it must not raise.
 
-        Give what ends the wait; None if no link is open, and then ``hear`` is not called.
+        Give what ends the wait; None if no link is open, and then ``told`` is not called.
         """
         link = self._links.find(name)
         if link is None:
             return None
-        id = link.begin(_encoder.encode(request), partial(self._hear, hear), accept_within_s=ACCEPT_WITHIN_S)
+        id = link.begin(_encoder.encode(request), told, accept_within_s=ACCEPT_WITHIN_S)
         return partial(link.forget, id)
 
-    def _hear(self, hear: Hear, outcome: bytes | NotAcceptedError | LinkLostError) -> None:
+    def read(self, outcome: Outcome) -> ForwardedAnswer | None:
+        """Give an answer; None if nothing was begun. Raises LinkLostError, UNREADABLE for what is none."""
+        if isinstance(outcome, bytes):
+            self.forwarded += 1
+            return _answer_decoder.decode(outcome)
         if isinstance(outcome, NotAcceptedError):
             self.fallen_back += 1
-            hear(None)
-        elif isinstance(outcome, LinkLostError):
-            hear(outcome)
-        else:
-            self.forwarded += 1
-            try:
-                answer = _answer_decoder.decode(outcome)
-            except UNREADABLE as error:
-                hear(error)
-            else:
-                hear(answer)
+            return None
+        raise outcome
 
 
 class ForwardedHere:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
@@ -28,13 +28,11 @@ NEWS: Final = 8  # client to server: its announcement changed
 NOTICE: Final = 9  # client to server: something that needs no answer, and may be lost
 
 
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One message. ``time`` is of the server's monotonic clock, in seconds: a call's deadline, or now."""
+Take = Callable[[int, int, float, bytes], None]
+"""Takes one message: its kind, whose it is, a time, its body.
 
-    kind: int
-    id: int
-    time: float
-    body: bytes
+The time is of the server's monotonic clock, in seconds: a call's deadline, or now.
+"""
 
 
 class FrameError(Exception):
@@ -47,21 +45,23 @@ def encode(kind: int, id: int = 0, body: bytes = b"", time: float = 0.0) -> byte
 
 
 class FrameReader:
-    """Cut a stream of bytes into frames."""
+    """Cut a stream of bytes into frames, each of which is given to ``take``."""
 
-    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+    def __init__(self, take: Take, max_frame: int = MAX_FRAME) -> None:
+        self._take = take
         self._kept = bytearray()
         self.max_frame = max_frame
 
-    def feed(self, data: bytes) -> Iterable[Frame]:
+    def feed(self, data: bytes) -> None:
         """Give the frames that are complete with this piece. Raises FrameError for one that is too large."""
         if not self._kept and len(data) >= _HEAD.size:
             length, kind, id, time = _HEAD.unpack_from(data)
             if len(data) == _HEAD.size + length <= self.max_frame:  # one that is whole, as most are
-                return (Frame(kind, id, time, data[_HEAD.size :]),)
-        return self._cut(data)
+                self._take(kind, id, time, data[_HEAD.size :])
+                return
+        self._cut(data)
 
-    def _cut(self, data: bytes) -> Iterator[Frame]:
+    def _cut(self, data: bytes) -> None:
         kept = self._kept
         kept += data
         while len(kept) >= _HEAD.size:
@@ -73,7 +73,7 @@ class FrameReader:
                 return
             body = bytes(kept[_HEAD.size : end])
             del kept[:end]
-            yield Frame(kind, id, time, body)
+            self._take(kind, id, time, body)
 
 
 def proof(secret: str, nonce: bytes, side: bytes = b"client") -> bytes:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from ranvier.cluster import frames
-from ranvier.cluster.frames import Frame, FrameError, FrameReader
+from ranvier.cluster.frames import FrameError, FrameReader
 from ranvier.spec.errors import MatrixError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class LinkLostError(Exception):
     """Say that the other worker went away with a call that it may have carried out."""
 
 
-Told = Callable[[bytes | NotAcceptedError | LinkLostError], None]
+Outcome = bytes | NotAcceptedError | LinkLostError
+Told = Callable[[Outcome], None]
 """Is told the answer to a call, or why there is none; must not raise."""
 
 
@@ -73,7 +74,7 @@ class Link(asyncio.Protocol):
         self._secret = secret
         self._announcement = announcement
         self._lost = lost
-        self._reader = FrameReader()
+        self._reader = FrameReader(self._take)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._welcome: asyncio.Future[None] = self._loop.create_future()
@@ -156,8 +157,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take answers."""
         try:
-            for frame in self._reader.feed(data):
-                self._take(frame)
+            self._reader.feed(data)
         except FrameError as error:
             logger.error("Another worker does not speak our language: %s", error)
             self.close()
@@ -177,32 +177,30 @@ class Link(asyncio.Protocol):
             call.told(LinkLostError())
         self._lost()
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, kind: int, id: int, their_time: float, body: bytes) -> None:
         now = time.monotonic()
-        if frame.time - now > self._ahead_s or now - self._ahead_since > _TIME_KEPT_S:
-            self._ahead_s, self._ahead_since = frame.time - now, now
-        if frame.kind == frames.CHALLENGE:
-            body = frames.proof(self._secret, frame.body) + self._nonce + self._announcement
+        if their_time - now > self._ahead_s or now - self._ahead_since > _TIME_KEPT_S:
+            self._ahead_s, self._ahead_since = their_time - now, now
+        if kind == frames.ANSWER:
+            if (call := self._calls.pop(id, None)) is not None:
+                call.told(body)
+        elif kind == frames.ACCEPTED:
+            if (call := self._calls.get(id)) is not None and not call.accepted:
+                call.accepted = True
+                call.until += call.answer_within_s
+        elif kind == frames.REFUSED:
+            if (call := self._calls.pop(id, None)) is not None:
+                call.told(NotAcceptedError())
+        elif kind == frames.CHALLENGE:
+            proof = frames.proof(self._secret, body)
             assert self._transport is not None
-            self._transport.write(frames.encode(frames.HELLO, body=body))
-        elif frame.kind == frames.WELCOME:
-            if not hmac.compare_digest(frames.proof(self._secret, self._nonce, b"server"), frame.body):
+            hello = proof + self._nonce + self._announcement
+            self._transport.write(frames.encode(frames.HELLO, body=hello))
+        elif kind == frames.WELCOME:
+            if not hmac.compare_digest(frames.proof(self._secret, self._nonce, b"server"), body):
                 raise FrameError("it does not know the secret (worker_replication_secret)")
             if not self._welcome.done():
                 self._welcome.set_result(None)
-        else:
-            self._take_answer(frame)
-
-    def _take_answer(self, frame: Frame) -> None:
-        if frame.kind == frames.ANSWER:
-            if (call := self._calls.pop(frame.id, None)) is not None:
-                call.told(frame.body)
-        elif frame.kind == frames.ACCEPTED:
-            if (call := self._calls.get(frame.id)) is not None and not call.accepted:
-                call.accepted = True
-                call.until += call.answer_within_s
-        elif frame.kind == frames.REFUSED and (call := self._calls.pop(frame.id, None)) is not None:
-            call.told(NotAcceptedError())
 
     def _look_around(self) -> None:
         """See which calls were not begun or not answered in time."""
@@ -221,7 +219,7 @@ class Link(asyncio.Protocol):
             call.told(LinkLostError() if call.accepted else NotAcceptedError())
 
 
-def _resolve(answer: asyncio.Future[bytes], outcome: bytes | NotAcceptedError | LinkLostError) -> None:
+def _resolve(answer: asyncio.Future[bytes], outcome: Outcome) -> None:
     if answer.done():  # its caller is gone
         return
     if isinstance(outcome, bytes):
@@ -343,7 +341,7 @@ class _Served(asyncio.Protocol):
 
     def __init__(self, server: LinkServer) -> None:
         self._server = server
-        self._reader = FrameReader(_MAX_STRANGER_FRAME)
+        self._reader = FrameReader(self._take, _MAX_STRANGER_FRAME)
         self._loop = asyncio.get_running_loop()
         self._nonce = os.urandom(frames.NONCE_BYTES)
         self._known = False
@@ -367,8 +365,7 @@ class _Served(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for frame in self._reader.feed(data):
-                self._take(frame)
+            self._reader.feed(data)
         except FrameError as error:
             logger.error("A worker was refused: %s", error)
             self.close()
@@ -380,51 +377,51 @@ class _Served(asyncio.Protocol):
         if not self._known:
             self.close()
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, kind: int, id: int, deadline: float, body: bytes) -> None:
         if not self._known:
-            self._take_hello(frame)
-        elif frame.kind == frames.CALL:
-            if self.closing or self._server.clock() > frame.time:
-                self._write(frames.REFUSED, frame.id)
+            self._take_hello(kind, body)
+        elif kind == frames.CALL:
+            if self.closing or self._server.clock() > deadline:
+                self._write(frames.REFUSED, id)
             else:
-                self._server.start(self._answer(frame))
-        elif frame.kind == frames.NEWS:
-            self._server.greet(frame.body)
-        elif frame.kind == frames.NOTICE:
-            self._server.notice(frame.body)
+                self._server.start(self._answer(id, deadline, body))
+        elif kind == frames.NEWS:
+            self._server.greet(body)
+        elif kind == frames.NOTICE:
+            self._server.notice(body)
 
-    def _take_hello(self, frame: Frame) -> None:
+    def _take_hello(self, kind: int, body: bytes) -> None:
         length = len(frames.proof("", b""))
-        if frame.kind != frames.HELLO or not self._server.knows_secret(self._nonce, frame.body[:length]):
+        if kind != frames.HELLO or not self._server.knows_secret(self._nonce, body[:length]):
             raise FrameError("it does not know the secret (worker_replication_secret)")
         self._known = True
         self._reader.max_frame = frames.MAX_FRAME
         end = length + frames.NONCE_BYTES
-        self._server.greet(frame.body[end:])
-        self._write(frames.WELCOME, body=self._server.proof(frame.body[length:end]))
+        self._server.greet(body[end:])
+        self._write(frames.WELCOME, body=self._server.proof(body[length:end]))
 
-    async def _answer(self, frame: Frame) -> None:
+    async def _answer(self, id: int, deadline: float, asked: bytes) -> None:
         self._server.begin()
         try:
-            left_s = frame.time - self._server.clock()
+            left_s = deadline - self._server.clock()
             if left_s < 0:  # it was in time when it was read
                 raise NotAcceptedError
             if left_s < _HASTE_S:
-                self._write(frames.ACCEPTED, frame.id)
+                self._write(frames.ACCEPTED, id)
                 await asyncio.sleep(0)  # then it is sent, however long the work keeps this process
             else:
-                self._confirm_later(frame.id)
-            body = await self._server.answer(frame.body)
-            self._write(frames.ANSWER, frame.id, body)
+                self._confirm_later(id)
+            answer = await self._server.answer(asked)
+            self._write(frames.ANSWER, id, answer)
         except NotAcceptedError:
-            self._write(frames.REFUSED, frame.id)
+            self._write(frames.REFUSED, id)
         except (Exception, asyncio.CancelledError) as error:
             # The caller cannot know how far it came: the end of the connection tells it just that.
             if not isinstance(error, MatrixError | asyncio.CancelledError):
                 logger.exception("A call of another worker failed")
             self.close()
         finally:
-            self._unconfirmed.pop(frame.id, None)
+            self._unconfirmed.pop(id, None)
             self._server.end()
 
     def _confirm_later(self, id: int) -> None:

@@ -15,7 +15,8 @@ import msgspec
 
 from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import Forwarding
-from ranvier.cluster.link import LinkLostError
+from ranvier.cluster.frames import UNREADABLE
+from ranvier.cluster.link import LinkLostError, Outcome
 from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.writers import Writers
 from ranvier.http.app import Application, Hear
@@ -122,7 +123,17 @@ class Neighbours:
 
         Give what ends the wait; None if it is to be done here, and then ``hear`` is not called.
         """
-        return self._forwarding.begin(name, _forwarded(request), partial(_tell, request, hear))
+        return self._forwarding.begin(name, _forwarded(request), partial(self._tell, request, hear))
+
+    def _tell(self, request: Request, hear: Hear, outcome: Outcome) -> None:
+        try:
+            answer = self._forwarding.read(outcome)
+        except LinkLostError:
+            hear(_lost(request))
+        except UNREADABLE as error:
+            hear(error)
+        else:
+            hear(None if answer is None else _result(answer))
 
 
 def _forwarded(request: Request) -> ForwardedRequest:
@@ -140,15 +151,6 @@ def _forwarded(request: Request) -> ForwardedRequest:
         endpoint=request.route.name,
         params=request.params,
     )
-
-
-def _tell(request: Request, hear: Hear, outcome: ForwardedAnswer | Exception | None) -> None:
-    if isinstance(outcome, ForwardedAnswer):
-        hear(_result(outcome))
-    elif isinstance(outcome, LinkLostError):
-        hear(_lost(request))
-    else:
-        hear(outcome)
 
 
 def _result(answer: ForwardedAnswer) -> bytes | Response:
