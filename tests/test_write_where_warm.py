@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from ranvier.log.bus import LocalBus
 from tests.core import Core, running_core
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def bodies(core: Core, room_id: str) -> list[str]:
@@ -26,15 +21,18 @@ async def test_a_room_is_written_where_nobody_else_writes(database: str) -> None
     async with running_core(database, bus=bus) as here, running_core(database, bus=bus) as there:
         room_id = await here.create_room()
         await here.join(room_id, BOB)
+        await asyncio.sleep(0.1)  # whoever has made a room may do more with it
         await here.send(room_id, ALICE, "here")
-        assert not (await here.rooms.get(room_id)).is_written_elsewhere(now_ms())
-        elsewhere = await there.rooms.get(room_id)
-        assert elsewhere.is_written_elsewhere(now_ms())
-        assert not elsewhere.is_written_elsewhere(now_ms() + 5000), "it is quiet by then"
+        room, elsewhere = await here.rooms.get(room_id), await there.rooms.get(room_id)
+        at = elsewhere.extremities[-1].origin_server_ts
+        assert not room.is_written_elsewhere(at)
+        assert elsewhere.is_written_elsewhere(at + 20)
+        assert not elsewhere.is_written_elsewhere(at + 1000), "it is quiet by then"
         event = await there.send(room_id, BOB, "there")
-        assert not elsewhere.is_written_elsewhere(now_ms())
+        assert elsewhere.is_written_elsewhere(at + 20), "who wrote before may go on"
+        assert not elsewhere.is_written_elsewhere(at + 1000)
         assert await here.tail.wait_for(event.pos)
-        assert (await here.rooms.get(room_id)).is_written_elsewhere(now_ms())
+        assert (await here.rooms.get(room_id)).is_written_elsewhere(event.origin_server_ts)
 
 
 async def test_who_is_overtaken_goes_on(database: str) -> None:

@@ -33,12 +33,15 @@ class Sent:
 
     ``forwarded``: it is at another worker and stays there, since its client polls on it. ``settled``: it was
     at another worker, and has moved. ``moving``: it is at another worker and moves with this message.
+    ``local_spaced`` and ``away_spaced`` are the first two where a message is sent ten times a second.
     """
 
     local: float
     forwarded: float
     settled: float
     moving: float
+    local_spaced: float
+    away_spaced: float
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,17 @@ async def _sent(user: Client, room_id: str, seconds: float) -> Sent:
             latencies[way].append((perf_counter() - begun) * 1000)
         moving.connection.close()
         turn += 1
+    spaced: list[list[float]] = [[], []]
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        for client, of_client in zip((here, away), spaced, strict=False):
+            await asyncio.sleep(0.1)
+            begun = perf_counter()
+            await client.send(room_id, "bench")
+            of_client.append((perf_counter() - begun) * 1000)
     for client in clients:
         client.connection.close()
-    return Sent(*(percentile(of_way, 50) for of_way in latencies))
+    return Sent(*(percentile(of_way, 50) for of_way in (*latencies, *spaced)))
 
 
 async def _slowest_while_adding(server: RanvierWorkers, user: Client, seconds: float) -> tuple[float, float]:

@@ -66,6 +66,9 @@ def _of_workers(found: WorkerFigures) -> list[str]:
             ("the connection moves for this message", sent.moving),
         ):
             lines.append(f"| {title} | {value - sent.local:+.2f} ms |")
+        lines.append(f"| send ten times a second, local (p50) | {sent.local_spaced:.2f} ms |")
+        spaced = sent.away_spaced - sent.local_spaced
+        lines.append(f"| the same from a connection at another worker that stays there | {spaced:+.2f} ms |")
     if found.slowest_while_adding_ms is not None:
         lines.append(f"| slowest request, nothing changes | {found.slowest_before_ms:.0f} ms |")
         lines.append(f"| slowest request while a worker is added | {found.slowest_while_adding_ms:.0f} ms |")

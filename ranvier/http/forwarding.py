@@ -100,7 +100,7 @@ class Neighbours:
         return name if self._writers.yields_to(name) else None
 
     def _is_quiet(self, key: str) -> bool:
-        """Tell whether it is known that nobody wrote elsewhere in the last second."""
+        """Tell whether it is known that nobody wrote elsewhere just now."""
         now_ms = self._clock.now_ms()
         room = self._rooms.held(key)
         if room is not None:

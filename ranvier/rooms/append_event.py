@@ -205,7 +205,7 @@ class RoomWriter:
         if room is None:
             raise not_found("This server does not know that room")
         await self._nids.reserve(4000)
-        head = room.head
+        head, head_ts = room.head, room.latest_ts
         base = await self._many_ends.base(room)
         draft = self._draft(room, base)
         results = [(w, outcome[0]) for w in batch if (outcome := _do(draft, w)) is not None]
@@ -227,7 +227,7 @@ class RoomWriter:
             return again
         except TransactionRepeated:
             return await self._without_repeated([waiting for waiting, _ in results])
-        room.written = pos
+        room.note_written(pos, head, head_ts)
         await self._tail.wait_for(pos)
         for waiting, result in results:
             _succeed(waiting, result)

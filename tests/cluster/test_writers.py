@@ -266,7 +266,7 @@ def _neighbours(
     """Make what an application knows of its neighbours; nobody else writes to the rooms that it holds."""
     quiet = SimpleNamespace(is_written_elsewhere=lambda now_ms: False)
     rooms = SimpleNamespace(held=lambda room_id: quiet if room_id in held else None)
-    latest = [SimpleNamespace(origin_server_ts=9_500)]
+    latest = [SimpleNamespace(origin_server_ts=9_980)]
     tail = SimpleNamespace(
         pos=1, latest_of_room=lambda room_id, upto, limit: latest if room_id in written_lately else []
     )
