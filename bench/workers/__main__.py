@@ -52,8 +52,8 @@ class _Run:
         self._scenarios(lambda folder: Ranvier(folder, python))
         for count in self._arguments.workers:
             self._scenarios(partial(_ranvier_workers, python, count))
-        # Again, since what they are compared with should not be one moment of a machine that has its moods.
-        self._scenarios(lambda folder: Ranvier(folder, python))
+            # Again and again: a machine has its moods, and each is compared with what is measured beside it.
+            self._scenarios(lambda folder: Ranvier(folder, python))
         for count in self._arguments.spread:
             self._scenarios(partial(_ranvier_workers, python, count, spread=True))
         with_folder(

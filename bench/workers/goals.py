@@ -21,18 +21,18 @@ SLOWEST_MS = 250.0
 def evaluate(results: Sequence[ServerResult], figures: dict[str, WorkerFigures]) -> list[Outcome]:
     """Return the outcome of each goal whose figures were measured."""
     outcomes: list[Outcome] = []
-    costs = _mean_costs(results, "send_many_rooms")
-    costs_of_many = _mean_costs(results, "send_many_clients")
-    synapse = next((cost for name, cost in costs.items() if name.startswith("synapse")), None)
-    for result in results:
+    synapse = next((_cost(it, "send_many_rooms") for it in results if it.name.startswith("synapse")), None)
+    for number, result in enumerate(results):
         if not result.name.startswith("ranvier-") or result.name.endswith("-spread"):
             continue
-        for clients, by_name in ((CLIENTS, costs), (MANY_CLIENTS, costs_of_many)):
-            if (single := by_name.get("ranvier")) is not None:
+        beside = [it for it in results[max(0, number - 1) : number + 2] if it.name == "ranvier"]
+        for clients, scenario in ((CLIENTS, "send_many_rooms"), (MANY_CLIENTS, "send_many_clients")):
+            if beside:
+                single = mean(_cost(it, scenario) for it in beside)
                 title = f"{result.title}, {clients} clients: CPU per event beside the single process"
-                outcomes.append(_at_most(title, by_name[result.name] / single, MOST_OF_SINGLE, "×"))
+                outcomes.append(_at_most(title, _cost(result, scenario) / single, MOST_OF_SINGLE, "×"))
         if synapse is not None:
-            ratio = synapse / costs[result.name]
+            ratio = synapse / _cost(result, "send_many_rooms")
             bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{ratio:.1f}"
             title = f"{result.title}: CPU per event beside Synapse's workers"
             outcomes.append(Outcome(title, bound, reached, ratio >= LEAST_BELOW_SYNAPSE))
@@ -42,12 +42,9 @@ def evaluate(results: Sequence[ServerResult], figures: dict[str, WorkerFigures])
     return outcomes
 
 
-def _mean_costs(results: Sequence[ServerResult], scenario: str) -> dict[str, float]:
-    """Return the CPU per event in ms by server, the mean for one that was measured more than once."""
-    costs: dict[str, list[float]] = {}
-    for result in results:
-        costs.setdefault(result.name, []).append(result.measurements[scenario].cpu_ms)
-    return {name: mean(found) for name, found in costs.items()}
+def _cost(result: ServerResult, scenario: str) -> float:
+    """Return the CPU per event in ms."""
+    return result.measurements[scenario].cpu_ms
 
 
 def _of_workers(found: WorkerFigures) -> list[Outcome]:
