@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -13,6 +14,7 @@ from ranvier.storage.account_data import ChangedMeanwhile
 T = TypeVar("T")
 
 _MAX_ATTEMPTS = 10
+_PAUSE_S = 0.001  # at most, after the first attempt; after each other one twice as long
 _MAX_WAITING = 50
 
 
@@ -29,11 +31,12 @@ class Edits:
         when another process was faster again and again.
         """
         async with self._alone(thing):
-            for _ in range(_MAX_ATTEMPTS):
+            for attempt in range(_MAX_ATTEMPTS):
                 try:
                     return await edit()
                 except ChangedMeanwhile:
-                    continue
+                    # One that has many changes to make would be faster each time, in the same step.
+                    await asyncio.sleep(random.random() * _PAUSE_S * 2**attempt)
         raise MatrixError("M_UNKNOWN", 503, "This is changed from many sides at the moment; try again")
 
     @asynccontextmanager

@@ -57,11 +57,14 @@ async def test_requests_are_passed_on_to_another_machine(database: str) -> None:
             assert {address.rpartition(":")[0] for address in addresses} == {"tcp:127.0.0.2", "tcp:127.0.0.3"}
             before = (await found[0].workers())["m2"]["requests"]
             rooms = [await client.create_room() for _ in range(12)]
-            for room_id in rooms:
-                await client.send(room_id, "hello")
+            async with HoppingClient([found[1].socket]) as other:
+                other.token = client.token
+                for room_id in rooms:
+                    await asyncio.gather(*(_talk(one, room_id) for one in (client, other) for _ in range(2)))
+                asked = other.asked
             async with asyncio.timeout(10):
-                # About half of the rooms are placed there, and nobody asked it for anything.
-                while (await found[0].workers())["m2"]["requests"] < before + 2:
+                # About half of the rooms are placed there, and are written on both sides at once.
+                while (await found[0].workers())["m2"]["requests"] < before + asked + 10:
                     await asyncio.sleep(0.1)
             since = None
             assert found[1].process is not None
@@ -70,6 +73,11 @@ async def test_requests_are_passed_on_to_another_machine(database: str) -> None:
                 since = (await client.sync())["next_batch"]
                 await client.send(room_id, "still here")
                 assert bodies(await client.sync(since), room_id) == ["still here"]
+
+
+async def _talk(client: HoppingClient, room_id: str) -> None:
+    for number in range(6):
+        await client.send(room_id, str(number))
 
 
 async def test_a_client_that_hops_between_machines_sees_its_own_writes(database: str) -> None:
