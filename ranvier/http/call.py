@@ -235,11 +235,11 @@ class Call:
             self.moved = True
             self._end(0.0)
             return True
+        if not neighbours.is_current():
+            return False  # and who is better asked may show when it is
         target = neighbours.target(request)
         self._stays = target is None
         if target is None or route.long_poll or len(body) > route.max_body:
-            return False
-        if not neighbours.is_current():
             return False
         authentication = application.authentication
         key = authentication.key(exchange.headers)
