@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Work = Callable[[], Awaitable[Any]]
+
 CLIENT_GONE = 499  # what nginx logs for a client that closed before its answer; never sent
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"})
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
@@ -231,7 +233,7 @@ class Call:
             return False
         self._found = bound, request = self._find()
         route = bound.route
-        if exchange.may_move and (name := neighbours.home(request)) is not None and exchange.move(name):
+        if self._move(neighbours, request):
             self.moved = True
             self._end(0.0)
             return True
@@ -250,42 +252,42 @@ class Call:
         application.limiter.check_request(request, application.clock())
         self.user = requester.user_id
         request.body = body
-        forget = neighbours.pass_on(target, request, self._hear)
+        run_here = partial(bound.run, request)
+        forget = neighbours.pass_on(target, request, partial(self._hear, run_here))
         if application.seen is not None:
             application.seen(requester, self.ip, request.user_agent)
         if forget is None:
-            self._begin_task(self._run_here)
+            self._begin_task(run_here)
         else:
-            exchange.on_abandoned = partial(self._abandon, forget)
+            exchange.on_abandoned = partial(self._abandon, run_here, forget)
         return True
 
-    def _hear(self, answer: bytes | Response | BaseException | None) -> None:
+    def _move(self, neighbours: Neighbours, request: Request) -> bool:
+        """Have the worker to which the connection belongs answer; False if it stays."""
+        exchange = self.exchange
+        return exchange.may_move and (name := neighbours.home(request)) is not None and exchange.move(name)
+
+    def _hear(self, run_here: Work, answer: bytes | Response | BaseException | None) -> None:
         """Answer with what another worker has answered; anything unusual takes a task."""
         self.exchange.on_abandoned = None
         if isinstance(answer, bytes) and not self.exchange.write_paused:
             self._finish(answer)
         elif answer is None:
-            self._begin_task(self._run_here)
+            self._begin_task(run_here)
         else:
             self._begin_task(partial(_outcome, answer))
 
-    def _abandon(self, forget: Callable[[], None]) -> None:
+    def _abandon(self, run_here: Work, forget: Callable[[], None]) -> None:
         """Wait no longer for another worker: the server stops and has waited long enough."""
         forget()
-        self._hear(asyncio.CancelledError())
-
-    async def _run_here(self) -> Any:
-        """Run the handler of a request that another worker did not begin after all."""
-        assert self._found is not None
-        bound, request = self._found
-        return await bound.run(request)
+        self._hear(run_here, asyncio.CancelledError())
 
     # -- in a task -----------------------------------------------------------------------------------
 
-    def _begin_task(self, work: Callable[[], Awaitable[Any]]) -> None:
+    def _begin_task(self, work: Work) -> None:
         self.exchange.task = asyncio.get_running_loop().create_task(self._run(work))
 
-    async def _run(self, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _run(self, work: Work) -> None:
         database_time = self.application.database_time
         if database_time is not None:
             database_time.begin()
@@ -326,7 +328,7 @@ class Call:
             exchange.end()
             application.end()
 
-    async def _answer(self, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _answer(self, work: Work) -> None:
         try:
             await self._reply(await work())
         except _MovedError:
@@ -402,12 +404,7 @@ class Call:
             exchange.stay()
         if neighbours is not None:
             # Before anything is counted: the limits are counted where the request is answered.
-            if (
-                not self._stays
-                and exchange.may_move
-                and (name := neighbours.home(request)) is not None
-                and exchange.move(name)
-            ):
+            if not self._stays and self._move(neighbours, request):
                 raise _MovedError
             if (behind := neighbours.catch_up()) is not None:
                 await behind

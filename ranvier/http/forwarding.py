@@ -105,8 +105,10 @@ class Neighbours:
         room = self._rooms.held(key)
         if room is not None:
             return not room.is_written_elsewhere(now_ms)
+        if not key.startswith("!"):
+            return False  # an alias: nobody knows which room it is
         latest = self._tail.latest_of_room(key, self._tail.pos, 1)
-        return key.startswith("!") and not any(is_recent(it.origin_server_ts, now_ms) for it in latest)
+        return not any(is_recent(it.origin_server_ts, now_ms) for it in latest)
 
     async def ask(self, name: str, request: Request) -> bytes | Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
