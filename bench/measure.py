@@ -57,35 +57,60 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[int(rank) - 1]
 
 
+@dataclass
+class _Total:
+    """What all measurements of one name came to; CPU in ms."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    server_ms: float = 0.0
+    postgres_ms: float = 0.0
+    driver_ms: float = 0.0
+    others_ms: float = 0.0
+
+    def measurement(self, name: str) -> Measurement:
+        operations, latencies = len(self.latencies_ms), self.latencies_ms
+        machine_ms = self.seconds * 1000 * (os.cpu_count() or 1)
+        return Measurement(
+            name=name,
+            operations=operations,
+            seconds=self.seconds,
+            rate=operations / self.seconds,
+            cpu_ms=(self.server_ms + self.postgres_ms) / operations,
+            server_cpu_ms=self.server_ms / operations,
+            postgres_cpu_ms=self.postgres_ms / operations,
+            p50_ms=percentile(latencies, 50),
+            p95_ms=percentile(latencies, 95),
+            p99_ms=percentile(latencies, 99),
+            driver_percent=100 * self.driver_ms / machine_ms,
+            others_percent=max(0.0, 100 * self.others_ms / machine_ms),
+        )
+
+
 class Meter:
     """Measures scenarios on one server's process tree."""
 
     def __init__(self, tree: ProcessTree) -> None:
         self.tree = tree
         self.measurements: dict[str, Measurement] = {}
+        self._totals: dict[str, _Total] = {}
 
     @contextmanager
     def measure(self, name: str) -> Iterator[Recording]:
-        """Measure what happens inside the `with` block; each recorded latency is one operation."""
+        """Measure what happens inside the `with` block; each recorded latency is one operation.
+
+        What was measured under the same name before counts as well.
+        """
         recording = Recording()
         cpu, busy, own, begun = self.tree.cpu(), machine_busy_ms(), own_cpu_ms(), perf_counter()
         yield recording
         seconds = perf_counter() - begun
         used, own_used = self.tree.cpu() - cpu, own_cpu_ms() - own
-        others = machine_busy_ms() - busy - used.total_ms - own_used
-        operations, latencies = len(recording.latencies_ms), recording.latencies_ms
-        machine_ms = seconds * 1000 * (os.cpu_count() or 1)
-        self.measurements[name] = Measurement(
-            name=name,
-            operations=operations,
-            seconds=seconds,
-            rate=operations / seconds,
-            cpu_ms=used.total_ms / operations,
-            server_cpu_ms=used.server_ms / operations,
-            postgres_cpu_ms=used.postgres_ms / operations,
-            p50_ms=percentile(latencies, 50),
-            p95_ms=percentile(latencies, 95),
-            p99_ms=percentile(latencies, 99),
-            driver_percent=100 * own_used / machine_ms,
-            others_percent=max(0.0, 100 * others / machine_ms),
-        )
+        total = self._totals.setdefault(name, _Total())
+        total.latencies_ms += recording.latencies_ms
+        total.seconds += seconds
+        total.server_ms += used.server_ms
+        total.postgres_ms += used.postgres_ms
+        total.driver_ms += own_used
+        total.others_ms += machine_busy_ms() - busy - used.total_ms - own_used
+        self.measurements[name] = total.measurement(name)

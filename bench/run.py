@@ -67,23 +67,24 @@ def run_server(
     Raises WrongAnswerError, OSError, RuntimeError (the server does not start), or a group of them.
     """
     world = World(HOST, server.port)
-    with _running(server):
+    with running(server):
         result = uvloop.run(_run_scenarios(server, world, pace, only))
     if not only or REGISTER_DEFAULT_HASH.name in only:
         server.cheap_hashing = False
-        with _running(server):
+        with running(server):
             result.measurements.update(uvloop.run(_run_with_default_hash(server, pace)))
         server.cheap_hashing = True
     if seeding is None:
         return result
     seeding.seed(seeding.events)
-    with _running(server):
+    with running(server):
         after = uvloop.run(_run_after_seed(server, world, pace, only))
     return replace(result, seeded_events=seeding.events, after_seed=after)
 
 
 @contextmanager
-def _running(server: Server) -> Iterator[None]:
+def running(server: Server) -> Iterator[None]:
+    """Have a server run inside the `with` block."""
     try:
         server.start()
         yield
@@ -93,11 +94,11 @@ def _running(server: Server) -> Iterator[None]:
 
 async def _run_scenarios(server: Server, world: World, pace: Pace, only: Collection[str]) -> ServerResult:
     tree = server.tree()
-    idle = await _idle(tree, 10 * pace.seconds)
+    idle = await measure_idle(tree, 10 * pace.seconds)
     at_rest = tree.memory()
     bench = Bench(world, Meter(tree), pace)
     await _run_all(bench, bench, only)
-    measured = _wanted(bench.measurements, only)
+    measured = wanted(bench.measurements, only)
     return ServerResult(server.name, server.title, server.version(), measured, at_rest, tree.memory(), idle)
 
 
@@ -110,32 +111,30 @@ async def _run_after_seed(
     meter = Meter(server.tree())
     beside = World(HOST, server.port, user_prefix="after-seed")
     await _run_all(Bench(beside, meter, pace), Bench(world, meter, pace), only)
-    return _wanted(meter.measurements, only)
+    return wanted(meter.measurements, only)
 
 
 async def _run_all(builder: Bench, bench: Bench, only: Collection[str]) -> None:
     for scenario in SCENARIOS:
         if not only or scenario.name in only or scenario.builds_world:
-            await _run_one(scenario, builder if scenario.builds_world else bench)
+            await run_one(scenario, builder if scenario.builds_world else bench)
 
 
-def _wanted(measurements: dict[str, Measurement], only: Collection[str]) -> dict[str, Measurement]:
+def wanted(measurements: dict[str, Measurement], only: Collection[str]) -> dict[str, Measurement]:
+    """Return the measurements in `only`, or all if that is empty."""
     return {name: m for name, m in measurements.items() if not only or name in only}
 
 
 async def _run_with_default_hash(server: Server, pace: Pace) -> dict[str, Measurement]:
     bench = Bench(World(HOST, server.port), Meter(server.tree()), pace)
-    await _run_one(REGISTER_DEFAULT_HASH, bench)
+    await run_one(REGISTER_DEFAULT_HASH, bench)
     return bench.measurements
 
 
-async def _run_one(scenario: Scenario, bench: Bench) -> None:
-    # What the scenario before left behind (background work, garbage) shall not be charged to this one.
-    await asyncio.sleep(_SETTLE_S)
-    gc.collect()
-    gc.freeze()
+async def run_one(scenario: Scenario, bench: Bench) -> None:
+    """Run one scenario and tell what came of it."""
     begun = perf_counter()
-    await scenario.run(bench)
+    await run_quietly(scenario, bench)
     measured = bench.measurements[scenario.name]
     print(
         f"  {scenario.title}: {measured.cpu_ms:.2f} ms CPU, p50 {measured.p50_ms:.1f} ms, "
@@ -144,6 +143,15 @@ async def _run_one(scenario: Scenario, bench: Bench) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+async def run_quietly(scenario: Scenario, bench: Bench) -> None:
+    """Run one scenario."""
+    # What the scenario before left behind (background work, garbage) shall not be charged to this one.
+    await asyncio.sleep(_SETTLE_S)
+    gc.collect()
+    gc.freeze()
+    await scenario.run(bench)
 
 
 async def _quiet(tree: ProcessTree) -> None:
@@ -155,7 +163,8 @@ async def _quiet(tree: ProcessTree) -> None:
             return
 
 
-async def _idle(tree: ProcessTree, seconds: float) -> Idle:
+async def measure_idle(tree: ProcessTree, seconds: float) -> Idle:
+    """Measure a server that nobody asks for anything."""
     await asyncio.sleep(_SETTLE_S)
     before = tree.cpu()
     await asyncio.sleep(seconds)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +15,20 @@ import uvloop
 
 from bench import report
 from bench.client import WrongAnswerError
-from bench.run import ServerResult, run_server
+from bench.run import ServerResult
 from bench.scenarios.base import Pace
 from bench.servers.base import HOST, Server
 from bench.servers.ranvier import Ranvier
 from bench.servers.ranvier_workers import RanvierWorkers
 from bench.servers.synapse_workers import SynapseWorkers
+from bench.turns import run_by_turns
 from bench.workers.load import AT_ONCE, make_rooms, make_user
 from bench.workers.scenarios import WorkerFigures, idle_costs, ranvier_figures
 from bench.workers.table import markdown
 
 _HERE = Path(__file__).resolve().parents[1]
 _WORK = _HERE / "work"
-_PACE = Pace(seconds=0.5, counts=0.5)
+_PACE = Pace(seconds=0.75, counts=0.75)
 _QUICK = Pace(seconds=0.1, counts=0.1)
 _SCENARIOS = ("send_many_rooms", "fanout", "send_many_clients")
 _WORKERS_FOR_FIGURES = 3
@@ -42,20 +43,17 @@ class _Run:
         self._pace = _QUICK if arguments.quick else _PACE
         self._seconds = 2.0 if arguments.quick else 10.0
         self._when = report.new_run_id() + (", a quick run" if arguments.quick else "")
-        self._results: list[ServerResult] = []
+        self._results: list[list[ServerResult]] = []
         self._figures: dict[str, WorkerFigures] = {}
         self._notes: list[str] = []
 
     def ranvier(self) -> None:
-        """Measure the single process before and after each number of workers, then what only workers have."""
+        """Measure each number of workers by turns with the single process, then what only workers have."""
         python = self._arguments.ranvier_python
-        self._scenarios(lambda folder: Ranvier(folder, python))
         for count in self._arguments.workers:
-            self._scenarios(partial(_ranvier_workers, python, count))
-            # Again and again: a machine has its moods, and each is compared with what is measured beside it.
-            self._scenarios(lambda folder: Ranvier(folder, python))
+            self._scenarios(partial(_beside_single, python, count))
         for count in self._arguments.spread:
-            self._scenarios(partial(_ranvier_workers, python, count, spread=True))
+            self._scenarios(partial(_beside_single, python, count, spread=True))
         with_folder(
             lambda folder: self._ranvier_figures(RanvierWorkers(folder, python, _WORKERS_FOR_FIGURES))
         )
@@ -63,16 +61,17 @@ class _Run:
     def synapse(self) -> None:
         """Measure Synapse with its workers."""
         python = self._arguments.synapse_python
-        self._scenarios(lambda folder: SynapseWorkers(folder, python))
+        self._scenarios(lambda folder: [SynapseWorkers(folder, python)])
         with_folder(lambda folder: self._synapse_figures(SynapseWorkers(folder, python)))
 
-    def _scenarios(self, make: Callable[[Path], Server]) -> None:
+    def _scenarios(self, make: Callable[[Path], Sequence[Server]]) -> None:
+        """Measure servers by turns; the last one's costs are compared with the first one's."""
+
         def run(folder: Path) -> None:
-            server = make(folder)
-            print(server.title, file=sys.stderr, flush=True)
-            self._guarded(
-                server.title, lambda: self._results.append(run_server(server, self._pace, _SCENARIOS))
-            )
+            servers = make(folder)
+            title = servers[-1].title
+            print(title, file=sys.stderr, flush=True)
+            self._guarded(title, lambda: self._results.append(run_by_turns(servers, self._pace, _SCENARIOS)))
 
         with_folder(run)
 
@@ -118,8 +117,9 @@ class _Run:
         return 1 if self._notes else 0
 
 
-def _ranvier_workers(python: str, count: int, folder: Path, *, spread: bool = False) -> Server:
-    return RanvierWorkers(folder, python, count, spread=spread)
+def _beside_single(python: str, count: int, folder: Path, *, spread: bool = False) -> list[Server]:
+    workers = RanvierWorkers(folder / "workers", python, count, spread=spread)
+    return [Ranvier(folder / "single", python), workers]
 
 
 def with_folder(work: Callable[[Path], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
 
 from bench.goals import Outcome
 from bench.run import ServerResult
@@ -18,19 +17,21 @@ FAILOVER_S = 2.0
 SLOWEST_MS = 250.0
 
 
-def evaluate(results: Sequence[ServerResult], figures: dict[str, WorkerFigures]) -> list[Outcome]:
-    """Return the outcome of each goal whose figures were measured."""
+def evaluate(results: Sequence[Sequence[ServerResult]], figures: dict[str, WorkerFigures]) -> list[Outcome]:
+    """Return the outcome of each goal whose figures were measured.
+
+    ``results`` are of servers that were measured by turns: the single process and one of workers, or Synapse.
+    """
     outcomes: list[Outcome] = []
-    synapse = next((_cost(it, "send_many_rooms") for it in results if it.name.startswith("synapse")), None)
-    for number, result in enumerate(results):
-        if not result.name.startswith("ranvier-") or result.name.endswith("-spread"):
+    last = [servers[-1] for servers in results]
+    synapse = next((_cost(it, "send_many_rooms") for it in last if it.name.startswith("synapse")), None)
+    for single, result in [servers for servers in results if len(servers) == 2]:
+        if result.name.endswith("-spread"):
             continue
-        beside = [it for it in results[max(0, number - 1) : number + 2] if it.name == "ranvier"]
         for clients, scenario in ((CLIENTS, "send_many_rooms"), (MANY_CLIENTS, "send_many_clients")):
-            if beside:
-                single = mean(_cost(it, scenario) for it in beside)
-                title = f"{result.title}, {clients} clients: CPU per event beside the single process"
-                outcomes.append(_at_most(title, _cost(result, scenario) / single, MOST_OF_SINGLE, "×"))
+            ratio = _cost(result, scenario) / _cost(single, scenario)
+            title = f"{result.title}, {clients} clients: CPU per event beside the single process"
+            outcomes.append(_at_most(title, ratio, MOST_OF_SINGLE, "×"))
         if synapse is not None:
             ratio = synapse / _cost(result, "send_many_rooms")
             bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{ratio:.1f}"

@@ -11,7 +11,10 @@ from bench.workers.scenarios import WorkerFigures
 
 
 def markdown(
-    results: Sequence[ServerResult], figures: dict[str, WorkerFigures], when: str, notes: Sequence[str]
+    results: Sequence[Sequence[ServerResult]],
+    figures: dict[str, WorkerFigures],
+    when: str,
+    notes: Sequence[str],
 ) -> str:
     """Return the page: costs by number of workers, then what only workers have, then what failed."""
     lines = ["# Several workers", "", f"Measured {when}, {os.cpu_count()} cores. CPU of everything: ", ""]
@@ -23,7 +26,7 @@ def markdown(
             f"| {o.title} | {o.goal} | {o.reached} | {'yes' if o.passed else '**no**'} |" for o in outcomes
         ]
         lines.append("")
-    lines += _costs(results)
+    lines += _costs([result for servers in results for result in servers])
     for title, found in figures.items():
         lines += ["", f"## {title}", "", *_of_workers(found)]
     if notes:

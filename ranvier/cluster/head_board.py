@@ -25,7 +25,8 @@ _STALE_NS: Final = 20_000_000
 # Three numbers for each place: a head, and since when (monotonic ns, 0: not) it commits or waits to.
 _COMMITS: Final = PLACES
 _WAITS: Final = 2 * PLACES
-_SIZE: Final = 3 * PLACES * _WIDTH
+_HEADS_END: Final = PLACES * _WIDTH
+_SIZE: Final = 3 * _HEADS_END
 
 
 class HeadBoard:
@@ -40,7 +41,7 @@ class HeadBoard:
                 os.ftruncate(self._file, _SIZE)
             self._memory = mmap.mmap(self._file, _SIZE)
             self._places = memoryview(self._memory).cast("Q")
-            self._heads = self._places[:PLACES]
+            self._read, self._newest = b"", 0  # the heads that were read last
             self._own = self._take_place()
         except BaseException:
             os.close(self._file)
@@ -70,7 +71,10 @@ class HeadBoard:
 
     def newest(self) -> int:
         """Give the newest position that any worker of this machine has told."""
-        return max(self._heads)
+        heads = self._memory[:_HEADS_END]
+        if heads != self._read:  # asked for several times with each request, and mostly as it was
+            self._read, self._newest = heads, max(memoryview(heads).cast("Q"))
+        return self._newest
 
     # -- standing in line ------------------------------------------------------------------------------
 
@@ -99,7 +103,6 @@ class HeadBoard:
     def close(self) -> None:
         """Give the place back."""
         self._places[_COMMITS + self._own] = self._places[_WAITS + self._own] = 0
-        self._heads.release()
         self._places.release()
         self._memory.close()
         os.close(self._file)

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -23,6 +24,7 @@ from ranvier.wire.log_rows import LogRow, Row
 ACCESS, REFRESH, LOGIN, OPENID = "rvt", "rvr", "rvl", "rvo"
 """What tokens begin with, so that a leaked one can be told by its looks."""
 MAX_TOKEN_LENGTH = 500
+_HASHES_KEPT = 8192
 
 
 def new_token(prefix: str, user_id: str) -> str:
@@ -35,6 +37,14 @@ def new_token(prefix: str, user_id: str) -> str:
 def token_hash(token: str) -> bytes:
     """Give what is stored of a token. It is random enough that a fast hash can not be turned round."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+# Each request has one, and mostly one that came before; a longer one is none of ours and is not kept.
+_hash_of_known = lru_cache(_HASHES_KEPT)(token_hash)
+
+
+def _hash(token: str) -> bytes:
+    return _hash_of_known(token) if len(token) <= MAX_TOKEN_LENGTH else token_hash(token)
 
 
 def is_well_formed(prefix: str, token: str) -> bool:
@@ -97,7 +107,7 @@ class AccessTokens:
 
         An expired token is answered with ``soft_logout``.
         """
-        known = self._known.get(hashlib.sha256(token.encode()).digest())
+        known = self._known.get(_hash(token))
         if known is None:
             known = await self._load(token)
         if known.expires_ts is not None and known.expires_ts <= self._clock.now_ms():
@@ -106,7 +116,7 @@ class AccessTokens:
 
     def key(self, token: str) -> bytes:
         """Give what a token is known by in memory: its hash."""
-        return token_hash(token)
+        return _hash(token)
 
     def known(self, key: bytes) -> Requester | None:
         """Give the holder of a valid token, by its key, if that is in memory."""

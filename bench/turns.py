@@ -1,0 +1,70 @@
+"""Run the scenarios on several servers by turns, in short pieces: the machine's moods meet all alike."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import uvloop
+
+from bench.measure import Meter
+from bench.run import ServerResult, measure_idle, run_quietly, running, wanted
+from bench.scenarios import SCENARIOS
+from bench.scenarios.base import Bench, Pace
+from bench.servers.base import HOST, Server
+from bench.world import World
+
+_TURNS = 6
+
+
+def run_by_turns(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:
+    """Start all servers, run the scenarios in `only` on each in turn, and stop them.
+
+    Only the server whose turn it is has something to do. Raises as `run_server`.
+    """
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(running(server))
+        return uvloop.run(_run(servers, pace, only))
+
+
+async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:
+    trees = [server.tree() for server in servers]
+    idle = await asyncio.gather(*(measure_idle(tree, 10 * pace.seconds) for tree in trees))
+    at_rest = [tree.memory() for tree in trees]
+    piece = Pace(pace.seconds / _TURNS, pace.counts / _TURNS)
+    benches = [
+        Bench(World(HOST, server.port), Meter(tree), piece)
+        for server, tree in zip(servers, trees, strict=True)
+    ]
+    for scenario in SCENARIOS:
+        if scenario.builds_world:
+            for bench in benches:
+                await run_quietly(scenario, replace(bench, pace=pace))
+        elif scenario.name in only:
+            for turn in range(_TURNS):
+                for bench in benches if turn % 2 else reversed(benches):
+                    await run_quietly(scenario, bench)
+            for server, bench in zip(servers, benches, strict=True):
+                measured = bench.measurements[scenario.name]
+                print(
+                    f"  {server.title}: {scenario.title}: {measured.cpu_ms:.3f} ms CPU,"
+                    f" {measured.operations} operations",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return [
+        ServerResult(
+            server.name,
+            server.title,
+            server.version(),
+            wanted(bench.measurements, only),
+            rest,
+            bench.meter.tree.memory(),
+            nothing,
+        )
+        for server, bench, rest, nothing in zip(servers, benches, at_rest, idle, strict=True)
+    ]
