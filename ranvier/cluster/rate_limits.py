@@ -66,13 +66,12 @@ class SharedCounts:
         self._broadcasts.attend()
         gathered = self._gathered
         total = gathered[name, key] = gathered.get((name, key), 0.0) + cost
-        loop = asyncio.get_running_loop()
         if total >= burst * _URGENT or len(gathered) >= _MAX_GATHERED:
             if not self._soon:
                 self._soon = True
-                self._schedule(loop.call_soon(self._tell))
+                self._schedule(asyncio.get_running_loop().call_soon(self._tell))
         elif self._timer is None:
-            self._schedule(loop.call_later(_GATHER_S, self._tell))
+            self._schedule(asyncio.get_running_loop().call_later(_GATHER_S, self._tell))
 
     def _schedule(self, handle: asyncio.Handle) -> None:
         if self._timer is not None:

@@ -80,6 +80,7 @@ class Writers:
         self._generation = -1
         self._names: frozenset[str] = frozenset()
         self._nearby: list[str] = []
+        self._alone = False
         self._senior = False
         self._due_since = 0.0
         self._due = 0
@@ -106,11 +107,17 @@ class Writers:
         self._look()
         return self._nearby
 
+    def is_alone(self) -> bool:
+        """Tell whether all rooms are placed on this worker."""
+        self._look()
+        return self._alone
+
     def _look(self) -> None:
         if self._generation != self._members.generation:
             self._generation, heads = self._members.generation, self._members.own.heads
             found = room_writers(self._members.alive())
             self._names = frozenset(member.name for member in found)
+            self._alone = self._names == {self._members.own.name}
             self._nearby = [member.name for member in found if member.heads == heads]
 
     def yields_to(self, name: str) -> bool:

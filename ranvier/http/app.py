@@ -42,6 +42,9 @@ class Neighbours(Protocol):
     def catch_up(self) -> Awaitable[None] | None:
         """Give what is to be awaited before anything is read for a request."""
 
+    def is_only_writer(self) -> bool:
+        """Tell whether this worker is the one to be asked for whatever is written."""
+
     def target(self, request: Request) -> str | None:
         """Give the worker that is to answer, though the connection stays here; None for this one."""
 

@@ -215,11 +215,14 @@ class Call:
 
         False if a task has to find out. Until all is known to be well nothing is counted.
         """
-        application = self.application
-        if application.neighbours is None or self.exchange.method in ("GET", "HEAD", "OPTIONS"):
+        neighbours = self.application.neighbours
+        if neighbours is None or self.exchange.method in ("GET", "HEAD", "OPTIONS"):
+            return False
+        if neighbours.is_only_writer():
+            self._stays = True
             return False
         try:
-            return self._pass_on(application.neighbours)
+            return self._pass_on(neighbours)
         except MatrixError:
             pass  # the task comes upon it, too, and answers with it
         except Exception:

@@ -73,6 +73,10 @@ class Neighbours:
         """Give what is to be awaited before anything is read for a request; mostly nothing."""
         return self._currency.catch_up()
 
+    def is_only_writer(self) -> bool:
+        """Tell whether this worker is the one to be asked for whatever is written."""
+        return self._writers.is_alone()
+
     def target(self, request: Request) -> str | None:
         """Give the worker that is to answer, though the connection stays here; None for this one.
 

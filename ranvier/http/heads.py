@@ -15,6 +15,7 @@ from ranvier.http.rendering import Headers
 _LONGEST: Final = 2000
 # Nothing in the value can end the query or mean another character.
 _SINCE: Final = re.compile(rb"[?&]since=([A-Za-z0-9_.~-]+)")
+_GET: Final = b"GET "
 _END: Final = b"\r\n\r\n"
 
 
@@ -82,6 +83,8 @@ class RepeatedHeads:
 
         The bytes must begin where a request does. They are a whole request then, without a body.
         """
+        if not data.startswith(_GET):
+            return None  # to look for it in all that is written costs more than it is worth
         found = _SINCE.search(data, 0, _LONGEST)
         if found is None:
             return None
@@ -92,7 +95,7 @@ class RepeatedHeads:
     def keep(self, data: bytes, head: Head) -> None:
         """Remember a head, parsed from exactly these bytes."""
         found = _SINCE.search(data, 0, _LONGEST)
-        if found is None or len(data) > _LONGEST or not data.endswith(_END):
+        if found is None or len(data) > _LONGEST or not (data.startswith(_GET) and data.endswith(_END)):
             return
         target = data[: data.index(b"\r\n")]
         # In the path, or behind it, it would be something else.

@@ -248,6 +248,21 @@ def test_a_quiet_room_is_not_passed_on() -> None:
     assert neighbours.target(_write("#alias:test")) == "b", "nobody knows which room it is"
 
 
+def test_a_worker_on_which_all_rooms_are_placed_asks_nobody() -> None:
+    """Each message would cost it a search for somebody better, or a room of another worker be taken from it."""
+    machine = Machine("a", "b")
+    machine.say("a", writers=1)
+    assert _neighbours(machine).is_only_writer()
+    machine.say("a", writers=2)
+    assert not _neighbours(machine).is_only_writer()
+    machine.say("a", writers=1)
+    machine.hear(_member("far", started_ts=9, heads="there", writers=1))
+    assert not _neighbours(machine).is_only_writer(), "the other machine has a writer, too"
+    machine = Machine("a", "b", own="b")
+    machine.say("a", writers=1)
+    assert not _neighbours(machine).is_only_writer()
+
+
 def test_a_room_is_made_by_a_writer() -> None:
     """The first ten events of each room would be commits of whichever worker was asked."""
     machine = Machine("b", "a")

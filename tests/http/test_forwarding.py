@@ -54,6 +54,9 @@ class AllElsewhere(Neighbours):
     def catch_up(self) -> Awaitable[None] | None:
         return None
 
+    def is_only_writer(self) -> bool:
+        return False
+
     def target(self, request: Request) -> str | None:
         return "b" if request.method in ("PUT", "POST") else None
 

@@ -45,6 +45,9 @@ class AllElsewhere:
     def catch_up(self) -> Awaitable[None] | None:
         return None
 
+    def is_only_writer(self) -> bool:
+        return False
+
     def target(self, request: Request) -> str | None:
         return self.name if request.method == "PUT" else None
 
