@@ -40,7 +40,7 @@ MAX_EPHEMERALS: Final = 100_000
 _LOAD_PAGE: Final = 1000
 _BEAT_S: Final = 1.0
 _RETRY_S: Final = 0.25
-_RELAXED_S: Final = 0.25
+_RESTS_S: Final = 0.25
 _ATTENTIVE_S: Final = 2.0
 _ECHO_S: Final = 1.0
 _TOGETHER: Final = 200
@@ -61,8 +61,8 @@ class RedisBus:
     in the order in which Redis counted them, everywhere.
 
     A message costs a process most by waking it. While nobody waits for anything (``attend``,
-    ``relax_unless``) messages are taken several at a time, four times a second. Commits that come together
-    are heard as one, of some ``_TOGETHER`` rows at most.
+    ``relax_unless``) what follows a message is left where it is for a quarter of a second, and taken all at
+    once. Commits that come together are heard as one, of some ``_TOGETHER`` rows at most.
     """
 
     def __init__(self, config: RedisConfig, *, prefix: str, clock: Clock) -> None:
@@ -86,7 +86,7 @@ class RedisBus:
         self._lost_at: float | None = None
         self._complained = False
         self._busy: list[Callable[[], bool]] = []
-        self._relaxed = False
+        self._resting: asyncio.TimerHandle | None = None
         self._attentive_until = 0.0
 
     # -- telling ---------------------------------------------------------------------------------------
@@ -173,9 +173,8 @@ class RedisBus:
     def attend(self) -> None:
         """Bring everything at once for some seconds: somebody waits for it."""
         self._attentive_until = self._clock.monotonic() + _ATTENTIVE_S
-        if self._relaxed and self._subscription is not None:
-            self._relaxed = False
-            self._subscription.resume()
+        if self._resting is not None:
+            self._go_on()
 
     def relax_unless(self, is_busy: Callable[[], bool]) -> None:
         """Take messages several at a time whenever everybody who was given here says no, until ``attend``."""
@@ -202,6 +201,8 @@ class RedisBus:
                 # One message must not end the hearing of all others.
                 logger.exception("A message of %s could not be used", channel.decode(errors="replace"))
         self._hear_commits(commits)
+        if self._resting is None and self._may_rest():
+            self._rest()
 
     def _join(self, before: Batch | None, message: bytes) -> Batch | None:
         """Read a commit and join it to the one before, if it follows that; else that one is heard now."""
@@ -341,7 +342,6 @@ class RedisBus:
             while commands.is_open and subscription.is_open:
                 await commands.command("PING")
                 await subscription.command("PING")
-                await self._relax(commands, subscription)
                 await asyncio.wait(
                     (commands.lost, subscription.lost),
                     timeout=_BEAT_S,
@@ -353,23 +353,28 @@ class RedisBus:
         self._close()
         logger.warning("Redis lost: %s", reason)
 
-    async def _relax(self, commands: RedisConnection, subscription: RedisConnection) -> None:
-        """Take messages now and then, for as long as nobody waits for them."""
-        self._relaxed = self._may_relax()
-        while self._relaxed and commands.is_open and subscription.is_open:
-            subscription.pause()
-            await asyncio.wait((commands.lost,), timeout=_RELAXED_S)
-            subscription.resume()
-            # The answer comes after all that came before.
-            await subscription.command("PING")
-            self._relaxed = self._relaxed and self._may_relax()
-
-    def _may_relax(self) -> bool:
+    def _may_rest(self) -> bool:
         if not self._busy or self._clock.monotonic() <= self._attentive_until:
             return False
         return not any(is_busy() for is_busy in self._busy)
 
+    def _rest(self) -> None:
+        """Take no message for a while; what comes meanwhile is taken together."""
+        if self._subscription is not None:
+            self._subscription.pause()
+            self._resting = asyncio.get_running_loop().call_later(_RESTS_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        if self._subscription is not None:
+            self._subscription.resume()
+
     def _close(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         for connection in (self._commands, self._subscription):
             if connection is not None:
                 connection.close()

@@ -249,7 +249,7 @@ def test_a_quiet_room_is_not_passed_on() -> None:
 
 
 def test_a_worker_on_which_all_rooms_are_placed_asks_nobody() -> None:
-    """Each message would cost it a search for somebody better, or a room of another worker be taken from it."""
+    """Each message would cost it a search for somebody better, or what others are to do be done here."""
     machine = Machine("a", "b")
     machine.say("a", writers=1)
     assert _neighbours(machine).is_only_writer()

@@ -302,17 +302,43 @@ async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
     """A worker would wake for every message in vain; or answer with what is a quarter of a second old."""
     idle = make_bus(redis.config)
     idle.relax_unless(lambda: False)
+    pieces = 0
+
+    def count(batch: Batch) -> None:
+        nonlocal pieces
+        pieces += 1
+
+    idle.listen(batches=count)
     async with worker(database, redis) as one, worker(database, redis, idle) as two:
         room_id = await one.create_room()
         never_asks(two, monkeypatch)
-        await until(lambda: idle._relaxed)
-        for n in range(5):
+        idle._attentive_until = 0.0  # nobody has asked for anything lately
+        await until(lambda: idle._resting is None)
+        pieces, before = 0, one.appender.commits
+        for n in range(20):
             sent = await one.send(room_id, ALICE, str(n))
+        await until(lambda: two.tail.pos == sent.pos)  # by itself
+        assert pieces < one.appender.commits - before, "it was woken for each"
+        sent = await one.send(room_id, ALICE, "after a rest")
+        assert idle._resting is not None
         assert await two.tail.wait_for(sent.pos, 10)
-        assert not idle._relaxed
-        await until(lambda: idle._relaxed)
-        sent = await one.send(room_id, ALICE, "by itself, too")
-        await until(lambda: two.tail.pos == sent.pos)
+        assert idle._resting is None
+
+
+async def test_a_worker_that_rests_hears_of_a_redis_that_is_lost(redis: PrivateRedis) -> None:
+    """A worker would believe for ever that nothing happens."""
+    idle = make_bus(redis.config)
+    idle.relax_unless(lambda: False)
+    async with running_bus(idle), running_bus(make_bus(redis.config)) as other:
+        await other.publish(Batch(0, 1, []))
+        await until(lambda: idle._resting is not None)
+        os.kill(redis.pid, signal.SIGSTOP)
+        try:
+            await until(lambda: not idle.connected)
+            assert idle._resting is None
+        finally:
+            os.kill(redis.pid, signal.SIGCONT)
+        await until(lambda: idle.connected)
 
 
 async def test_workers_together_allow_one_burst(redis: PrivateRedis) -> None:
