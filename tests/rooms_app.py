@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -182,9 +182,6 @@ async def running_rooms_app(
     async def invites_blocked(user_id: str) -> bool:
         return user_id in blocking
 
-    async def guests_among(user_ids: Collection[str]) -> list[str]:
-        return [user_id for user_id in user_ids if user_id.startswith("@guest")]
-
     async with running_core(dsn) as core, aiohttp.ClientSession() as session:
         alias_store = AliasStore(core.database)
         directory_store = RoomDirectoryStore(core.database)
@@ -270,13 +267,12 @@ async def running_rooms_app(
             metrics=Metrics(),
         )
         listener = Listener(ListenerSettings((TcpAddress("127.0.0.1", 0),)), application.endpoint(["client"]))
-        eviction = GuestEviction(
-            server_name=SERVER_NAME,
-            rooms=core.rooms,
-            writer=core.writer,
-            tail=core.tail,
-            guests_among=guests_among,
-        )
+
+        async def guests_in(room_id: str) -> list[str]:
+            room = await core.rooms.find(room_id)
+            return [] if room is None else [it for it in room.joined if it.startswith("@guest")]
+
+        eviction = GuestEviction(writer=core.writer, tail=core.tail, guests_in=guests_in)
         evicting = asyncio.create_task(eviction.run())
         await listener.start()
         address = listener.addresses[0]

@@ -164,13 +164,7 @@ def _run_always(
     sync: SyncParts,
 ) -> LoopLag:
     """Start the work that goes on for as long as the process serves; give what measures the event loop."""
-    guests = GuestEviction(
-        server_name=config.server.server_name,
-        rooms=core.rooms,
-        writer=core.writer,
-        tail=core.tail,
-        guests_among=accounts.accounts.guests_among,
-    )
+    guests = GuestEviction(writer=core.writer, tail=core.tail, guests_in=accounts.accounts.guests_in)
     loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
     metrics.registry.register(ProcessGauges(core, sync.notifier))
     metrics.registry.register(loop_lag)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -12,18 +12,13 @@ from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.draft import Draft
 from ranvier.rooms.room import MEMBER
-from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import MatrixError
-from ranvier.spec.ids import domain_of
 from ranvier.wire.log_rows import EventRow, Row
 
 logger = logging.getLogger(__name__)
 
 GUEST_ACCESS: Final = ("m.room.guest_access", "")
 _AT_ONCE: Final = 100
-
-GuestsAmong = Callable[[Collection[str]], Awaitable[Collection[str]]]
-"""Gives those of some users of ours whose accounts are guests'."""
 
 
 class GuestEviction:
@@ -35,12 +30,11 @@ class GuestEviction:
     """
 
     def __init__(
-        self, *, server_name: str, rooms: Rooms, writer: RoomWriter, tail: Tail, guests_among: GuestsAmong
+        self, *, writer: RoomWriter, tail: Tail, guests_in: Callable[[str], Awaitable[Sequence[str]]]
     ) -> None:
-        self._server_name = server_name
-        self._rooms = rooms
+        """Follow ``tail``. ``guests_in`` gives the guests of ours who are in a room."""
         self._writer = writer
-        self._guests_among = guests_among
+        self._guests_in = guests_in
         self._closed: dict[str, None] = {}
         self._wake = asyncio.Event()
         tail.listen(self._apply)
@@ -63,24 +57,25 @@ class GuestEviction:
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            if isinstance(row, EventRow) and GUEST_ACCESS in row.state_changes:
+            if isinstance(row, EventRow) and GUEST_ACCESS in row.state_changes and not _opens(row):
                 self._closed[row.room_id] = None
                 self._wake.set()
 
     async def _evict(self, room_id: str) -> None:
-        room = await self._rooms.find(room_id)
-        if room is None or room.content(GUEST_ACCESS[0]).get("guest_access") == "can_join":
-            return
-        ours = [user_id for user_id in room.joined if domain_of(user_id) == self._server_name]
-        guests = sorted(await self._guests_among(ours)) if ours else []
+        # Nearly always there are none, and the room need not be in the memory of each process for that.
+        guests = sorted(await self._guests_in(room_id))
         for start in range(0, len(guests), _AT_ONCE):
-            leaving = guests[start : start + _AT_ONCE]
-            await self._writer.write(room_id, partial(_leave, leaving))
+            await self._writer.write(room_id, partial(_leave, guests[start : start + _AT_ONCE]))
+
+
+def _opens(row: EventRow) -> bool:
+    """Tell whether a row lets guests in: most rooms do when they are made."""
+    return row.key == GUEST_ACCESS and row.content.get("guest_access") == "can_join"
 
 
 def _leave(guests: Sequence[str], draft: Draft) -> None:
     row = draft.state.row(GUEST_ACCESS)
-    if row is not None and row.content.get("guest_access") == "can_join":
+    if row is not None and _opens(row):
         return
     for user_id in guests:
         if draft.membership_of(user_id) == "join":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import orjson
@@ -18,7 +18,10 @@ _GET = f"SELECT {_COLUMNS} FROM accounts WHERE user_id = $1"
 _FIND = f"SELECT {_COLUMNS}, password_hash FROM accounts WHERE lower(user_id) = lower($1)"
 _TAKEN = "SELECT EXISTS (SELECT FROM accounts WHERE lower(user_id) = lower($1))"
 _EXIST = "SELECT user_id FROM accounts WHERE user_id = ANY ($1)"
-_GUESTS = "SELECT user_id FROM accounts WHERE is_guest AND user_id = ANY ($1)"
+_GUESTS_IN = """
+SELECT a.user_id FROM rooms r JOIN current_state s USING (room_nid) JOIN accounts a ON a.user_id = s.state_key
+WHERE r.room_id = $1 AND s.type = 'm.room.member' AND s.membership = 'join' AND a.is_guest
+"""
 _CREATE = """
 WITH made AS (
     INSERT INTO accounts (user_id, password_hash, created_ts, is_guest, is_admin, appservice_id)
@@ -111,9 +114,9 @@ class AccountStore:
         taken: bool = await self._database.fetchval(_TAKEN, user_id)
         return taken
 
-    async def guests_among(self, user_ids: Collection[str]) -> set[str]:
-        """Give those of the user IDs whose accounts are guests'."""
-        return {record["user_id"] for record in await self._database.fetch(_GUESTS, list(user_ids))}
+    async def guests_in(self, room_id: str) -> list[str]:
+        """Give the guests of ours who are in a room."""
+        return [record["user_id"] for record in await self._database.fetch(_GUESTS_IN, room_id)]
 
     async def which_exist(self, user_ids: Sequence[str]) -> set[str]:
         """Give those of the user IDs that have an account."""

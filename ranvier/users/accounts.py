@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -84,9 +84,9 @@ class Accounts:
         """Give those of the user IDs that have an account here."""
         return await self._store.which_exist([user_id for user_id in user_ids if is_user_id(user_id)])
 
-    async def guests_among(self, user_ids: Collection[str]) -> set[str]:
-        """Give those of the user IDs whose accounts are guests'."""
-        return await self._store.guests_among(user_ids)
+    async def guests_in(self, room_id: str) -> list[str]:
+        """Give the guests of ours who are in a room."""
+        return await self._store.guests_in(room_id)
 
     async def find(self, name: str) -> tuple[Account | None, str | None]:
         """Find the account for a name that somebody typed, and its password hash.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
 from tests.server.http_client import HttpClient
+from tests.server.process import ServerProcess
 
 
 async def sync_rooms(user: HttpClient, since: str | None = None) -> tuple[dict[str, Any], str]:
@@ -117,3 +119,22 @@ async def test_blocked_invitations_are_not_told(users: list[HttpClient]) -> None
     assert (await bob.get("/v3/initialSync"))["rooms"] == []
     chunk = (await bob.get("/v3/events", **{"from": before}))["chunk"]
     assert not [event for event in chunk if event.get("room_id") == room_id]
+
+
+async def test_guests_leave_a_room_that_closes(server: ServerProcess, users: list[HttpClient]) -> None:
+    """Strangers without an account would go on reading in a room that wants them no longer."""
+    alice, bob, _ = users
+    room_id = await alice.create_room(preset="public_chat")
+    await alice.put(f"/v3/rooms/{quote(room_id)}/state/m.room.guest_access", {"guest_access": "can_join"})
+    await bob.join(room_id)
+    async with HttpClient(server.url) as guest:
+        registered = await guest.request("POST", "/v3/register", {}, kind="guest")
+        guest.token = registered["access_token"]
+        await guest.join(room_id)
+        closed = {"guest_access": "forbidden"}
+        await alice.put(f"/v3/rooms/{quote(room_id)}/state/m.room.guest_access", closed)
+        async with asyncio.timeout(10):
+            while (await guest.get("/v3/joined_rooms"))["joined_rooms"]:
+                await asyncio.sleep(0.05)
+    left = await alice.get(f"/v3/rooms/{quote(room_id)}/joined_members")
+    assert set(left["joined"]) == {alice.user_id, bob.user_id}
