@@ -28,12 +28,13 @@ logger = logging.getLogger(__name__)
 ROLE: Final = "client"
 BUSY: Final = 0.8
 """The share of a core from which on a worker is to be relieved."""
+LESS_BUSY: Final = 0.2
+"""How much less of a core another one is to use."""
 
 _SPARE_CORES: Final = 1.0
 _WORTH_A_WRITER: Final = 0.5
 _MORE_AFTER_S: Final = 2.0
 _FEWER_AFTER_S: Final = 10.0
-_LESS_BUSY: Final = 0.2
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 SpareCores = Callable[[], float]
@@ -130,7 +131,7 @@ class Writers:
         if not self.writes(own.name):
             return True
         too_much = own.writers > 1 and own.load > BUSY
-        return too_much and other is not None and other.load < own.load - _LESS_BUSY
+        return too_much and other is not None and other.load < own.load - LESS_BUSY
 
     async def run(self) -> None:
         """Count again with each announcement, for ever."""

@@ -48,6 +48,12 @@ class Neighbours(Protocol):
     def target(self, request: Request) -> str | None:
         """Give the worker that is to answer, though the connection stays here; None for this one."""
 
+    def is_crowded(self) -> bool:
+        """Tell whether this worker has too much to do."""
+
+    def relief(self) -> str | None:
+        """Give the worker that is to go on with somebody who polls here; None for this one."""
+
     def home(self, request: Request) -> str | None:
         """Give the worker to which the connection is to go with this request; None if it may stay."""
 

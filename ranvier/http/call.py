@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -21,6 +20,7 @@ from ranvier.http.body import (
 from ranvier.http.exchange import Exchange
 from ranvier.http.heads import cut_since
 from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
+from ranvier.http.reported import reported
 from ranvier.http.request import Request, user_agent
 from ranvier.http.response import Response, encode
 from ranvier.http.route import BoundRoute, Parked, Repeated
@@ -36,7 +36,6 @@ Work = Callable[[], Awaitable[Any]]
 
 CLIENT_GONE = 499  # what nginx logs for a client that closed before its answer; never sent
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"})
-_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 _SEEN_EVERY_S = 1.0  # a client that polls is noted once in this time
 
 
@@ -108,6 +107,8 @@ class Call:
         """Answer now, or park the request, where its endpoint can; else begin a task."""
         outcome: bytes | Parked | None = None
         try:
+            if self._is_given_away():
+                return
             outcome = self._try_at_once()
         except MatrixError:
             pass  # the task comes upon it, too, and answers with it
@@ -122,6 +123,24 @@ class Call:
             self.parked = outcome
             self.exchange.on_gone = self._leave
             outcome.wait(self._resume)
+
+    def _is_given_away(self) -> bool:
+        """Have another worker answer somebody who polls, if this one has too much to do."""
+        neighbours, exchange = self.application.neighbours, self.exchange
+        if neighbours is None or not neighbours.is_crowded():
+            return False
+        known: _Known | None = exchange.head.known
+        bound = known.bound if known else self.edge.router.find_exact(exchange.method, exchange.raw_path)
+        if bound is None or not bound.route.long_poll:
+            return False
+        name = neighbours.relief()
+        return name is not None and exchange.move(name) and self._let_go()
+
+    def _let_go(self) -> bool:
+        """Be done with a request that another worker answers."""
+        self.moved = True
+        self._end(0.0)
+        return True
 
     def _try_at_once(self) -> bytes | Parked | None:
         exchange, application = self.exchange, self.application
@@ -237,9 +256,7 @@ class Call:
         self._found = bound, request = self._find()
         route = bound.route
         if self._move(neighbours, request):
-            self.moved = True
-            self._end(0.0)
-            return True
+            return self._let_go()
         if not neighbours.is_current():
             return False  # and who is better asked may show when it is
         target = neighbours.target(request)
@@ -438,16 +455,9 @@ class Call:
 
     def _read_forwarded(self) -> str:
         """Find the client's address as the proxy in front reports it, and give the scheme that it used."""
-        scheme = self.exchange.scheme
-        # The first hop is the client; each proxy adds the one that it heard from.
-        for name, value in reversed(self.exchange.headers):
-            if name == b"x-forwarded-for":
-                first = _first_hop(value)
-                if _ADDRESS.fullmatch(first):
-                    self.ip = first
-            elif name == b"x-forwarded-proto" and _first_hop(value) in ("http", "https"):
-                scheme = _first_hop(value)
-        return scheme
+        address, scheme = reported(self.exchange.headers)
+        self.ip = address or self.ip
+        return scheme or self.exchange.scheme
 
     async def _reply(self, result: Any) -> None:
         # From here on there is an answer, which is not broken off half way.
@@ -497,7 +507,3 @@ async def _outcome(answer: bytes | Response | BaseException) -> bytes | Response
     if isinstance(answer, BaseException):
         raise answer
     return answer
-
-
-def _first_hop(value: bytes) -> str:
-    return value.split(b",", 1)[0].strip().decode("latin-1")

@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._scheme = "http"
         # what another worker would have to know to answer the latest request: all that was read of it
         self._begun_elsewhere = begun
-        self._may_move = state.move is not None
+        self._stays = False
         self._request_bytes = b""
         # the request whose head is being read
         self._reading_head = False
@@ -153,10 +153,12 @@ class Connection(asyncio.Protocol):
         between = self._current is None and not self._waiting and not self._in_message
         if between and (again := self._state.heads.find(data)) is not None:
             self._stop_head_timer()
-            self._may_move = False
+            self._stays = True
+            self._request_bytes = b"" if self._begun_elsewhere else data
             self._start(Exchange(self, *again, self._ip, self._scheme))
+            self._request_bytes = b""  # whoever waits for long need not be kept in mind
             return
-        if self._may_move and not self._begun_elsewhere:
+        if self._state.move is not None and not self._begun_elsewhere:
             self._note_request_bytes(data, is_first=between)
         self._bytes_in_head += len(data)
         self._begun = 0
@@ -170,6 +172,8 @@ class Connection(asyncio.Protocol):
         if (first := self._first) is not None:
             self._first = None
             self._start(first)
+            if self._stays:
+                self._request_bytes = b""
         if failed:
             if self._head_bytes > self._limits.max_head_bytes:
                 self._refuse_head()
@@ -324,8 +328,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def may_move(self) -> bool:
-        """Whether another worker may answer the current request: all bytes of it are here, and no keys."""
-        return self._may_move and bool(self._request_bytes) and self._scheme != "https"
+        """Whether the connection may go to a worker that is better asked for what is written."""
+        return not self._stays and self._is_whole
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether another worker could answer the current request: all bytes of it are here, and no keys."""
+        return self._state.move is not None and bool(self._request_bytes) and self._scheme != "https"
 
     def move(self, name: str) -> bool:
         """Have another worker answer the current request and all that come; False if that cannot be.
@@ -335,7 +344,7 @@ class Connection(asyncio.Protocol):
         move = self._state.move
         if (
             move is None
-            or not self.may_move
+            or not self._is_whole
             or self._waiting  # their order is known here alone
             or self.transport.is_closing()
             or self.transport.get_write_buffer_size()
@@ -348,7 +357,7 @@ class Connection(asyncio.Protocol):
 
     def stay(self) -> None:
         """Keep this connection here: its client polls, and what it needs for that is in memory here."""
-        self._may_move = False
+        self._stays = True
 
     def shut_down(self) -> None:
         """Close the connection after the request that is being answered, or that is on its way already.

@@ -18,6 +18,7 @@ from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.frames import UNREADABLE
 from ranvier.cluster.link import LinkLostError, Outcome
 from ranvier.cluster.placement import ROOM, Placement
+from ranvier.cluster.relief import Relief
 from ranvier.cluster.writers import Writers
 from ranvier.http.app import Application, Hear
 from ranvier.http.rendering import render_error, render_unexpected
@@ -53,6 +54,7 @@ class Neighbours:
         forwarding: Forwarding,
         placement: Placement,
         writers: Writers,
+        relief: Relief,
         rooms: Rooms,
         tail: Tail,
         clock: Clock,
@@ -61,6 +63,7 @@ class Neighbours:
         self._forwarding = forwarding
         self._placement = placement
         self._writers = writers
+        self._relief = relief
         self._rooms = rooms
         self._tail = tail
         self._clock = clock
@@ -87,6 +90,14 @@ class Neighbours:
         """
         key = _written(request)
         return None if not key or self._is_quiet(key) else self._forwarding.target(ROOM, key)
+
+    def is_crowded(self) -> bool:
+        """Tell whether this worker has too much to do."""
+        return self._relief.is_due()
+
+    def relief(self) -> str | None:
+        """Give the worker that is to go on with somebody who polls here; None for this one."""
+        return self._relief.find()
 
     def home(self, request: Request) -> str | None:
         """Give the worker to which the connection is to go with this request; None if it may stay.

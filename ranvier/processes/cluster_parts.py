@@ -26,6 +26,7 @@ from ranvier.cluster.members import Members, NameTakenError, RegistryLostError
 from ranvier.cluster.overview import ClusterWorkers
 from ranvier.cluster.placement import Placement
 from ranvier.cluster.registry import RedisRegistry
+from ranvier.cluster.relief import Relief
 from ranvier.cluster.writers import Writers
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
@@ -145,6 +146,7 @@ async def cluster_parts(
         forwarding=forwarding,
         placement=placement,
         writers=writers,
+        relief=Relief(members),
         rooms=core.rooms,
         tail=core.tail,
         clock=core.clock,

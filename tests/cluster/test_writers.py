@@ -14,6 +14,7 @@ import pytest
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.members import Members
 from ranvier.cluster.placement import ROOM, Placement
+from ranvier.cluster.relief import Relief
 from ranvier.cluster.writers import MachineIdle, Writers, room_writers
 from ranvier.http.forwarding import Neighbours
 from ranvier.http.request import Request
@@ -251,11 +252,11 @@ def test_a_quiet_room_is_not_passed_on() -> None:
 def test_a_worker_on_which_all_rooms_are_placed_asks_nobody() -> None:
     """Each message would cost it a search for somebody better, or what others are to do be done here."""
     machine = Machine("a", "b")
-    machine.say("a", writers=1)
     assert _neighbours(machine).is_only_writer()
-    machine.say("a", writers=2)
+    machine.members.set_writers(2)
     assert not _neighbours(machine).is_only_writer()
-    machine.say("a", writers=1)
+    machine.members.set_writers(1)
+    assert _neighbours(machine).is_only_writer()
     machine.hear(_member("far", started_ts=9, heads="there", writers=1))
     assert not _neighbours(machine).is_only_writer(), "the other machine has a writer, too"
     machine = Machine("a", "b", own="b")
@@ -273,6 +274,27 @@ def test_a_room_is_made_by_a_writer() -> None:
     assert (neighbours.home(request), neighbours.target(request)) == ("b", None)
     machine.say("b", writers=2)
     assert neighbours.home(request) is None
+
+
+def test_who_has_too_much_to_do_gives_away_who_polls_to_who_has_least() -> None:
+    """All who write would wait for all who poll, on the one worker that everybody's connections come to."""
+    machine, now_s = Machine("a", "b", "c", "d"), 0.0
+    relief = Relief(machine.members, clock=lambda: now_s)
+    machine.hear(_member("far", heads="there", fronted=True))
+    machine.hear(_member("alone", heads="here"))
+    for name, load in {"a": 0.7, "b": 0.4, "c": 0.3, "d": 0.1}.items():
+        machine.say(name, load=load)
+    assert not relief.is_due()
+    machine.say("a", load=0.9)
+    machine.say("d", roles=("client",))
+    assert relief.is_due()
+    assert relief.find() == "c"
+    assert not relief.is_due(), "they are not all to go there at once"
+    now_s += 1.0
+    assert relief.is_due()
+    for name in "bcd":
+        machine.say(name, load=0.75)
+    assert relief.find() is None, "that would not be worth it"
 
 
 def _neighbours(
@@ -293,6 +315,7 @@ def _neighbours(
         ),
         placement=machine.placement,
         writers=machine.writers,
+        relief=Relief(machine.members),
         rooms=cast(Any, rooms),
         tail=cast(Any, tail),
         clock=cast(Any, SimpleNamespace(now_ms=lambda: 10_000)),

@@ -121,6 +121,21 @@ async def wait(request: Request, *, waiting: Waiting) -> bytes:
     return b'{"waited":true}'
 
 
+async def poll(request: Request) -> bytes:
+    return b'{"since":"%b"}' % request.str_param("since").encode()
+
+
+class Poll:
+    """Answer without a task."""
+
+    def begin(self, requester: Requester, since: bytes) -> bytes:
+        return b'{"since":"%b"}' % since
+
+
+def poll_at_once(query: bytes) -> Poll:
+    return Poll()
+
+
 async def say(request: Request, *, waiting: Waiting) -> Response | dict[str, Any]:
     text = request.json(Note).text
     waiting.said.append(text)
@@ -167,6 +182,7 @@ ROUTES = [
     Route("GET", V3("/unencodable"), unencodable, auth=Auth.NONE),
     Route("GET", V3("/breaks"), breaks, auth=Auth.NONE),
     Route("GET", V3("/wait"), wait, auth=Auth.NONE, long_poll=True),
+    Route("GET", V3("/poll"), poll, auth=Auth.GUEST, long_poll=True, at_once=poll_at_once),
     Route("GET", V3("/finish"), wait, auth=Auth.NONE, name="finish"),
     Route("GET", V3("/refuse"), refuse, auth=Auth.NONE),
     Route("GET", V3("/fail"), fail, auth=Auth.NONE),

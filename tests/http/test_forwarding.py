@@ -57,6 +57,9 @@ class AllElsewhere(Neighbours):
     def is_only_writer(self) -> bool:
         return False
 
+    def is_crowded(self) -> bool:
+        return False
+
     def target(self, request: Request) -> str | None:
         return "b" if request.method in ("PUT", "POST") else None
 

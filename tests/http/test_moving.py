@@ -38,6 +38,7 @@ class AllElsewhere:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.crowded = False
 
     def is_current(self) -> bool:
         return True
@@ -48,11 +49,17 @@ class AllElsewhere:
     def is_only_writer(self) -> bool:
         return False
 
+    def is_crowded(self) -> bool:
+        return self.crowded
+
+    def relief(self) -> str | None:
+        return self.name
+
     def target(self, request: Request) -> str | None:
         return self.name if request.method == "PUT" else None
 
     def home(self, request: Request) -> str | None:
-        return self.target(request)
+        return None if self.crowded else self.target(request)
 
     async def ask(self, name: str, request: Request) -> Response | None:
         return None
@@ -67,6 +74,7 @@ class Worker:
 
     edge: Edge
     moving: Moving
+    neighbours: AllElsewhere
 
     @property
     def answered(self) -> int:
@@ -78,10 +86,10 @@ async def worker(folder: Path, name: str, elsewhere: str) -> AsyncIterator[Worke
     """Run a worker that thinks that ``elsewhere`` is better asked."""
     async with serving() as edge, asyncio.TaskGroup() as tasks:
         moving = Moving(folder=folder, own_name=name, adopting=Adopting([edge.listener], tasks))
-        edge.application.neighbours = AllElsewhere(elsewhere)
+        edge.application.neighbours = neighbours = AllElsewhere(elsewhere)
         moving.start()
         try:
-            yield Worker(edge, moving)
+            yield Worker(edge, moving, neighbours)
         finally:
             moving.close()
 
@@ -166,6 +174,49 @@ async def test_a_client_that_polls_stays_where_it_is(a: Worker, b: Worker) -> No
         writer.write(put("one"))
         assert (await read_answer(reader)).status == 200
     assert (a.answered, b.answered) == (2, 0)
+
+
+async def test_who_polls_goes_on_elsewhere_when_a_worker_has_too_much_to_do(a: Worker, b: Worker) -> None:
+    """One worker would be at its limit for ever, and its clients wait, while others have nothing to do."""
+    async with connected(a) as (reader, writer):
+
+        async def poll(since: int) -> None:
+            head = f"GET {V3}/poll?since=s{since} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer alice\r\n\r\n"
+            writer.write(head.encode())
+            answer = await read_answer(reader)
+            assert (answer.status, answer.json) == (200, {"since": f"s{since}"})
+
+        for since in range(3):  # the first is parsed, the others are known
+            await poll(since)
+        assert (a.answered, b.answered) == (3, 0)
+        a.neighbours.crowded = True
+        writer.write(put("one"))
+        assert (await read_answer(reader)).status == 200
+        assert (a.answered, b.answered) == (4, 0), "only who polls does"
+        for since in range(3, 6):
+            await poll(since)
+        assert (a.answered, b.answered) == (4, 3)
+    async with connected(a) as (reader, writer):
+        b.edge.waiting.release.set()
+        writer.write(f"GET {V3}/wait HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert (await read_answer(reader)).json == {"waited": True}
+        assert (a.answered, b.answered) == (4, 4), "a first poll, too"
+        # Both have too much to do: it is answered where it is, and not sent to and fro.
+        b.neighbours.crowded = True
+        await poll(6)
+        await poll(7)
+    assert a.answered + b.answered == 10
+
+
+async def test_who_polls_stays_when_nobody_takes_them(a: Worker) -> None:
+    """A client would get no answer because the worker that had time is gone."""
+    a.neighbours.crowded = True
+    a.edge.waiting.release.set()
+    async with connected(a) as (reader, writer):
+        for _ in range(3):
+            writer.write(f"GET {V3}/wait HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert (await read_answer(reader)).json == {"waited": True}
+    assert a.answered == 3
 
 
 async def test_without_the_other_worker_it_is_answered_here(a: Worker) -> None:
