@@ -16,7 +16,7 @@ from ranvier.log.bus import Ephemeral, LocalBus
 from ranvier.spec.filters import NO_FILTER, Filter, parse_filter
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.sync.sections.presence import PresenceSection
-from ranvier.users.presence import Presence
+from ranvier.users.presence import FindOut, Presence
 from ranvier.users.presence_states import PresenceStates
 from ranvier.users.returning import ReturningUsers
 from ranvier.users.shown_presence import ShownPresence
@@ -76,12 +76,23 @@ class Scene:
 
 
 def build(
-    core: Core, bus: LocalBus, clock: ManualClock, config: PresenceConfig = CONFIG, process: str = "main"
+    core: Core,
+    bus: LocalBus,
+    clock: ManualClock,
+    config: PresenceConfig = CONFIG,
+    process: str = "main",
+    find_out: FindOut | None = None,
 ) -> tuple[PresenceStore, PresenceStates, Presence, ShownPresence, PresenceSection]:
     """Build all of presence."""
     store, states = PresenceStore(core.database), PresenceStates(bus=bus)
     presence = Presence(
-        config=config, states=states, store=store, tail=core.tail, clock=clock, process=process
+        config=config,
+        states=states,
+        store=store,
+        tail=core.tail,
+        clock=clock,
+        process=process,
+        find_out=find_out,
     )
     shown = ShownPresence(
         config=config,
@@ -447,6 +458,51 @@ async def test_two_processes_agree(scene: Scene) -> None:
         await scene.presence.settle()
         await other.settle()
         assert len(scene.messages) == count
+
+
+async def test_who_goes_on_at_another_worker_is_not_said_to_have_left(scene: Scene) -> None:
+    """Behind a proxy polls come to any worker: people would go and come back for all others, for ever."""
+    returning = build_returning(scene.core, scene.states, scene.clock, process="one")
+    _, _, one, _, _ = build(scene.core, scene.bus, scene.clock, process="one", find_out=returning.find_out)
+    await one.touch(ALICE, "PHONE", "online")
+    await one.touch(BOB, "PHONE", "online")
+    scene.clock.forward(89)
+    since, count = await scene.now(), len(scene.messages)
+    async with scene.presence.syncing(BOB, "PHONE", "online"):
+        assert len(scene.messages) == count
+        scene.clock.forward(2)
+        await one.settle()
+        scene.clock.forward(0.1)
+        await until_asked(scene.clock, scene.presence, returning)
+        known = scene.states.get(BOB)
+        assert known is not None
+        assert (known.presence, known.process) == ("online", "main")
+        # Of whom nobody knows, this is so.
+        told = await scene.told(BOB, since)
+        assert {user: content["presence"] for user, content in told.items()} == {ALICE: "offline"}
+    assert not any(it.key == BOB and b"offline" in it.body for it in scene.messages)
+    await scene.presence.flush()
+    row = await scene.store.get(BOB)
+    assert row is not None
+    assert row.process == "main"
+
+
+async def test_who_comes_back_while_they_are_asked_for_is_online(scene: Scene) -> None:
+    """Somebody whose phone slept for a minute would be offline to all others while they write."""
+    returning = build_returning(scene.core, scene.states, scene.clock, process="one")
+    _, _, one, _, _ = build(scene.core, scene.bus, scene.clock, process="one", find_out=returning.find_out)
+    await one.touch(BOB, "PHONE", "online")
+    scene.clock.forward(91)
+    await one.settle()
+    await returning.settle()
+    known = scene.states.get(BOB)
+    assert known is not None
+    assert known.presumed
+    await scene.presence.touch(BOB, "PHONE", "online")
+    scene.clock.forward(3.1)
+    await returning.settle()
+    assert (await scene.told(ALICE))[BOB]["presence"] == "online"
+    assert not any(it.key == BOB and b"offline" in it.body for it in scene.messages)
 
 
 async def test_a_reset_of_the_bus_is_survived(scene: Scene) -> None:

@@ -41,6 +41,7 @@ _LOAD_PAGE: Final = 1000
 _BEAT_S: Final = 1.0
 _RETRY_S: Final = 0.25
 _RESTS_S: Final = 0.25
+_MUCH_BYTES: Final = 32 * 1024
 _ATTENTIVE_S: Final = 2.0
 _ECHO_S: Final = 1.0
 _TOGETHER: Final = 200
@@ -201,8 +202,7 @@ class RedisBus:
                 # One message must not end the hearing of all others.
                 logger.exception("A message of %s could not be used", channel.decode(errors="replace"))
         self._hear_commits(commits)
-        if self._resting is None and self._may_rest():
-            self._rest()
+        self._rest_a_while()
 
     def _join(self, before: Batch | None, message: bytes) -> Batch | None:
         """Read a commit and join it to the one before, if it follows that; else that one is heard now."""
@@ -353,16 +353,20 @@ class RedisBus:
         self._close()
         logger.warning("Redis lost: %s", reason)
 
-    def _may_rest(self) -> bool:
-        if not self._busy or self._clock.monotonic() <= self._attentive_until:
-            return False
-        return not any(is_busy() for is_busy in self._busy)
-
-    def _rest(self) -> None:
-        """Take no message for a while; what comes meanwhile is taken together."""
-        if self._subscription is not None:
-            self._subscription.pause()
-            self._resting = asyncio.get_running_loop().call_later(_RESTS_S, self._go_on)
+    def _rest_a_while(self) -> None:
+        """Take no message for a while, if nobody waits for one; what comes meanwhile is taken together."""
+        subscription = self._subscription
+        if (
+            subscription is None
+            or self._resting is not None
+            or subscription.latest_bytes > _MUCH_BYTES  # more of the same lies there, and is taken first
+            or not self._busy
+            or self._clock.monotonic() <= self._attentive_until
+            or any(is_busy() for is_busy in self._busy)
+        ):
+            return
+        subscription.pause()
+        self._resting = asyncio.get_running_loop().call_later(_RESTS_S, self._go_on)
 
     def _go_on(self) -> None:
         if self._resting is not None:

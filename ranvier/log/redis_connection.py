@@ -37,6 +37,8 @@ class RedisConnection(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self.latest_bytes = 0
+        """How much came with the latest piece: where that is little, nothing more lies there."""
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the connection is closed, by whomever. Not to be cancelled."""
 
@@ -147,6 +149,7 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take answers and messages apart."""
+        self.latest_bytes = len(data)
         reader, on_messages = self._reader, self._on_messages
         messages: list[tuple[bytes, bytes]] = []
         try:

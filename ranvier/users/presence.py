@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -29,6 +29,10 @@ GRACE_S: Final = 60.0
 
 _AGAIN_S: Final = 3.0
 """After which time it is tried again to tell what could not be told."""
+
+
+FindOut = Callable[[str, PresenceState], None]
+"""Is given a user whose devices are gone, and what is known of them: unless they are elsewhere, to say so."""
 
 
 class OpenSync:
@@ -78,12 +82,15 @@ class Presence:
         tail: Tail,
         clock: Clock,
         process: str,
+        find_out: FindOut | None = None,
     ) -> None:
+        """Follow ``tail``. ``find_out`` is there where a user may be connected to another process as well."""
         self._config = config
         self._states = states
         self._store = store
         self._clock = clock
         self._process = process
+        self._find_out = find_out
         self._connected: dict[str, _Connected] = {}
         self._deadlines: Deadlines[str] = Deadlines(clock)
         self._unwritten: dict[str, PresenceRow] = {}
@@ -247,9 +254,12 @@ class Presence:
         )
 
     def _differs(self, user_id: str, user: _Connected) -> bool:
-        return user.told_anew or not self._state_of(user).same_for_others(self._states.get(user_id))
+        known = self._states.get(user_id)
+        asked_for = known is not None and known.presumed
+        return user.told_anew or asked_for or not self._state_of(user).same_for_others(known)
 
-    async def _tell(self, user_id: str) -> None:
+    async def _tell(self, user_id: str, *, by_itself: bool = False) -> None:
+        """Tell what a user is now, if that is news; ``by_itself``: it is since time passed."""
         async with self._telling:
             user = self._connected.get(user_id)
             if user is None:
@@ -263,10 +273,15 @@ class Presence:
                 self._schedule(user_id)
             if state.presence == OFFLINE and elsewhere and state.status_msg == (before and before.status_msg):
                 return  # the user went on with another process, which says what they are
-            if not user.told_anew and state.same_for_others(before or _UNKNOWN):
-                return
+            before = before or _UNKNOWN
+            if not user.told_anew:
+                if self._find_out is not None and by_itself and state.presence == OFFLINE != before.presence:
+                    self._find_out(user_id, before)  # who polls at another process is not told of
+                    return
+                if state.same_for_others(before) and not before.presumed:
+                    return
             user.told_anew = False
-            self._note(user_id, state, before or _UNKNOWN)
+            self._note(user_id, state, before)
             if not await self._states.publish(user_id, state):
                 # Even one who is gone is kept until it can be told.
                 self._connected.setdefault(user_id, user).told_anew = True
@@ -290,7 +305,7 @@ class Presence:
         """Tell of those whose state changed with time."""
         for user_id in self._deadlines.due():
             try:
-                await self._tell(user_id)
+                await self._tell(user_id, by_itself=True)
             except Exception:
                 # One user must not be in the way of all others.
                 logger.exception("What %s is cannot be told", user_id)

@@ -297,7 +297,7 @@ async def test_many_states_are_loaded_in_pages(redis: PrivateRedis) -> None:
 
 
 async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
-    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+    database: str, redis: PrivateRedis
 ) -> None:
     """A worker would wake for every message in vain; or answer with what is a quarter of a second old."""
     idle = make_bus(redis.config)
@@ -311,18 +311,45 @@ async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
     idle.listen(batches=count)
     async with worker(database, redis) as one, worker(database, redis, idle) as two:
         room_id = await one.create_room()
-        never_asks(two, monkeypatch)
         idle._attentive_until = 0.0  # nobody has asked for anything lately
         await until(lambda: idle._resting is None)
         pieces, before = 0, one.appender.commits
         for n in range(20):
             sent = await one.send(room_id, ALICE, str(n))
         await until(lambda: two.tail.pos == sent.pos)  # by itself
+        await until(lambda: pieces)
         assert pieces < one.appender.commits - before, "it was woken for each"
-        sent = await one.send(room_id, ALICE, "after a rest")
-        assert idle._resting is not None
+        await until(lambda: idle._resting is None)
+        for n in range(20):
+            sent = await one.send(room_id, ALICE, f"after a rest {n}")
+        await until(lambda: idle._resting is not None)
         assert await two.tail.wait_for(sent.pos, 10)
         assert idle._resting is None
+
+
+async def test_a_worker_that_rests_takes_much_at_once(redis: PrivateRedis) -> None:
+    """Behind a busy writer a worker would fall back, take Redis for lost and ask the database for all."""
+    idle, other = make_bus(redis.config), make_bus(redis.config)
+    idle.relax_unless(lambda: False)
+    heard = 0
+
+    def count(body: bytes) -> None:
+        nonlocal heard
+        heard += len(body)
+
+    idle.on_broadcast("much", count)
+    async with running_bus(idle), running_bus(other):
+        idle._attentive_until = 0.0
+        subscription = idle._subscription
+        for n in range(1, 101):
+            for _ in range(4):
+                other.broadcast("much", b"x" * 50_000)
+            await asyncio.sleep(0.01)
+            if n % 25 == 0:
+                await until(lambda n=n: heard >= n * 200_000, 2)
+        assert idle._subscription is subscription
+        other.broadcast("much", b"x")
+        await until(lambda: idle._resting is not None)
 
 
 async def test_a_worker_that_rests_hears_of_a_redis_that_is_lost(redis: PrivateRedis) -> None:
