@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 1.0
 LEASE_S: Final = 4.0
+_FRESH_S: Final = 3.0
 
 Change = Callable[[], None]
 
@@ -85,6 +86,11 @@ class Members:
     def find(self, name: str) -> Member | None:
         """Give the worker of a name, if it is alive."""
         return self.own if name == self.own.name else self._others.get(name)
+
+    def is_fresh(self, name: str) -> bool:
+        """Tell whether what is known of another worker is of the last seconds."""
+        heard_s = self._heard.get(name)
+        return heard_s is not None and time.monotonic() - heard_s < _FRESH_S
 
     @property
     def knows_all(self) -> bool:

@@ -3,6 +3,9 @@
 A connection stays for long where it came. Most come to the worker that writes: whoever writes does, and
 behind a proxy, whose connections carry what many people ask, nearly all do in time. And a worker that is
 added would get none of those that are there.
+
+Loads are told once a second and are those of the second before. So it is decided how many go, and waited
+until that shows, before more do.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from ranvier.cluster.members import Members
 from ranvier.cluster.writers import BUSY, LESS_BUSY
 
 _ROLE: Final = "sync"
+_SHOWS_AFTER_S: Final = 3.0
 _EVERY_S: Final = 0.02
-"""Loads are told once a second: who gives away many before that is heard of empties itself."""
+"""Each costs some tenths of a millisecond."""
 
 
 class Relief:
@@ -25,22 +29,43 @@ class Relief:
     def __init__(self, members: Members, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._members = members
         self._clock = clock
-        self._next_s = 0.0
+        self._next_s = self._decide_s = 0.0
+        self._name = ""
+        self._left = 0
 
     def is_due(self) -> bool:
-        """Tell whether this worker has too much to do, and has given nobody away just now."""
+        """Tell whether this worker has too much to do, and somebody may go."""
         return self._members.own.load > BUSY and self._clock() >= self._next_s
 
     def find(self) -> str | None:
-        """Give the worker that has the least to do, if that is clearly less; it is asked for one client."""
+        """Give the worker to which one client is to go; None if nobody is to go now."""
+        now = self._clock()
+        if now >= self._decide_s:
+            self._decide(now)
+        if not self._left:
+            self._next_s = self._decide_s
+            return None
+        self._next_s = now + _EVERY_S
+        self._left -= 1
+        return self._name
+
+    def _decide(self, now: float) -> None:
+        """Choose the worker that has the least to do, if that is clearly less, and how many it gets."""
+        self._decide_s, self._left = now + _SHOWS_AFTER_S, 0
         own = self._members.own
-        self._next_s = self._clock() + _EVERY_S
+        near = [member for member in self._members.others() if member.heads == own.heads]
         fitting = [
             member
-            for member in self._members.others()
-            if member.heads == own.heads
-            and member.fronted
+            for member in near
+            if member.fronted
             and member.takes(_ROLE)
             and member.load < own.load - LESS_BUSY
+            and self._members.is_fresh(member.name)
         ]
-        return min(fitting, key=lambda member: member.load).name if fitting else None
+        if not fitting:
+            return
+        least = min(fitting, key=lambda member: member.load)
+        # As many as make both alike; the others that have too much to do choose the same one.
+        share = (own.load - least.load) / 2 / own.load
+        share /= 1 + sum(member.load > BUSY for member in near)
+        self._name, self._left = least.name, max(1, int(own.figures.sync_waiting * share))

@@ -166,9 +166,8 @@ class Writers:
         """Tell whether one more (1) or one less (-1) is to write, if this goes on."""
         loads = [member.load for member in peers]
         busy = sum(loads[:writers])
-        # What those do that do not write is done by each, and no other writer would relieve them of it.
         others = loads[writers:]
-        writing = busy - writers * (sum(others) / len(others) if others else 0.0)
+        writing = busy - _not_writing(peers, writers)
         if writing < _WORTH_A_WRITER * (writers - 1):
             return -1
         if not others or busy < BUSY * writers or writing < _WORTH_A_WRITER * writers:
@@ -187,6 +186,20 @@ class Writers:
     def _set(self, writers: int) -> None:
         if writers != self._members.own.writers:
             self._members.set_writers(writers)
+
+
+def _not_writing(peers: Sequence[Member], writers: int) -> float:
+    """Estimate what those who write do besides, of which no other writer would relieve them.
+
+    That is what those do that do not write, by as much as more or fewer clients poll there.
+    """
+    others = peers[writers:]
+    if not others:
+        return 0.0
+    load = sum(member.load for member in others) / len(others)
+    polls = sum(member.figures.sync_waiting for member in others) / len(others)
+    here = sum(member.figures.sync_waiting for member in peers[:writers])
+    return load * (here / polls if polls else writers)
 
 
 def _is_peer(member: Member, own: Member) -> bool:

@@ -131,7 +131,7 @@ class Call:
             return False
         known: _Known | None = exchange.head.known
         bound = known.bound if known else self.edge.router.find_exact(exchange.method, exchange.raw_path)
-        if bound is None or not bound.route.long_poll:
+        if bound is None or not bound.route.long_poll or not exchange.is_whole:
             return False
         name = neighbours.relief()
         return name is not None and exchange.move(name) and self._let_go()

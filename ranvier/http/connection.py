@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
             self._stays = True
             self._request_bytes = b"" if self._begun_elsewhere else data
             self._start(Exchange(self, *again, self._ip, self._scheme))
-            self._request_bytes = b""  # whoever waits for long need not be kept in mind
+            self._request_bytes = b""
             return
         if self._state.move is not None and not self._begun_elsewhere:
             self._note_request_bytes(data, is_first=between)
@@ -172,8 +172,6 @@ class Connection(asyncio.Protocol):
         if (first := self._first) is not None:
             self._first = None
             self._start(first)
-            if self._stays:
-                self._request_bytes = b""
         if failed:
             if self._head_bytes > self._limits.max_head_bytes:
                 self._refuse_head()
@@ -329,10 +327,10 @@ class Connection(asyncio.Protocol):
     @property
     def may_move(self) -> bool:
         """Whether the connection may go to a worker that is better asked for what is written."""
-        return not self._stays and self._is_whole
+        return not self._stays and self.is_whole
 
     @property
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether another worker could answer the current request: all bytes of it are here, and no keys."""
         return self._state.move is not None and bool(self._request_bytes) and self._scheme != "https"
 
@@ -344,7 +342,7 @@ class Connection(asyncio.Protocol):
         move = self._state.move
         if (
             move is None
-            or not self._is_whole
+            or not self.is_whole
             or self._waiting  # their order is known here alone
             or self.transport.is_closing()
             or self.transport.get_write_buffer_size()
@@ -356,8 +354,12 @@ class Connection(asyncio.Protocol):
         return True
 
     def stay(self) -> None:
-        """Keep this connection here: its client polls, and what it needs for that is in memory here."""
+        """Keep this connection here: its client polls, and what it needs for that is in memory here.
+
+        That holds for what is written, which is passed on then; ``move`` takes it away all the same.
+        """
         self._stays = True
+        self._request_bytes = b""  # whoever waits for long need not be kept in mind
 
     def shut_down(self) -> None:
         """Close the connection after the request that is being answered, or that is on its way already.

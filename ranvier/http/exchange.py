@@ -57,7 +57,11 @@ class Carrier(Protocol):
 
     @property
     def may_move(self) -> bool:
-        """Whether another worker may answer the current request and all that come."""
+        """Whether the connection may go to a worker that is better asked for what is written."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether another worker could answer the current request and all that come."""
 
     def move(self, name: str) -> bool:
         """Have another worker answer the current request and all that come; False if that cannot be."""
@@ -263,8 +267,13 @@ class Exchange:
 
     @property
     def may_move(self) -> bool:
-        """Whether it is of use to ask to whom the connection is to go."""
+        """Whether it is of use to ask to whom the connection is to go with what is written."""
         return self._carrier.may_move
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of use to ask to whom the connection is to go with a client that polls."""
+        return self._carrier.is_whole
 
     def move(self, name: str) -> bool:
         """Have the worker of a name answer instead, and go on with the connection; False if it cannot be.
@@ -275,7 +284,7 @@ class Exchange:
         return self.done
 
     def stay(self) -> None:
-        """Keep the connection here, whatever is asked on it next."""
+        """Keep the connection here, whatever is written on it next."""
         self._carrier.stay()
 
     def end(self) -> None:

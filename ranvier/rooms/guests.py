@@ -57,7 +57,7 @@ class GuestEviction:
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            if isinstance(row, EventRow) and GUEST_ACCESS in row.state_changes and not _opens(row):
+            if isinstance(row, EventRow) and GUEST_ACCESS in row.state_changes and not _surely_opens(row):
                 self._closed[row.room_id] = None
                 self._wake.set()
 
@@ -68,8 +68,13 @@ class GuestEviction:
             await self._writer.write(room_id, partial(_leave, guests[start : start + _AT_ONCE]))
 
 
+def _surely_opens(row: EventRow) -> bool:
+    """Tell whether a row let guests in, and is what the state became; most rooms are made with such a one."""
+    is_plain = row.state_changes == (GUEST_ACCESS,) and row.room_snapshot is not None
+    return is_plain and _opens(row)
+
+
 def _opens(row: EventRow) -> bool:
-    """Tell whether a row lets guests in: most rooms do when they are made."""
     return row.key == GUEST_ACCESS and row.content.get("guest_access") == "can_join"
 
 

@@ -19,6 +19,7 @@ from ranvier.cluster.writers import MachineIdle, Writers, room_writers
 from ranvier.http.forwarding import Neighbours
 from ranvier.http.request import Request
 from ranvier.http.route import PLACED_WITH_WRITERS, Route
+from ranvier.wire.figures import Figures
 from ranvier.wire.members import DRAINING, Member
 
 ROOMS = [f"!{number}:test" for number in range(200)]
@@ -276,25 +277,68 @@ def test_a_room_is_made_by_a_writer() -> None:
     assert neighbours.home(request) is None
 
 
-def test_who_has_too_much_to_do_gives_away_who_polls_to_who_has_least() -> None:
+class Waiting(Machine):
+    """A machine on which clients poll; ``given`` counts who was given to whom."""
+
+    def __init__(self, **loads: float) -> None:
+        super().__init__(*loads)
+        for name, load in loads.items():
+            self.say(name, load=load, figures=Figures(sync_waiting=200))
+        self.relief = Relief(self.members, clock=lambda: self.now_s)
+
+    def given(self, seconds: float) -> dict[str, int]:
+        """Let some seconds go by, with clients that would go whenever one may."""
+        found: dict[str, int] = {}
+        until_s = self.now_s + seconds - 0.001
+        while self.now_s < until_s:
+            if self.relief.is_due() and (name := self.relief.find()) is not None:
+                found[name] = found.get(name, 0) + 1
+            self.now_s += 0.01
+        return found
+
+
+def test_who_polls_goes_to_the_worker_that_has_least_to_do() -> None:
     """All who write would wait for all who poll, on the one worker that everybody's connections come to."""
-    machine, now_s = Machine("a", "b", "c", "d"), 0.0
-    relief = Relief(machine.members, clock=lambda: now_s)
-    machine.hear(_member("far", heads="there", fronted=True))
-    machine.hear(_member("alone", heads="here"))
-    for name, load in {"a": 0.7, "b": 0.4, "c": 0.3, "d": 0.1}.items():
-        machine.say(name, load=load)
-    assert not relief.is_due()
+    machine = Waiting(a=0.7, b=0.4, c=0.3, d=0.1)
+    assert machine.given(10) == {}, "there is time"
     machine.say("a", load=0.9)
     machine.say("d", roles=("client",))
-    assert relief.is_due()
-    assert relief.find() == "c"
-    assert not relief.is_due(), "they are not all to go there at once"
-    now_s += 1.0
-    assert relief.is_due()
-    for name in "bcd":
+    machine.hear(_member("far", heads="there", fronted=True))
+    machine.hear(_member("alone", heads="here"))
+    assert machine.given(3) == {"c": 66}, "a third of them makes both alike"
+    for name in "bc":
         machine.say(name, load=0.75)
-    assert relief.find() is None, "that would not be worth it"
+    assert machine.given(10) == {}, "it would not be worth it"
+
+
+def test_no_more_go_than_make_workers_alike() -> None:
+    """All would go to one worker before it can say that it has enough, and come back the next moment."""
+    machine = Waiting(a=1.0, b=1.0, c=0.2)
+    assert machine.given(3) == {"c": 40}, "the other one gives as many"
+    machine.say("a", figures=Figures(sync_waiting=2))
+    assert machine.given(3) == {"c": 1}
+    machine.members._heard["c"] -= 10
+    assert machine.given(10) == {}, "nobody knows what it does now"
+
+
+def test_what_polls_cost_is_no_reason_for_another_writer_and_none_against_one() -> None:
+    """A writer that gave away who polls would stay alone at its limit, or get help and lose it in turns."""
+    machine = Machine("a", "b", "c")
+    few, many = Figures(sync_waiting=10), Figures(sync_waiting=100)
+    for name in "bc":
+        machine.say(name, figures=many)
+    assert machine.count(3, a=1.0, b=0.6, c=0.6) == 2
+    machine = Machine("a", "b", "c", "d")
+    for name in "ab":
+        machine.say(name, figures=few)
+    for name in "cd":
+        machine.say(name, figures=many)
+    assert machine.count(3, a=0.95) == 2
+    assert machine.count(20, a=0.7, b=0.7, c=0.5, d=0.5) == 2
+    machine = Machine("a", "b")
+    machine.say("a", figures=many)
+    machine.say("b", figures=few)
+    assert machine.count(20, a=1.0, b=0.12) == 1, "its own polls are what it is busy with"
 
 
 def _neighbours(
