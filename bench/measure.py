@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,10 +89,15 @@ class _Total:
 
 
 class Meter:
-    """Measures scenarios on one server's process tree."""
+    """Measures scenarios on one server's process tree.
 
-    def __init__(self, tree: ProcessTree) -> None:
+    `put_off_s` is for how long a server may put off what it has to do: the CPU that it uses in this time
+    after a scenario counts as well.
+    """
+
+    def __init__(self, tree: ProcessTree, put_off_s: float = 0.0) -> None:
         self.tree = tree
+        self._put_off_s = put_off_s
         self.measurements: dict[str, Measurement] = {}
         self._totals: dict[str, _Total] = {}
 
@@ -105,6 +111,7 @@ class Meter:
         cpu, busy, own, begun = self.tree.cpu(), machine_busy_ms(), own_cpu_ms(), perf_counter()
         yield recording
         seconds = perf_counter() - begun
+        time.sleep(self._put_off_s)
         used, own_used = self.tree.cpu() - cpu, own_cpu_ms() - own
         total = self._totals.setdefault(name, _Total())
         total.latencies_ms += recording.latencies_ms

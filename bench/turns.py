@@ -18,6 +18,8 @@ from bench.servers.base import HOST, Server
 from bench.world import World
 
 _TURNS = 6
+# Workers on which nobody waits follow a quarter of a second later.
+_PUT_OFF_S = 0.5
 
 
 def run_by_turns(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:
@@ -35,9 +37,10 @@ async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> 
     trees = [server.tree() for server in servers]
     idle = await asyncio.gather(*(measure_idle(tree, 10 * pace.seconds) for tree in trees))
     at_rest = [tree.memory() for tree in trees]
-    piece = Pace(pace.seconds / _TURNS, pace.counts / _TURNS)
+    turns = _TURNS if len(servers) > 1 else 1
+    piece = Pace(pace.seconds / turns, pace.counts / turns)
     benches = [
-        Bench(World(HOST, server.port), Meter(tree), piece)
+        Bench(World(HOST, server.port), Meter(tree, _PUT_OFF_S), piece)
         for server, tree in zip(servers, trees, strict=True)
     ]
     for scenario in SCENARIOS:
@@ -45,7 +48,7 @@ async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> 
             for bench in benches:
                 await run_quietly(scenario, replace(bench, pace=pace))
         elif scenario.name in only:
-            for turn in range(_TURNS):
+            for turn in range(turns):
                 for bench in benches if turn % 2 else reversed(benches):
                     await run_quietly(scenario, bench)
             for server, bench in zip(servers, benches, strict=True):

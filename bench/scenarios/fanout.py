@@ -59,6 +59,10 @@ async def fanout(bench: Bench) -> None:
     """
     world = bench.world
     messages = max(10, round(MESSAGES_PER_S * SECONDS * bench.pace.seconds))
+    # Several senders with a connection each, so that a slow answer does not hold up the next message.
+    senders = [user.twin() for user in world.users[:20]]
+    for sender in senders:
+        await sender.send(world.big_room, "hello")
     listeners = [Listener(user.twin(), world.big_room) for user in world.users]
     for listener in listeners:
         await listener.begin()
@@ -68,7 +72,7 @@ async def fanout(bench: Bench) -> None:
             asyncio.TaskGroup() as group,
         ):
             polls = [group.create_task(listener.listen(messages)) for listener in listeners]
-            sent_at = await _send_steadily(bench, messages)
+            sent_at = await _send_steadily(senders, world.big_room, messages)
             await asyncio.gather(*polls)
         recording.latencies_ms = [
             (arrived - sent_at[event_id]) * 1000
@@ -77,19 +81,17 @@ async def fanout(bench: Bench) -> None:
             if event_id in sent_at
         ]
     _verify(listeners, sent_at)
-    for listener in listeners:
-        listener.client.connection.close()
+    for client in (*senders, *(listener.client for listener in listeners)):
+        client.connection.close()
 
 
-async def _send_steadily(bench: Bench, messages: int) -> dict[str, float]:
+async def _send_steadily(senders: list[Client], room_id: str, messages: int) -> dict[str, float]:
     """Send at a fixed pace, however long the answers take; return the time at which each event was sent."""
-    # Several senders with a connection each, so that a slow answer does not hold up the next message.
-    senders = [user.twin() for user in bench.world.users[:20]]
     sent_at: dict[str, float] = {}
 
     async def send(number: int, client: Client) -> None:
         begun = perf_counter()
-        event_id = await client.send(bench.world.big_room, f"fan-out {number}")
+        event_id = await client.send(room_id, f"fan-out {number}")
         sent_at[event_id] = begun
 
     first = perf_counter()
@@ -100,8 +102,6 @@ async def _send_steadily(bench: Bench, messages: int) -> dict[str, float]:
             if number >= len(senders):
                 await running[number - len(senders)]
             running.append(group.create_task(send(number, senders[number % len(senders)])))
-    for sender in senders:
-        sender.connection.close()
     return sent_at
 
 
