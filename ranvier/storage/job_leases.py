@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ranvier.storage.database import Connection, Database
 
+# Asked again and again by those who do not get it: what only looks writes nothing.
 _TAKE = """
 INSERT INTO job_leases AS l (name, holder, epoch, until)
-VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 millisecond')
+SELECT $1, $2, 1, clock_timestamp() + $3 * interval '1 millisecond'
+WHERE NOT EXISTS (SELECT FROM job_leases WHERE name = $1 AND holder <> $2 AND until >= clock_timestamp())
 ON CONFLICT (name) DO UPDATE
     SET holder = excluded.holder, epoch = l.epoch + 1, until = excluded.until
     WHERE l.until < clock_timestamp() OR l.holder = excluded.holder
@@ -14,7 +16,10 @@ RETURNING epoch
 """
 # Epoch 0 only notes since when nobody has it.
 _TAKE_LEFT = """
-INSERT INTO job_leases AS l (name, holder, epoch, until) VALUES ($1, $2, 0, clock_timestamp())
+INSERT INTO job_leases AS l (name, holder, epoch, until) SELECT $1, $2, 0, clock_timestamp()
+WHERE NOT EXISTS (
+    SELECT FROM job_leases WHERE name = $1 AND until >= clock_timestamp() - $4 * interval '1 millisecond'
+)
 ON CONFLICT (name) DO UPDATE
     SET holder = excluded.holder, epoch = l.epoch + 1,
         until = clock_timestamp() + $3 * interval '1 millisecond'
