@@ -64,6 +64,7 @@ class _Total:
 
     latencies_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    counted_s: float = 0.0
     server_ms: float = 0.0
     postgres_ms: float = 0.0
     driver_ms: float = 0.0
@@ -71,7 +72,7 @@ class _Total:
 
     def measurement(self, name: str) -> Measurement:
         operations, latencies = len(self.latencies_ms), self.latencies_ms
-        machine_ms = self.seconds * 1000 * (os.cpu_count() or 1)
+        machine_ms = self.counted_s * 1000 * (os.cpu_count() or 1)
         return Measurement(
             name=name,
             operations=operations,
@@ -116,6 +117,7 @@ class Meter:
         total = self._totals.setdefault(name, _Total())
         total.latencies_ms += recording.latencies_ms
         total.seconds += seconds
+        total.counted_s += seconds + self._put_off_s
         total.server_ms += used.server_ms
         total.postgres_ms += used.postgres_ms
         total.driver_ms += own_used

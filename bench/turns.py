@@ -19,7 +19,7 @@ from bench.world import World
 
 _TURNS = 6
 # Workers on which nobody waits follow a quarter of a second later.
-_PUT_OFF_S = 0.5
+_PUT_OFF_S = 0.4
 
 
 def run_by_turns(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:

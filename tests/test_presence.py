@@ -16,7 +16,7 @@ from ranvier.log.bus import Ephemeral, LocalBus
 from ranvier.spec.filters import NO_FILTER, Filter, parse_filter
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.sync.sections.presence import PresenceSection
-from ranvier.users.presence import FindOut, Presence
+from ranvier.users.presence import Presence
 from ranvier.users.presence_states import PresenceStates
 from ranvier.users.returning import ReturningUsers
 from ranvier.users.shown_presence import ShownPresence
@@ -76,23 +76,12 @@ class Scene:
 
 
 def build(
-    core: Core,
-    bus: LocalBus,
-    clock: ManualClock,
-    config: PresenceConfig = CONFIG,
-    process: str = "main",
-    find_out: FindOut | None = None,
+    core: Core, bus: LocalBus, clock: ManualClock, config: PresenceConfig = CONFIG, process: str = "main"
 ) -> tuple[PresenceStore, PresenceStates, Presence, ShownPresence, PresenceSection]:
     """Build all of presence."""
     store, states = PresenceStore(core.database), PresenceStates(bus=bus)
     presence = Presence(
-        config=config,
-        states=states,
-        store=store,
-        tail=core.tail,
-        clock=clock,
-        process=process,
-        find_out=find_out,
+        config=config, states=states, store=store, tail=core.tail, clock=clock, process=process
     )
     shown = ShownPresence(
         config=config,
@@ -462,47 +451,67 @@ async def test_two_processes_agree(scene: Scene) -> None:
 
 async def test_who_goes_on_at_another_worker_is_not_said_to_have_left(scene: Scene) -> None:
     """Behind a proxy polls come to any worker: people would go and come back for all others, for ever."""
-    returning = build_returning(scene.core, scene.states, scene.clock, process="one")
-    _, _, one, _, _ = build(scene.core, scene.bus, scene.clock, process="one", find_out=returning.find_out)
-    await one.touch(ALICE, "PHONE", "online")
-    await one.touch(BOB, "PHONE", "online")
-    scene.clock.forward(89)
+    _, states, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
+    woken: list[str] = []
+    scene.states.listen(lambda user_id, state: woken.append(state.presence), lambda: None)
+    async with other.syncing(BOB, "PHONE", "online"):
+        scene.clock.forward(20)
     since, count = await scene.now(), len(scene.messages)
     async with scene.presence.syncing(BOB, "PHONE", "online"):
-        assert len(scene.messages) == count
-        scene.clock.forward(2)
-        await one.settle()
-        scene.clock.forward(0.1)
-        await until_asked(scene.clock, scene.presence, returning)
-        known = scene.states.get(BOB)
+        scene.clock.forward(5.1)
+        await scene.presence.settle()
+        assert [message.kind for message in scene.messages[count:]] == ["presence_owner"]
+        for _ in range(5):
+            scene.clock.forward(20)  # the other one sees nobody any more
+            await other.settle()
+            await scene.presence.settle()
+        known = states.get(BOB)
         assert known is not None
         assert (known.presence, known.process) == ("online", "main")
-        # Of whom nobody knows, this is so.
-        told = await scene.told(BOB, since)
-        assert {user: content["presence"] for user, content in told.items()} == {ALICE: "offline"}
-    assert not any(it.key == BOB and b"offline" in it.body for it in scene.messages)
+    told = await scene.told(ALICE, since)
+    assert told[BOB]["presence"] == "online", "nothing but that they have done nothing for a while"
+    assert "offline" not in woken
     await scene.presence.flush()
     row = await scene.store.get(BOB)
     assert row is not None
     assert row.process == "main"
+    await scene.later(31)
+    await other.settle()
+    assert (await scene.told(ALICE, since))[BOB]["presence"] == "offline"
+    assert woken.count("offline") == 1
 
 
-async def test_who_comes_back_while_they_are_asked_for_is_online(scene: Scene) -> None:
-    """Somebody whose phone slept for a minute would be offline to all others while they write."""
-    returning = build_returning(scene.core, scene.states, scene.clock, process="one")
-    _, _, one, _, _ = build(scene.core, scene.bus, scene.clock, process="one", find_out=returning.find_out)
-    await one.touch(BOB, "PHONE", "online")
-    scene.clock.forward(91)
-    await one.settle()
-    await returning.settle()
-    known = scene.states.get(BOB)
-    assert known is not None
-    assert known.presumed
-    await scene.presence.touch(BOB, "PHONE", "online")
-    scene.clock.forward(3.1)
-    await returning.settle()
-    assert (await scene.told(ALICE))[BOB]["presence"] == "online"
-    assert not any(it.key == BOB and b"offline" in it.body for it in scene.messages)
+async def test_who_polls_at_several_workers_by_turns_is_told_of_by_one(scene: Scene) -> None:
+    """Each short poll would be a message to all workers; or the first one would tell for ever."""
+    _, _, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
+    await other.touch(BOB, "PHONE", "online")
+    count = len(scene.messages)
+    for _ in range(100):
+        opened = scene.presence.sync_begins(BOB, "PHONE", "online")
+        if opened is None:
+            async with scene.presence.syncing(BOB, "PHONE", "online"):
+                await scene.later(0.2)
+        else:
+            await scene.later(0.2)
+            scene.presence.sync_ends(BOB, opened)
+    assert [message.kind for message in scene.messages[count:]] == ["presence_owner"]
+
+
+async def test_a_device_that_sees_less_says_nothing(scene: Scene) -> None:
+    """With a phone in a pocket and a laptop in use somebody would be away and back for all others."""
+    _, _, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
+    async with other.syncing(BOB, "LAPTOP", "online"):
+        count = len(scene.messages)
+        for _ in range(3):
+            async with scene.presence.syncing(BOB, "PHONE", "unavailable"):
+                await scene.later(10)
+                await other.settle()
+        await scene.presence.settle()
+        assert not scene.presence._deadlines.due(), "it would look again and again"
+        assert len(scene.messages) == count
+        await scene.later(100)
+        await other.settle()
+        assert (await scene.told(ALICE))[BOB]["presence"] == "online"
 
 
 async def test_a_reset_of_the_bus_is_survived(scene: Scene) -> None:

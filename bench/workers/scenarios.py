@@ -74,7 +74,8 @@ async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float) -> list[IdleCo
         took = perf_counter() - begun
         used = process_cpu_ms(idle_pid) - before
         per_s = sent / (took - _PUT_OFF_S)
-        costs.append(IdleCost(wanted, per_s, (used - at_rest * took) / sent, used / took / 10))
+        of_core = used / (took - _PUT_OFF_S) / 10
+        costs.append(IdleCost(wanted, per_s, (used - at_rest * took) / sent, of_core))
     return costs
 
 

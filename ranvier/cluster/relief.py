@@ -5,7 +5,7 @@ behind a proxy, whose connections carry what many people ask, nearly all do in t
 added would get none of those that are there.
 
 Loads are told once a second and are those of the second before. So it is decided how many go, and waited
-until that shows, before more do.
+until that shows, before more do; if it does not show, longer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ranvier.cluster.writers import BUSY, LESS_BUSY
 
 _ROLE: Final = "sync"
 _SHOWS_AFTER_S: Final = 3.0
+_LONGEST_PAUSE_S: Final = 120.0
+_SHOWS: Final = 0.05
 _EVERY_S: Final = 0.02
 """Each costs some tenths of a millisecond."""
 
@@ -32,6 +34,9 @@ class Relief:
         self._next_s = self._decide_s = 0.0
         self._name = ""
         self._left = 0
+        self._pause_s = _SHOWS_AFTER_S
+        # What this worker used, and how many waited, before so many had gone.
+        self._load, self._waiting, self._gone = 0.0, 0, 0
 
     def is_due(self) -> bool:
         """Tell whether this worker has too much to do, and somebody may go."""
@@ -41,17 +46,31 @@ class Relief:
         """Give the worker to which one client is to go; None if nobody is to go now."""
         now = self._clock()
         if now >= self._decide_s:
-            self._decide(now)
+            self._judge()
+            self._left = self._choose()
+            self._decide_s = now + self._pause_s
         if not self._left:
             self._next_s = self._decide_s
             return None
         self._next_s = now + _EVERY_S
         self._left -= 1
+        self._gone += 1
         return self._name
 
-    def _decide(self, now: float) -> None:
-        """Choose the worker that has the least to do, if that is clearly less, and how many it gets."""
-        self._decide_s, self._left = now + _SHOWS_AFTER_S, 0
+    def _judge(self) -> None:
+        """See whether it helped; where something else takes the time, fewer go, and less often."""
+        own = self._members.own
+        promised = self._load * self._gone / max(self._waiting, 1)
+        if self._gone and promised < _SHOWS:
+            return  # that tells nothing yet
+        helped = own.load <= self._load - promised / 2
+        self._pause_s = (
+            _SHOWS_AFTER_S if helped or not self._gone else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        )
+        self._load, self._waiting, self._gone = own.load, own.figures.sync_waiting, 0
+
+    def _choose(self) -> int:
+        """Choose the worker that has the least to do, if that is clearly less, and give how many it gets."""
         own = self._members.own
         near = [member for member in self._members.others() if member.heads == own.heads]
         fitting = [
@@ -63,9 +82,11 @@ class Relief:
             and self._members.is_fresh(member.name)
         ]
         if not fitting:
-            return
+            return 0
         least = min(fitting, key=lambda member: member.load)
+        self._name = least.name
         # As many as make both alike; the others that have too much to do choose the same one.
         share = (own.load - least.load) / 2 / own.load
         share /= 1 + sum(member.load > BUSY for member in near)
-        self._name, self._left = least.name, max(1, int(own.figures.sync_waiting * share))
+        share *= _SHOWS_AFTER_S / self._pause_s
+        return max(1, int(own.figures.sync_waiting * share))

@@ -30,10 +30,6 @@ def build_ephemeral(core: Core, config: Config) -> EphemeralParts:
     """Build presence and typing. ``run`` of each is to run always."""
     states = PresenceStates(bus=core.bus)
     store = PresenceStore(core.database)
-    returning = ReturningUsers(
-        config=config.presence, states=states, store=store, clock=core.clock, process=config.worker.name
-    )
-    has_neighbours = core.leases is not None
     return EphemeralParts(
         presence=Presence(
             config=config.presence,
@@ -42,11 +38,16 @@ def build_ephemeral(core: Core, config: Config) -> EphemeralParts:
             tail=core.tail,
             clock=core.clock,
             process=config.worker.name,
-            find_out=returning.find_out if has_neighbours else None,
         ),
         presence_states=states,
         presence_store=store,
-        returning_users=returning,
+        returning_users=ReturningUsers(
+            config=config.presence,
+            states=states,
+            store=store,
+            clock=core.clock,
+            process=config.worker.name,
+        ),
         shown_presence=ShownPresence(
             config=config.presence,
             states=states,

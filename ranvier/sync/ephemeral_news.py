@@ -9,6 +9,7 @@ from typing import Final
 from ranvier.log.bus import RESET, Bus, Ephemeral
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.rooms import Rooms
+from ranvier.users.presence_states import OWNER
 from ranvier.wire.tokens import Token
 
 _REMEMBERED: Final = 500
@@ -22,7 +23,8 @@ class EphemeralNews:
         self._bus = bus
         self._memberships = memberships
         self._rooms = rooms
-        self._recent: deque[tuple[int, str, str]] = deque(maxlen=_REMEMBERED)
+        self._recent: deque[tuple[int, str, str]] = deque()
+        self._forgotten = 0
         bus.listen(ephemerals=self._on_ephemeral)
 
     def concern(self, user_id: str, rooms: Mapping[str, Membership], since: Token) -> bool:
@@ -32,7 +34,7 @@ class EphemeralNews:
             return False
         if epoch != since.epoch or since.ephemeral > count:
             return True
-        if not self._recent or self._recent[0][0] > since.ephemeral + 1:
+        if since.ephemeral < self._forgotten:
             return True
         for number, kind, key in reversed(self._recent):
             if number <= since.ephemeral:
@@ -52,5 +54,8 @@ class EphemeralNews:
     def _on_ephemeral(self, message: Ephemeral) -> None:
         if message.kind == RESET:
             self._recent.clear()
-        else:
+            self._forgotten = 0
+        elif message.kind != OWNER:
             self._recent.append((message.count, message.kind, message.key))
+            if len(self._recent) > _REMEMBERED:
+                self._forgotten = self._recent.popleft()[0]

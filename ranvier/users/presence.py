@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import random
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
+from weakref import WeakValueDictionary
 
 from ranvier.config.rooms import PresenceConfig
 from ranvier.log.clock import Clock
@@ -27,12 +29,12 @@ _BATCH: Final = 1000
 GRACE_S: Final = 60.0
 """How much longer than ``sync_online_timeout`` a client may take whose long poll is not seen to end."""
 
+_TAKE_WITHIN_S: Final = 5.0
+"""So long a poll that is answered soon need not be told of. A device whose poll ended counts for longer."""
+
+_AT_ONCE: Final = 100
 _AGAIN_S: Final = 3.0
 """After which time it is tried again to tell what could not be told."""
-
-
-FindOut = Callable[[str, PresenceState], None]
-"""Is given a user whose devices are gone, and what is known of them: unless they are elsewhere, to say so."""
 
 
 class OpenSync:
@@ -54,15 +56,23 @@ NOT_FOLLOWED: Final = OpenSync()
 
 
 class _Connected:
-    """What a user's devices do here. ``last_active_ts`` in milliseconds since the epoch."""
+    """What a user's devices do here. ``last_active_ts`` in milliseconds since the epoch.
 
-    __slots__ = ("devices", "last_active_ts", "status_msg", "told_anew")
+    ``take_s`` is when this process is to tell of the user from now on, if they still poll here.
+    """
+
+    __slots__ = ("devices", "last_active_ts", "status_msg", "take_s", "told_anew")
 
     def __init__(self, status_msg: str | None, last_active_ts: int) -> None:
         self.devices: dict[str, _Device] = {}
         self.status_msg = status_msg
         self.last_active_ts = last_active_ts
         self.told_anew = False
+        self.take_s: float | None = None
+
+    @property
+    def is_syncing(self) -> bool:
+        return any(device.open_syncs for device in self.devices.values())
 
 
 class Presence:
@@ -70,6 +80,9 @@ class Presence:
 
     A sync costs some look-ups in memory: nobody is told and nothing is written unless the user's state
     changes. What is written (status messages, who is connected) is written in batches.
+
+    One process tells of each user, and another one where the user polls takes that over without a word to
+    clients: behind a proxy each poll may come to another process, and a poll that ended says nothing then.
     Source: client-server API, "Presence".
     """
 
@@ -82,19 +95,16 @@ class Presence:
         tail: Tail,
         clock: Clock,
         process: str,
-        find_out: FindOut | None = None,
     ) -> None:
-        """Follow ``tail``. ``find_out`` is there where a user may be connected to another process as well."""
         self._config = config
         self._states = states
         self._store = store
         self._clock = clock
         self._process = process
-        self._find_out = find_out
         self._connected: dict[str, _Connected] = {}
         self._deadlines: Deadlines[str] = Deadlines(clock)
         self._unwritten: dict[str, PresenceRow] = {}
-        self._telling = asyncio.Lock()
+        self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         states.listen(self._on_state, self._on_reset)
         tail.listen(self._on_rows)
 
@@ -123,6 +133,9 @@ class Presence:
             yield
             return
         device.open_syncs += 1
+        if (user := self._connected.get(user_id)) is not None:
+            self._take_soon(user_id, user)
+            self._schedule(user_id)
         try:
             yield
         finally:
@@ -143,8 +156,9 @@ class Presence:
             user.last_active_ts = self._clock.now_ms()
         if self._differs(user_id, user):
             return None
-        self._schedule(user_id)
         device.open_syncs += 1
+        self._take_soon(user_id, user)
+        self._schedule(user_id)
         return device
 
     def sync_ends(self, user_id: str, device: OpenSync) -> None:
@@ -254,32 +268,43 @@ class Presence:
         )
 
     def _differs(self, user_id: str, user: _Connected) -> bool:
+        state, known = self._state_of(user), self._states.get(user_id) or _UNKNOWN
+        if user.told_anew or known.presumed:
+            return True
+        return not state.same_for_others(known) and not self._sees_more(known, state)
+
+    def _sees_more(self, known: PresenceState, state: PresenceState) -> bool:
+        """Tell whether another process tells of the user, and knows of more than happens here."""
+        is_elsewhere = known.process not in ("", self._process) and not known.presumed
+        return is_elsewhere and state.status_msg == known.status_msg and _level(state) < _level(known)
+
+    def _take_soon(self, user_id: str, user: _Connected) -> None:
+        """Tell of a user before long, if another process does: it may not see that they go on."""
         known = self._states.get(user_id)
-        asked_for = known is not None and known.presumed
-        return user.told_anew or asked_for or not self._state_of(user).same_for_others(known)
+        if user.take_s is None and known is not None and known.process != self._process:
+            user.take_s = self._clock.monotonic() + random.random() * _TAKE_WITHIN_S
 
     async def _tell(self, user_id: str, *, by_itself: bool = False) -> None:
-        """Tell what a user is now, if that is news; ``by_itself``: it is since time passed."""
-        async with self._telling:
+        """Tell what a user is now, if that is news. ``by_itself``: nobody did anything, but time passed."""
+        async with self._lock_of(user_id):
             user = self._connected.get(user_id)
             if user is None:
                 return
-            state, before = self._state_of(user), self._states.get(user_id)
-            elsewhere = before is not None and before.process != self._process
+            state, before = self._state_of(user), self._states.get(user_id) or _UNKNOWN
+            if takes := user.take_s is not None and user.take_s <= self._clock.monotonic():
+                user.take_s = None
             if state.presence == OFFLINE:
                 self._deadlines.drop(user_id)
                 del self._connected[user_id]
             else:
                 self._schedule(user_id)
-            if state.presence == OFFLINE and elsewhere and state.status_msg == (before and before.status_msg):
-                return  # the user went on with another process, which says what they are
-            before = before or _UNKNOWN
-            if not user.told_anew:
-                if self._find_out is not None and by_itself and state.presence == OFFLINE != before.presence:
-                    self._find_out(user_id, before)  # who polls at another process is not told of
-                    return
-                if state.same_for_others(before) and not before.presumed:
-                    return
+            if (by_itself or state.presence == OFFLINE) and self._sees_more(before, state):
+                return
+            if not user.told_anew and not before.presumed and state.same_for_others(before):
+                if takes and user.is_syncing and before.process != self._process:
+                    self._note(user_id, state, before)
+                    await self._states.take(user_id, self._process)
+                return
             user.told_anew = False
             self._note(user_id, state, before)
             if not await self._states.publish(user_id, state):
@@ -287,12 +312,20 @@ class Presence:
                 self._connected.setdefault(user_id, user).told_anew = True
                 self._deadlines.set(user_id, self._clock.monotonic() + _AGAIN_S)
 
+    def _lock_of(self, user_id: str) -> asyncio.Lock:
+        lock = self._telling.get(user_id)
+        if lock is None:
+            lock = self._telling[user_id] = asyncio.Lock()
+        return lock
+
     def _schedule(self, user_id: str) -> None:
         """Look at the user again when the state may change by itself."""
         user = self._connected.get(user_id)
         if user is None:
             return
         times = [device.until_s for device in user.devices.values() if not device.open_syncs]
+        if user.take_s is not None:
+            times.append(user.take_s)
         if any(device.presence == ONLINE for device in user.devices.values()):
             idle_ms = self._clock.now_ms() - user.last_active_ts
             limits_ms = (self._config.last_active_granularity_ms, self._config.idle_timeout_ms)
@@ -303,12 +336,16 @@ class Presence:
 
     async def settle(self) -> None:
         """Tell of those whose state changed with time."""
-        for user_id in self._deadlines.due():
-            try:
-                await self._tell(user_id, by_itself=True)
-            except Exception:
-                # One user must not be in the way of all others.
-                logger.exception("What %s is cannot be told", user_id)
+        due = self._deadlines.due()
+        for start in range(0, len(due), _AT_ONCE):
+            await asyncio.gather(*(self._settle(user_id) for user_id in due[start : start + _AT_ONCE]))
+
+    async def _settle(self, user_id: str) -> None:
+        try:
+            await self._tell(user_id, by_itself=True)
+        except Exception:
+            # One user must not be in the way of all others.
+            logger.exception("What %s is cannot be told", user_id)
 
     # -- what others say ---------------------------------------------------------------------------
 
@@ -321,10 +358,11 @@ class Presence:
             self._deadlines.set(user_id, self._clock.monotonic())
         if state.process == self._process:
             return
-        # The user is connected to two processes for a while: the one that sees more is right.
-        user.status_msg = state.status_msg
+        if not state.presumed:
+            user.status_msg = state.status_msg
         user.last_active_ts = max(user.last_active_ts, state.last_active_ts)
-        if _RANK[self._state_of(user).presence] > _RANK[state.presence]:
+        # The user is connected to two processes for a while: the one that sees more is right.
+        if user.is_syncing and _level(self._state_of(user)) > _level(state):
             user.told_anew = True
             self._deadlines.set(user_id, self._clock.monotonic())
 
@@ -378,4 +416,10 @@ class Presence:
 
 
 _RANK: Final = {OFFLINE: 0, UNAVAILABLE: 1, ONLINE: 2}
+
+
+def _level(state: PresenceState) -> tuple[int, bool]:
+    return _RANK[state.presence], state.currently_active
+
+
 _UNKNOWN: Final = PresenceState(OFFLINE, 0, False, None, "")

@@ -12,6 +12,9 @@ from ranvier.log.bus import Bus, Ephemeral
 from ranvier.wire.tokens import Token
 
 PRESENCE: Final = "presence"
+OWNER: Final = "presence_owner"
+"""The kind of what says that another process now tells of a user; to clients that is no news."""
+
 ONLINE: Final = "online"
 UNAVAILABLE: Final = "unavailable"
 OFFLINE: Final = "offline"
@@ -110,6 +113,10 @@ class PresenceStates:
         """Tell every process; False if that could not be done."""
         return await self._bus.publish_ephemeral(PRESENCE, user_id, _encode(state)) is not None
 
+    async def take(self, user_id: str, process: str) -> bool:
+        """Tell every process who tells of a user from now on; False if that could not be done."""
+        return await self._bus.publish_ephemeral(OWNER, user_id, process.encode()) is not None
+
     def _on_message(self, message: Ephemeral) -> None:
         if message.epoch != self._epoch:
             self._epoch = message.epoch
@@ -119,8 +126,21 @@ class PresenceStates:
             self._floor = 0
             for reset in self._on_reset:
                 reset()
-        if message.kind != PRESENCE:
+        if message.kind == OWNER:
+            self._on_owner(message.key, message.body.decode())
+        elif message.kind == PRESENCE:
+            self._on_state(message)
+
+    def _on_owner(self, user_id: str, process: str) -> None:
+        known = self._states.get(user_id)
+        if known is None or known[1].presence == OFFLINE:
             return
+        state = msgspec.structs.replace(known[1], process=process, presumed=False)
+        self._keep(user_id, known[0], state)
+        for listener in self._listeners:
+            listener(user_id, state)
+
+    def _on_state(self, message: Ephemeral) -> None:
         known = self._states.get(message.key)
         if known is not None and known[0] >= message.count:
             return

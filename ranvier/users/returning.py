@@ -43,7 +43,6 @@ class _Waiting:
 class ReturningUsers:
     """Watch over users whom nobody watches over any more. ``run`` must be running.
 
-    They were connected to a process that is gone, or their devices let one go: then they may poll at another.
     Who comes back is not told of: nothing changed for the others. So before a user is said to be offline all
     processes are asked, and the one that the user is connected to (``Presence``) answers.
     """
@@ -99,10 +98,6 @@ class ReturningUsers:
                 break
         await self._watch_told(process, 0.0)
 
-    def find_out(self, user_id: str, state: PresenceState) -> None:
-        """Ask where a user is whose devices are not here any more; nowhere makes them offline."""
-        self._wait_until(user_id, state, self._clock.monotonic())
-
     async def _watch(self, rows: Sequence[PresenceRow], grace_s: float) -> None:
         async for some in self._turns.slices(rows, _IN_A_TURN):
             for row in some:
@@ -117,11 +112,8 @@ class ReturningUsers:
                     self._wait_for(user_id, known, grace_s)
 
     def _wait_for(self, user_id: str, state: PresenceState, grace_s: float) -> None:
-        until_s = self._clock.monotonic() + self._config.sync_online_timeout_ms / 1000 + grace_s
-        self._wait_until(user_id, state, until_s)
-
-    def _wait_until(self, user_id: str, state: PresenceState, until_s: float) -> None:
         if user_id not in self._waiting:
+            until_s = self._clock.monotonic() + self._config.sync_online_timeout_ms / 1000 + grace_s
             # Those of one process came at once, and are not all to be asked for at once.
             until_s += len(self._waiting) / _ASKED_PER_S
             self._waiting[user_id] = _Waiting(state, until_s)
@@ -212,7 +204,8 @@ class ReturningUsers:
 
     def _on_reset(self) -> None:
         """Say what they are to processes that know nothing any more."""
-        for user_id in self._waiting:
+        for user_id, waiting in self._waiting.items():
+            waiting.asked = False  # the question is void, too
             self._deadlines.set(user_id, self._clock.monotonic())
 
     async def run(self) -> None:

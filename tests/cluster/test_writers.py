@@ -321,6 +321,14 @@ def test_no_more_go_than_make_workers_alike() -> None:
     assert machine.given(10) == {}, "nobody knows what it does now"
 
 
+def test_fewer_go_where_it_does_not_help() -> None:
+    """A worker that is busy with writing would lose all who poll, and they take what they write with them."""
+    machine = Waiting(a=1.0, b=0.1)
+    given = [sum(machine.given(12).values()) for _ in range(10)]
+    assert given[0] > 100
+    assert sum(given[5:]) < 20
+
+
 def test_what_polls_cost_is_no_reason_for_another_writer_and_none_against_one() -> None:
     """A writer that gave away who polls would stay alone at its limit, or get help and lose it in turns."""
     machine = Machine("a", "b", "c")
@@ -335,10 +343,17 @@ def test_what_polls_cost_is_no_reason_for_another_writer_and_none_against_one() 
         machine.say(name, figures=many)
     assert machine.count(3, a=0.95) == 2
     assert machine.count(20, a=0.7, b=0.7, c=0.5, d=0.5) == 2
-    machine = Machine("a", "b")
-    machine.say("a", figures=many)
-    machine.say("b", figures=few)
-    assert machine.count(20, a=1.0, b=0.12) == 1, "its own polls are what it is busy with"
+    machine = Machine("a", "b", "c")
+    machine.say("a", figures=Figures(sync_waiting=2000))
+    for _ in range(30):
+        assert machine.count(a=1.0, b=0.05, c=0.05) == 1, "its own polls are what it is busy with"
+
+
+def test_a_quiet_server_has_one_writer() -> None:
+    """Whoever does next to nothing would be found to need no writer, and that would mean all."""
+    machine = Machine("a", "b", "c")
+    for _ in range(30):
+        assert machine.count(a=0.010, b=0.012, c=0.012) == 1
 
 
 def _neighbours(
