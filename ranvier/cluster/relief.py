@@ -37,6 +37,7 @@ class Relief:
         self._pause_s = _SHOWS_AFTER_S
         # What this worker used, and how many waited, before so many had gone.
         self._load, self._waiting, self._gone = 0.0, 0, 0
+        self._other_load, self._since_s = 0.0, 0.0
 
     def is_due(self) -> bool:
         """Tell whether this worker has too much to do, and somebody may go."""
@@ -59,15 +60,19 @@ class Relief:
 
     def _judge(self) -> None:
         """See whether it helped; where something else takes the time, fewer go, and less often."""
-        own = self._members.own
+        own, now = self._members.own, self._clock()
         promised = self._load * self._gone / max(self._waiting, 1)
-        if self._gone and promised < _SHOWS:
+        is_old = now - self._since_s > _LONGEST_PAUSE_S
+        if self._gone and promised < _SHOWS and not is_old:
             return  # that tells nothing yet
-        helped = own.load <= self._load - promised / 2
-        self._pause_s = (
-            _SHOWS_AFTER_S if helped or not self._gone else min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        )
+        if self._gone and not is_old:
+            # Who has more to do than there is time for uses all of it as before; but the other one uses more.
+            other = self._members.find(self._name)
+            more = 0.0 if other is None else other.load - self._other_load
+            helped = max(self._load - own.load, more) >= promised / 2
+            self._pause_s = _SHOWS_AFTER_S if helped else min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self._load, self._waiting, self._gone = own.load, own.figures.sync_waiting, 0
+        self._since_s = now
 
     def _choose(self) -> int:
         """Choose the worker that has the least to do, if that is clearly less, and give how many it gets."""
@@ -84,6 +89,8 @@ class Relief:
         if not fitting:
             return 0
         least = min(fitting, key=lambda member: member.load)
+        if not self._gone:
+            self._other_load = least.load
         self._name = least.name
         # As many as make both alike; the others that have too much to do choose the same one.
         share = (own.load - least.load) / 2 / own.load

@@ -35,7 +35,7 @@ _SPARE_CORES: Final = 1.0
 _WORTH_A_WRITER: Final = 0.5
 _MORE_AFTER_S: Final = 2.0
 _FEWER_AFTER_S: Final = 10.0
-_FEW_POLLS: Final = 50
+_MANY_POLLS: Final = 50
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 SpareCores = Callable[[], float]
@@ -192,15 +192,15 @@ class Writers:
 def _not_writing(peers: Sequence[Member], writers: int) -> float:
     """Estimate what those who write do besides, of which no other writer would relieve them.
 
-    That is what those do that do not write, by as much as more or fewer clients poll there; a few say little.
+    That is what those do that do not write; and where many clients poll, by as much as more or fewer do.
     """
     others = peers[writers:]
     if not others:
         return 0.0
     load = sum(member.load for member in others) / len(others)
-    polls = _FEW_POLLS + sum(member.figures.sync_waiting for member in others) / len(others)
-    here = _FEW_POLLS * writers + sum(member.figures.sync_waiting for member in peers[:writers])
-    return load * here / polls
+    polls = sum(member.figures.sync_waiting for member in others) / len(others)
+    here = sum(member.figures.sync_waiting for member in peers[:writers])
+    return load * (here / polls if polls >= _MANY_POLLS else writers)
 
 
 def _is_peer(member: Member, own: Member) -> bool:

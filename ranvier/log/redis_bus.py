@@ -36,7 +36,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_UNSENT_BYTES: Final = 8 << 20
 """How much may wait for a Redis that is slow; after that, messages are dropped."""
 
-MAX_EPHEMERALS: Final = 100_000
+MAX_EPHEMERALS: Final = 250_000
 _LOAD_PAGE: Final = 1000
 _BEAT_S: Final = 1.0
 _RETRY_S: Final = 0.25

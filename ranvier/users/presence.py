@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ GRACE_S: Final = 60.0
 """How much longer than ``sync_online_timeout`` a client may take whose long poll is not seen to end."""
 
 _TAKE_WITHIN_S: Final = 5.0
-"""So long a poll that is answered soon need not be told of. A device whose poll ended counts for longer."""
+"""Not all at once; and who has polled for less long than this polls now."""
 
 _AT_ONCE: Final = 100
 _AGAIN_S: Final = 3.0
@@ -58,10 +59,10 @@ NOT_FOLLOWED: Final = OpenSync()
 class _Connected:
     """What a user's devices do here. ``last_active_ts`` in milliseconds since the epoch.
 
-    ``take_s`` is when this process is to tell of the user from now on, if they still poll here.
+    ``told_s`` is when any process told of them last, ``take_s`` from when on this one is to.
     """
 
-    __slots__ = ("devices", "last_active_ts", "status_msg", "take_s", "told_anew")
+    __slots__ = ("devices", "last_active_ts", "status_msg", "take_s", "told_anew", "told_s")
 
     def __init__(self, status_msg: str | None, last_active_ts: int) -> None:
         self.devices: dict[str, _Device] = {}
@@ -69,6 +70,7 @@ class _Connected:
         self.last_active_ts = last_active_ts
         self.told_anew = False
         self.take_s: float | None = None
+        self.told_s = -math.inf
 
     @property
     def is_syncing(self) -> bool:
@@ -105,7 +107,7 @@ class Presence:
         self._deadlines: Deadlines[str] = Deadlines(clock)
         self._unwritten: dict[str, PresenceRow] = {}
         self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        states.listen(self._on_state, self._on_reset)
+        states.listen(self._on_state, self._on_reset, self._on_taken)
         tail.listen(self._on_rows)
 
     @property
@@ -279,10 +281,14 @@ class Presence:
         return is_elsewhere and state.status_msg == known.status_msg and _level(state) < _level(known)
 
     def _take_soon(self, user_id: str, user: _Connected) -> None:
-        """Tell of a user before long, if another process does: it may not see that they go on."""
+        """Tell of a user before long, if another process does: it may not see that they go on.
+
+        Since it told of the user it has had one that polled, whom it does not say to be gone for some time.
+        """
         known = self._states.get(user_id)
         if user.take_s is None and known is not None and known.process != self._process:
-            user.take_s = self._clock.monotonic() + random.random() * _TAKE_WITHIN_S
+            soon_s = max(self._clock.monotonic(), user.told_s + self._timeout_s / 2)
+            user.take_s = soon_s + random.random() * _TAKE_WITHIN_S
 
     async def _tell(self, user_id: str, *, by_itself: bool = False) -> None:
         """Tell what a user is now, if that is news. ``by_itself``: nobody did anything, but time passed."""
@@ -298,12 +304,15 @@ class Presence:
                 del self._connected[user_id]
             else:
                 self._schedule(user_id)
+            is_elsewhere = before.process not in ("", self._process) and not before.presumed
             if (by_itself or state.presence == OFFLINE) and self._sees_more(before, state):
+                user.told_anew = False
                 return
+            if user.told_anew and by_itself and is_elsewhere and not user.is_syncing:
+                user.told_anew = not state.same_for_others(before)  # where they poll it is told, too
             if not user.told_anew and not before.presumed and state.same_for_others(before):
-                if takes and user.is_syncing and before.process != self._process:
-                    self._note(user_id, state, before)
-                    await self._states.take(user_id, self._process)
+                if takes and before.process != self._process and self._polls(user):
+                    await self._take(user_id, user)
                 return
             user.told_anew = False
             self._note(user_id, state, before)
@@ -311,6 +320,16 @@ class Presence:
                 # Even one who is gone is kept until it can be told.
                 self._connected.setdefault(user_id, user).told_anew = True
                 self._deadlines.set(user_id, self._clock.monotonic() + _AGAIN_S)
+
+    def _polls(self, user: _Connected) -> bool:
+        """Tell whether a user polls here; who is answered at once does so now and then."""
+        lately_s = self._clock.monotonic() + self._timeout_s - _TAKE_WITHIN_S
+        return user.is_syncing or any(device.until_s > lately_s for device in user.devices.values())
+
+    async def _take(self, user_id: str, user: _Connected) -> None:
+        if not await self._states.take(user_id, self._process):
+            user.take_s = self._clock.monotonic() + _AGAIN_S
+            self._schedule(user_id)
 
     def _lock_of(self, user_id: str) -> asyncio.Lock:
         lock = self._telling.get(user_id)
@@ -321,7 +340,7 @@ class Presence:
     def _schedule(self, user_id: str) -> None:
         """Look at the user again when the state may change by itself."""
         user = self._connected.get(user_id)
-        if user is None:
+        if user is None or (user.told_anew and user_id in self._deadlines):
             return
         times = [device.until_s for device in user.devices.values() if not device.open_syncs]
         if user.take_s is not None:
@@ -353,18 +372,30 @@ class Presence:
         user = self._connected.get(user_id)
         if user is None:
             return
+        user.told_s = self._clock.monotonic()
         if state.presumed:  # this is the answer: the user is connected here
             user.told_anew = True
             self._deadlines.set(user_id, self._clock.monotonic())
         if state.process == self._process:
+            if state.presence == OFFLINE:  # they came back before this was heard
+                self._deadlines.set(user_id, self._clock.monotonic())
             return
-        if not state.presumed:
+        if not state.presumed and not user.told_anew:  # else it is what is here that is still to be told
             user.status_msg = state.status_msg
         user.last_active_ts = max(user.last_active_ts, state.last_active_ts)
+        self._on_taken(user_id, state.process)
         # The user is connected to two processes for a while: the one that sees more is right.
         if user.is_syncing and _level(self._state_of(user)) > _level(state):
             user.told_anew = True
             self._deadlines.set(user_id, self._clock.monotonic())
+
+    def _on_taken(self, user_id: str, process: str) -> None:
+        user = self._connected.get(user_id)
+        if user is not None:
+            user.told_s, user.take_s = self._clock.monotonic(), None
+            if user.is_syncing:
+                self._take_soon(user_id, user)
+                self._schedule(user_id)
 
     def _on_reset(self) -> None:
         for user_id, user in self._connected.items():

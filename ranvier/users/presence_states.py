@@ -47,6 +47,8 @@ _decoder = msgspec.json.Decoder(PresenceState)
 _encode = msgspec.json.Encoder().encode
 
 Listener = Callable[[str, PresenceState], None]
+OwnerListener = Callable[[str, str], None]
+"""Is called with a user and the process that tells of them from now on."""
 
 
 class PresenceStates:
@@ -62,6 +64,7 @@ class PresenceStates:
         self._of_process: dict[str, set[str]] = {}  # those who are present
         self._listeners: list[Listener] = []
         self._on_reset: list[Callable[[], None]] = []
+        self._on_taken: list[OwnerListener] = []
         bus.listen(ephemerals=self._on_message)
 
     @property
@@ -69,10 +72,14 @@ class PresenceStates:
         """Who is not offline. Do not change it, and copy it before awaiting."""
         return self._present
 
-    def listen(self, changed: Listener, reset: Callable[[], None]) -> None:
-        """Have ``changed`` called for each message, and ``reset`` when the bus began anew."""
+    def listen(self, changed: Listener, reset: Callable[[], None], taken: OwnerListener) -> None:
+        """Have ``changed`` called for each state and ``taken`` for each new owner.
+
+        And ``reset`` when the bus began anew.
+        """
         self._listeners.append(changed)
         self._on_reset.append(reset)
+        self._on_taken.append(taken)
 
     def get(self, user_id: str) -> PresenceState | None:
         """Give the state of a user, None for one who was not online lately."""
@@ -135,10 +142,9 @@ class PresenceStates:
         known = self._states.get(user_id)
         if known is None or known[1].presence == OFFLINE:
             return
-        state = msgspec.structs.replace(known[1], process=process, presumed=False)
-        self._keep(user_id, known[0], state)
-        for listener in self._listeners:
-            listener(user_id, state)
+        self._keep(user_id, known[0], msgspec.structs.replace(known[1], process=process, presumed=False))
+        for taken in self._on_taken:
+            taken(user_id, process)
 
     def _on_state(self, message: Ephemeral) -> None:
         known = self._states.get(message.key)

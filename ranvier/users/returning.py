@@ -66,7 +66,7 @@ class ReturningUsers:
         self._unwritten: set[str] = set()
         self._claim_lost = False
         self._turns = Turns(1)
-        states.listen(self._on_state, self._on_reset)
+        states.listen(self._on_state, self._on_reset, lambda user_id, process: self._forget(user_id))
 
     async def left_by(self) -> set[str]:
         """Give the processes that users are connected to, the dead among them."""

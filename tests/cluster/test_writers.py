@@ -329,6 +329,17 @@ def test_fewer_go_where_it_does_not_help() -> None:
     assert sum(given[5:]) < 20
 
 
+def test_they_go_on_going_where_there_is_more_to_do_than_time() -> None:
+    """The more a worker has to do, the sooner it would give up: at first it has no less to do."""
+    machine = Waiting(a=1.0, b=0.1)
+    machine.say("a", figures=Figures(sync_waiting=1000))
+    given = 0
+    for step in range(6):
+        given += sum(machine.given(3).values())
+        machine.say("b", load=0.1 + 0.1 * step)
+    assert given > 600
+
+
 def test_what_polls_cost_is_no_reason_for_another_writer_and_none_against_one() -> None:
     """A writer that gave away who polls would stay alone at its limit, or get help and lose it in turns."""
     machine = Machine("a", "b", "c")
@@ -345,8 +356,13 @@ def test_what_polls_cost_is_no_reason_for_another_writer_and_none_against_one() 
     assert machine.count(20, a=0.7, b=0.7, c=0.5, d=0.5) == 2
     machine = Machine("a", "b", "c")
     machine.say("a", figures=Figures(sync_waiting=2000))
+    for name in "bc":
+        machine.say(name, figures=Figures(sync_waiting=60))
     for _ in range(30):
         assert machine.count(a=1.0, b=0.05, c=0.05) == 1, "its own polls are what it is busy with"
+    machine = Machine("a", "b", "c")
+    machine.say("a", figures=Figures(sync_waiting=500))
+    assert machine.count(3, a=0.95, b=0.15, c=0.15) == 2, "they follow what it writes, and nobody polls there"
 
 
 def test_a_quiet_server_has_one_writer() -> None:
