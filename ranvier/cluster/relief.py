@@ -89,9 +89,8 @@ class Relief:
         if not fitting:
             return 0
         least = min(fitting, key=lambda member: member.load)
-        if not self._gone:
-            self._other_load = least.load
-        self._name = least.name
+        if not self._gone or least.name != self._name:
+            self._name, self._other_load = least.name, least.load
         # As many as make both alike; the others that have too much to do choose the same one.
         share = (own.load - least.load) / 2 / own.load
         share /= 1 + sum(member.load > BUSY for member in near)

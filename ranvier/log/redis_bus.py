@@ -377,16 +377,17 @@ class RedisBus:
         self._resting = asyncio.get_running_loop().call_later(_RESTS_S, self._go_on)
 
     def _go_on(self) -> None:
-        if self._resting is not None:
-            self._resting.cancel()
-            self._resting = None
+        self._end_rest()
         if self._subscription is not None:
             self._subscription.resume()
 
-    def _close(self) -> None:
+    def _end_rest(self) -> None:
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
+
+    def _close(self) -> None:
+        self._end_rest()
         for connection in (self._commands, self._subscription):
             if connection is not None:
                 connection.close()

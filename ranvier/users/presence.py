@@ -277,8 +277,15 @@ class Presence:
 
     def _sees_more(self, known: PresenceState, state: PresenceState) -> bool:
         """Tell whether another process tells of the user, and knows of more than happens here."""
-        is_elsewhere = known.process not in ("", self._process) and not known.presumed
-        return is_elsewhere and state.status_msg == known.status_msg and _level(state) < _level(known)
+        return (
+            self._is_elsewhere(known)
+            and state.status_msg == known.status_msg
+            and _level(state) < _level(known)
+        )
+
+    def _is_elsewhere(self, known: PresenceState) -> bool:
+        """Tell whether another process, which is there, tells of the user."""
+        return known.process not in ("", self._process) and not known.presumed
 
     def _take_soon(self, user_id: str, user: _Connected) -> None:
         """Tell of a user before long, if another process does: it may not see that they go on.
@@ -304,11 +311,10 @@ class Presence:
                 del self._connected[user_id]
             else:
                 self._schedule(user_id)
-            is_elsewhere = before.process not in ("", self._process) and not before.presumed
             if (by_itself or state.presence == OFFLINE) and self._sees_more(before, state):
                 user.told_anew = False
                 return
-            if user.told_anew and by_itself and is_elsewhere and not user.is_syncing:
+            if user.told_anew and by_itself and self._is_elsewhere(before) and not user.is_syncing:
                 user.told_anew = not state.same_for_others(before)  # where they poll it is told, too
             if not user.told_anew and not before.presumed and state.same_for_others(before):
                 if takes and before.process != self._process and self._polls(user):
