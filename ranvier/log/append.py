@@ -37,7 +37,14 @@ class HeadMoved(Exception):
 
 
 class TransactionRepeated(Exception):
-    """Say that a transaction id of the write was used before: nothing was written."""
+    """Say that a transaction id of the write was used before: nothing was written.
+
+    What was written with it is not behind ``pos`` in the log.
+    """
+
+    def __init__(self, pos: int) -> None:
+        super().__init__(pos)
+        self.pos = pos
 
 
 class _Pending:
@@ -71,7 +78,8 @@ class Appender:
 
     While a commit is under way the next batch gathers, so the number of commits follows the speed of
     the disk and not the number of writes. ``run`` must be running in a task of the process.
-    ``committed`` is called with the position of each commit before anybody is told of it. Where other
+    ``committed`` is called with the position of each commit before anybody is told of it, and with that of
+    one that others made, if somebody is about to be answered who may look for what is in it. Where other
     processes commit too, ``line`` says when it is this one's turn; nothing but speed hangs on it.
     """
 
@@ -95,6 +103,7 @@ class Appender:
         if line is not None:
             bus.listen(batches=self._on_batch)
         self._queue: list[_Pending] = []
+        self._ended = False
         self._wake = asyncio.Event()
         self.commits = 0
         """How many commits this process made, and how many seconds they took."""
@@ -119,6 +128,8 @@ class Appender:
         return await self._submit(_Pending(None, rows))
 
     async def _submit(self, pending: _Pending) -> int:
+        if self._ended:
+            raise DatabaseUnavailable
         if len(self._queue) >= _MAX_QUEUE:
             raise MatrixError("M_UNKNOWN", 503, "The server has too much to write at the moment; try again")
         self._queue.append(pending)
@@ -127,16 +138,22 @@ class Appender:
         return await pending.done
 
     async def run(self) -> None:
-        """Commit batch after batch, for ever."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                await self._gather()
-                if self._line is None:
-                    await self._commit(self._take())
-                else:
-                    await self._commit_in_turn(self._line)
+        """Commit batch after batch, for ever. Once this ends nothing is written, and who waits is told."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue:
+                    await self._gather()
+                    if self._line is None:
+                        await self._commit(self._take())
+                    else:
+                        await self._commit_in_turn(self._line)
+        finally:
+            self._ended = True
+            for pending in self._queue:
+                _fail(pending, DatabaseUnavailable())
+            self._queue.clear()
 
     async def _commit_in_turn(self, line: Line) -> None:
         await self._stand_in(line)
@@ -200,6 +217,10 @@ class Appender:
             for pending in batch:
                 _fail(pending, error)
             return
+        except asyncio.CancelledError:
+            for pending in batch:
+                _fail(pending, DatabaseUnavailable())
+            raise
         except Exception as error:
             if len(batch) == 1:
                 logger.exception("A write to the log failed")
@@ -240,13 +261,15 @@ class Appender:
             if self._committed is not None:
                 self._committed(pos)
             await self._bus.publish(Batch(appended.before, pos, committed))
+        elif repeated and self._committed is not None:
+            self._committed(appended.before)  # a worker that died may have told nobody
         for pending in batch:
             if pending.room is None:
                 _succeed(pending, pending.rows[-1].pos)
             elif pending.room.room_nid in moved:
                 _fail(pending, HeadMoved(appended.before))
             elif pending.room.room_nid in repeated:
-                _fail(pending, TransactionRepeated())
+                _fail(pending, TransactionRepeated(appended.before))
             else:
                 _succeed(pending, pending.room.events[-1].pos)
 

@@ -31,6 +31,7 @@ from ranvier.storage.rooms import RoomStore
 from ranvier.storage.transactions import TransactionStore
 
 DEFAULT_TAIL = TailConfig()
+_SETTLE_S = 2.0
 WARM_ROWS = 5000
 """How many rows a process reads at its start, so that clients that come back are answered from memory."""
 
@@ -57,10 +58,12 @@ class Core:
     identity: Identity
     pool: Executor
     tasks: asyncio.TaskGroup
+    log_tasks: list[asyncio.Task[None]]
+    """What follows the log and writes it, which ends last."""
     background: list[asyncio.Task[None]]
     closing: list[Callable[[], None]]
-    leases: Leases | None
     """What is called once nothing is served any more."""
+    leases: Leases | None
 
     def run_always(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something for as long as the process serves; if it fails the process ends."""
@@ -85,9 +88,12 @@ class Core:
 
         self.run_always(self.leases.run_alone(name, alone))
 
-    def stop(self) -> None:
-        """End what runs always; what was begun for requests is left to finish."""
+    async def stop(self) -> None:
+        """End what runs always. What was begun for requests may finish, if that does not take long."""
         for task in self.background:
+            task.cancel()
+        await self.writer.settle(_SETTLE_S)
+        for task in self.log_tasks:
             task.cancel()
         self.pool.shutdown(wait=False)
         for close in self.closing:
@@ -137,7 +143,7 @@ async def start_core(
         many_ends=ManyEnds(forks=forks),
     )
     await follower.start()
-    core = Core(
+    return Core(
         database=database,
         bus=bus,
         clock=clock,
@@ -156,10 +162,8 @@ async def start_core(
         identity=identity,
         pool=pool,
         tasks=tasks,
+        log_tasks=[tasks.create_task(follower.run()), tasks.create_task(appender.run())],
         background=[],
         closing=[],
         leases=leases,
     )
-    core.run_always(follower.run())
-    core.run_always(appender.run())
-    return core

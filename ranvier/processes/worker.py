@@ -45,6 +45,9 @@ from ranvier.wire.members import BACKGROUND
 logger = logging.getLogger(__name__)
 
 _FAILED_GRACE_S = 1.0
+_LEAST_GRACE_S = 0.5
+# So long may take what nobody waits for any more, once everything has ended: where a database stands still.
+_LEFT_OVER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ async def running_worker(
     try:
         await prepare_database(database, config)
         with _shared_board(folder, around.redis) as board:
-            async with asyncio.TaskGroup() as tasks:
+            async with _tasks_that_end() as (tasks, end):
                 bus = _bus(config, around.redis)
                 core = await _core(config, database, bus, tasks, board)
                 shared_counts = SharedCounts(bus) if isinstance(bus, RedisBus) else None
@@ -141,8 +144,21 @@ async def running_worker(
                     _serving(config, core, built, cluster, around, folder, on_orphaned) as worker,
                 ):
                     yield worker
+                end.reschedule(asyncio.get_running_loop().time() + _LEFT_OVER_S)
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _tasks_that_end() -> AsyncIterator[tuple[asyncio.TaskGroup, asyncio.Timeout]]:
+    """Give a group of tasks, and what says by when they have to end once the block is left."""
+    try:
+        async with asyncio.timeout(None) as end, asyncio.TaskGroup() as tasks:
+            yield tasks, end
+    except TimeoutError:
+        if not end.expired():
+            raise
+        logger.warning("What did not end was broken off")
 
 
 @contextmanager
@@ -256,12 +272,14 @@ async def _serving(
         if moving is not None:
             # What comes back is to be here before the listeners count what they have to finish.
             await moving.settle()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_s
         await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
         if cluster is not None:
-            await cluster.stop(grace_s)
+            await cluster.stop(max(_LEAST_GRACE_S, until - loop.time()))
         if moving is not None:
             moving.close()
-        core.stop()
+        await core.stop()
 
 
 async def _listeners(

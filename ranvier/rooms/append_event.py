@@ -103,6 +103,7 @@ class RoomWriter:
         self._clock = clock
         self._tasks = tasks
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
+        self._draining: set[asyncio.Task[None]] = set()
         self._created_ms = 0
         self.claims: RoomClaims | None = None
 
@@ -134,6 +135,11 @@ class RoomWriter:
                 self.claims.claim(room_id)
             await self._let_others_first(self.claims, room_id)
 
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until all that was begun is written, but no longer than ``timeout_s``."""
+        if self._draining:
+            await asyncio.wait(self._draining, timeout=timeout_s)
+
     async def _let_others_first(self, claims: RoomClaims, room_id: str) -> None:
         if claims.must_wait(room_id) and (pos := await claims.wait(room_id)):
             await self._tail.wait_for(pos, _PATIENCE_S)
@@ -142,7 +148,9 @@ class RoomWriter:
         queue = self._queues.get(room_id)
         if queue is None:
             self._queues[room_id] = [waiting]
-            self._tasks.create_task(self._drain(room_id))
+            task = self._tasks.create_task(self._drain(room_id))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
         elif len(queue) >= _MAX_WAITING:
             raise MatrixError(
                 "M_LIMIT_EXCEEDED", 429, "This room is too busy; try again", retry_after_ms=1000
@@ -225,7 +233,8 @@ class RoomWriter:
             if again:
                 await self.overtaken(room_id, max(waiting.attempts for waiting in again))
             return again
-        except TransactionRepeated:
+        except TransactionRepeated as repeated:
+            await self._tail.wait_for(repeated.pos, _PATIENCE_S)
             return await self._without_repeated([waiting for waiting, _ in results])
         room.note_written(pos, head, head_ts)
         await self._tail.wait_for(pos)

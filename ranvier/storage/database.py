@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 Connection = asyncpg.Connection
 Record = asyncpg.Record
 
+_CLOSE_S = 2.0
+
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -103,8 +105,9 @@ class Database:
     async def close(self) -> None:
         """Close every idle connection and lend no more."""
         self._closed = True
-        while self._idle:
-            await self._idle.pop().close(timeout=5)
+        idle, self._idle = self._idle, []
+        # One that does not answer is cut off, and that is no news to anybody any more.
+        await asyncio.gather(*(it.close(timeout=_CLOSE_S) for it in idle), return_exceptions=True)
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend one connection. Raises DatabaseUnavailable when it can not be had, or is lost in use."""

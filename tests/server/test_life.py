@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from ranvier.processes.postgres import EmbeddedPostgres
@@ -110,6 +111,37 @@ async def test_a_stop_answers_who_waits_and_ends_postgres(server: ServerProcess,
         event_id = await alice.send(room_id, "after the restart")
         later = await alice.sync(answers[0]["next_batch"])
         assert later["rooms"]["join"][room_id]["timeline"]["events"][-1]["event_id"] == event_id
+
+
+async def test_a_stop_comes_to_an_end_while_the_database_stands_still(
+    postgres_of_ones_own: tuple[EmbeddedPostgres, str], tmp_path: Path
+) -> None:
+    """A server whose database hangs could only be stopped by kill -9, which leaves its PostgreSQL behind."""
+    _, dsn = postgres_of_ones_own
+    server = ServerProcess(tmp_path, {"database": database_settings(dsn), "drain_timeout": "1s"})
+    await server.start()
+    async with await user_of(server, "alice") as alice:
+        room_id = await alice.create_room()
+        async with held_log(dsn):
+            sending = asyncio.create_task(alice.send(room_id, "never", txn_id="never"))
+            await until_metric(server, "ranvier_http_requests_in_flight", 1)
+            async with asyncio.timeout(20):
+                assert await server.stop() == 0
+            with pytest.raises(Unavailable):
+                await sending
+    assert "Traceback" not in server.log
+
+
+@asynccontextmanager
+async def held_log(dsn: str) -> AsyncIterator[None]:
+    """Have every commit to the log wait."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pos FROM log_head FOR UPDATE")
+            yield
+    finally:
+        await connection.close()
 
 
 async def test_what_was_begun_is_finished_when_the_server_stops(server: ServerProcess) -> None:
