@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -90,7 +90,9 @@ class Core:
 
 
 @asynccontextmanager
-async def running_core(dsn: str, *, bus: Bus | None = None, size: int = 8) -> AsyncIterator[Core]:
+async def running_core(
+    dsn: str, *, bus: Bus | None = None, size: int = 8, committed: Callable[[int], None] | None = None
+) -> AsyncIterator[Core]:
     """Run the core on a database; several may run on one database, each as a process would."""
     database = Database({"dsn": dsn}, size=size)
     await migrate(database, SERVER_NAME)
@@ -98,7 +100,7 @@ async def running_core(dsn: str, *, bus: Bus | None = None, size: int = 8) -> As
     clock = SystemClock()
     tail = Tail()
     follower = Follower(database=database, bus=bus, tail=tail)
-    appender = Appender(database=database, bus=bus, clock=clock)
+    appender = Appender(database=database, bus=bus, clock=clock, committed=committed)
     room_store = RoomStore(database)
     rooms = Rooms(store=room_store, tail=tail)
     nids = Nids(database)

@@ -10,14 +10,15 @@ from typing import Final
 import msgspec
 
 from ranvier.cluster.frames import UNREADABLE
-from ranvier.cluster.link import NotAcceptedError, Outcome, Told
+from ranvier.cluster.link import HASTE_S, NotAcceptedError, Outcome, Told
 from ranvier.cluster.links import Links
 from ranvier.cluster.placement import Placement
 from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
 
 logger = logging.getLogger(__name__)
 
-ACCEPT_WITHIN_S: Final = 0.25
+_ACCEPT_WITHIN_S: Final = 0.25
+_CONFIRMED_WITHIN_S: Final = 0.75 * HASTE_S
 
 Perform = Callable[[ForwardedRequest], Awaitable[ForwardedAnswer]]
 
@@ -50,9 +51,12 @@ class Forwarding:
             return None
         return name
 
-    async def ask(self, name: str, request: ForwardedRequest) -> ForwardedAnswer | None:
+    async def ask(
+        self, name: str, request: ForwardedRequest, *, repeatable: bool = False
+    ) -> ForwardedAnswer | None:
         """Have another worker answer a request; None if it did not begin, so that it is to be done here.
 
+        One that is not ``repeatable`` does harm if it is done twice, and is confirmed before it is begun.
         This worker may not have followed the log that far yet; whoever asks it next waits for that (see
         ``cluster.currency``). Raises LinkLostError when the other went away and nobody knows how far it came.
         """
@@ -60,12 +64,16 @@ class Forwarding:
         if link is None:
             return None
         try:
-            outcome: Outcome = await link.call(_encoder.encode(request), accept_within_s=ACCEPT_WITHIN_S)
+            outcome: Outcome = await link.call(
+                _encoder.encode(request), accept_within_s=_accept_within_s(repeatable=repeatable)
+            )
         except NotAcceptedError as error:
             outcome = error
         return self.read(outcome)
 
-    def begin(self, name: str, request: ForwardedRequest, told: Told) -> Callable[[], None] | None:
+    def begin(
+        self, name: str, request: ForwardedRequest, told: Told, *, repeatable: bool
+    ) -> Callable[[], None] | None:
         """Do the same without a task: ``told`` is called with what ``read`` takes; it must not raise.
 
         Give what ends the wait; None if no link is open, and then ``told`` is not called.
@@ -73,7 +81,8 @@ class Forwarding:
         link = self._links.find(name)
         if link is None:
             return None
-        id = link.begin(_encoder.encode(request), told, accept_within_s=ACCEPT_WITHIN_S)
+        within_s = _accept_within_s(repeatable=repeatable)
+        id = link.begin(_encoder.encode(request), told, accept_within_s=within_s)
         return partial(link.forget, id)
 
     def read(self, outcome: Outcome) -> ForwardedAnswer | None:
@@ -85,6 +94,10 @@ class Forwarding:
             self.fallen_back += 1
             return None
         raise outcome
+
+
+def _accept_within_s(*, repeatable: bool) -> float:
+    return _ACCEPT_WITHIN_S if repeatable else _CONFIRMED_WITHIN_S
 
 
 class ForwardedHere:

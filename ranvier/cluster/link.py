@@ -28,8 +28,11 @@ ANSWER_WITHIN_S: Final = 120.0
 # A call that takes longer than this, or twice as long, is confirmed before it is answered; most are not worth
 # a message more.
 _CONFIRM_AFTER_S: Final = 0.02
-# One that comes with less time left than this is confirmed before it is begun.
-_HASTE_S: Final = 0.2
+HASTE_S: Final = 0.2
+"""A call that comes with less time left than this is confirmed before it is begun.
+
+Who confirms a call while doing it, and stands still meanwhile, does what its caller does, too, by then.
+"""
 # What was confirmed at the deadline is here by then.
 _MARGIN_S: Final = 0.05
 # So often it is looked whose time is over: that is cheaper than a timer for each call.
@@ -406,9 +409,11 @@ class _Served(asyncio.Protocol):
             left_s = deadline - self._server.clock()
             if left_s < 0:  # it was in time when it was read
                 raise NotAcceptedError
-            if left_s < _HASTE_S:
+            if left_s < HASTE_S:
                 self._write(frames.ACCEPTED, id)
                 await asyncio.sleep(0)  # then it is sent, however long the work keeps this process
+                if self._server.clock() > deadline:  # it stood still, perhaps before that was sent
+                    raise NotAcceptedError
             else:
                 self._confirm_later(id)
             answer = await self._server.answer(asked)

@@ -128,7 +128,7 @@ class Neighbours:
     async def ask(self, name: str, request: Request) -> bytes | Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
         try:
-            answer = await self._forwarding.ask(name, _forwarded(request))
+            answer = await self._forwarding.ask(name, _forwarded(request), repeatable=_is_repeatable(request))
         except LinkLostError:
             if (error := _lost(request)) is not None:
                 raise error from None
@@ -140,7 +140,8 @@ class Neighbours:
 
         Give what ends the wait; None if it is to be done here, and then ``hear`` is not called.
         """
-        return self._forwarding.begin(name, _forwarded(request), partial(self._tell, request, hear))
+        told = partial(self._tell, request, hear)
+        return self._forwarding.begin(name, _forwarded(request), told, repeatable=_is_repeatable(request))
 
     def _tell(self, request: Request, hear: Hear, outcome: Outcome) -> None:
         try:
@@ -168,6 +169,11 @@ def _forwarded(request: Request) -> ForwardedRequest:
         endpoint=request.route.name,
         params=request.params,
     )
+
+
+def _is_repeatable(request: Request) -> bool:
+    """Tell whether to do a request again does nothing: it has a transaction id."""
+    return "txn_id" in request.params
 
 
 def _result(answer: ForwardedAnswer) -> bytes | Response:

@@ -90,7 +90,9 @@ class ClusterParts:
 
 def key_prefix(config: Config) -> str:
     """Give what stands before every key and channel of this server in Redis."""
-    return f"ranvier:{config.server.server_name}:"
+    # Messages go to all databases of a Redis alike: a copy of a server may be in another one.
+    database = f"/{config.redis.dbid}" if config.redis is not None and config.redis.dbid else ""
+    return f"ranvier:{config.server.server_name}{database}:"
 
 
 def is_for_workers(listener: ListenerConfig) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,12 @@ _MAX_WAITING = 1000
 _MAX_BATCH = 50
 _MAX_ATTEMPTS = 10
 _ATTEMPTS_BEFORE_CLAIM = 2
+LATE_S = 3.0
+"""What has waited for so long, and has no transaction id, is not done after what others wrote meanwhile.
+
+Its process may have stood still, and another one have done it in its place, as the lease of a worker had
+ended (``cluster.members``).
+"""
 _PATIENCE_S = 0.05
 
 
@@ -44,11 +51,12 @@ class AlreadySent(Exception):
 
 
 class _Waiting(Generic[T]):
-    __slots__ = ("action", "attempts", "done", "txn")
+    __slots__ = ("action", "attempts", "done", "since_s", "txn")
 
     def __init__(self, action: Action[T], txn: Txn | None) -> None:
         self.action = action
         self.txn = txn
+        self.since_s = time.monotonic()
         self.attempts = 0
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -229,7 +237,7 @@ class RoomWriter:
             pos = await self._appender.append_room(draft.write())
         except HeadMoved as moved:
             await self._follow(room, head, moved.pos)
-            again = _again([waiting for waiting, _ in results])
+            again = _again(_not_late([waiting for waiting, _ in results]))
             if again:
                 await self.overtaken(room_id, max(waiting.attempts for waiting in again))
             return again
@@ -281,6 +289,18 @@ def _do(draft: Draft, waiting: _Waiting[Any]) -> tuple[Any] | None:
         _fail(waiting, error)
         return None
     return (result,)
+
+
+def _not_late(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+    """Give those of a batch that was overtaken which may be done after what overtook them."""
+    begun_s = time.monotonic() - LATE_S
+    in_time: list[_Waiting[Any]] = []
+    for waiting in batch:
+        if waiting.txn is not None or waiting.since_s >= begun_s:
+            in_time.append(waiting)
+        else:
+            _fail(waiting, always_overtaken())
+    return in_time
 
 
 def _again(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import pairwise
 
 import pytest
 
-from ranvier.rooms.append_event import AlreadySent
-from ranvier.rooms.draft import Txn
+from ranvier.rooms.append_event import Action, AlreadySent
+from ranvier.rooms.draft import Draft, Txn
+from ranvier.spec.errors import MatrixError
 from ranvier.wire.log_rows import EventRow
 from tests.core import running_core
 
@@ -109,3 +111,49 @@ async def test_a_repeated_transaction_gets_the_first_answer(database: str) -> No
         assert caught.value.event_id == first.event_id
         assert isinstance(core.tail.rows_since(0)[-1], EventRow)
         assert core.tail.pos == first.pos
+
+
+async def test_a_retry_after_its_worker_died_is_followed_by_nobody_who_does_not_see_it(database: str) -> None:
+    """A client whose worker died would be told that its message was sent, and not find it in the room."""
+    txn = Txn(ALICE, "PHONE", "send", "t1")
+    told: list[int] = []
+    async with running_core(database) as dead, running_core(database, committed=told.append) as other:
+        room_id = await dead.create_room()
+        await other.rooms.get(room_id)
+        first = await dead.send(room_id, ALICE, "once", txn=txn)  # its bus tells nobody else
+        with pytest.raises(AlreadySent):
+            await other.writer.write(
+                room_id,
+                lambda draft: draft.add(
+                    sender=ALICE, type="m.room.message", content={"body": "once"}, txn=txn
+                ),
+                txn,
+            )
+        assert told == [first.pos]
+
+
+async def test_what_a_process_does_after_it_stood_still_does_not_undo_what_came_since(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic that was set and changed again would come back when a frozen worker goes on."""
+    monkeypatch.setattr("ranvier.rooms.append_event.LATE_S", 0.05)
+    monkeypatch.setattr("ranvier.log.follow._POLL_S", 60.0)  # it reads nothing while it stands still
+    async with running_core(database) as frozen, running_core(database) as other:
+        room_id = await frozen.create_room()
+        for core in (frozen, other):
+            await core.rooms.get(room_id)
+
+        def topic(text: str, stands_still_s: float = 0.0) -> Action[EventRow]:
+            def act(draft: Draft) -> EventRow:
+                time.sleep(stands_still_s)
+                return draft.add(sender=ALICE, type="m.room.topic", state_key="", content={"topic": text})
+
+            return act
+
+        newest = await other.writer.write(room_id, topic("newer"))
+        with pytest.raises(MatrixError) as refused:
+            await frozen.writer.write(room_id, topic("older", stands_still_s=0.1))
+        assert refused.value.status == 503
+        assert await frozen.tail.wait_for(newest.pos)
+        topics = [row for row in frozen.tail.events_of_room(room_id, 0) if row.type == "m.room.topic"]
+        assert [row.content["topic"] for row in topics] == ["newer"]
