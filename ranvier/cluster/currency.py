@@ -2,7 +2,8 @@
 
 A request is answered once this worker has followed the log as far as any commit that was told of when the
 request came: by the workers of this machine in shared memory, by those of other machines in the head of the
-log itself, which many requests ask for together.
+log itself, which many requests ask for together. It is asked, too, as long as it is not known who is there:
+at a start, and without Redis.
 """
 
 from __future__ import annotations
@@ -48,14 +49,19 @@ class Currency:
 
     def is_current(self) -> bool:
         """Tell, without waiting, whether this worker surely has followed as far as any other."""
-        return not self._elsewhere and self._board.newest() <= self._tail.pos
+        return not self._asks_log and self._board.newest() <= self._tail.pos
 
     def catch_up(self) -> Awaitable[None] | None:
         """Give what is to be awaited before a request is answered; mostly nothing."""
-        if self._elsewhere:
+        if self._asks_log:
             return self._catch_up_with_all()
         newest = self._board.newest()
         return self._reach(newest) if newest > self._tail.pos else None
+
+    @property
+    def _asks_log(self) -> bool:
+        """Whether somebody may commit of whom the memory of this machine does not tell."""
+        return self._elsewhere or not self._members.knows_all
 
     async def _catch_up_with_all(self) -> None:
         newest = self._board.newest()
@@ -94,5 +100,6 @@ class Currency:
                 self._asking = None
 
     def _on_change(self) -> None:
+        # One that is not heard of for a while may commit all the same.
         heads = self._members.own.heads
-        self._elsewhere = any(member.heads != heads for member in self._members.others())
+        self._elsewhere = self._elsewhere or any(it.heads != heads for it in self._members.others())

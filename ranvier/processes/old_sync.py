@@ -8,6 +8,7 @@ from ranvier.processes.ephemeral import EphemeralParts
 from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
 from ranvier.storage.room_directory import RoomDirectoryStore
+from ranvier.sync.ahead import Ahead
 from ranvier.sync.event_stream import EventStream
 from ranvier.sync.initial_sync import InitialSync
 from ranvier.sync.notifier import Notifier
@@ -22,6 +23,7 @@ from ranvier.sync.sections.typing import TypingSection
 def build_event_stream(
     core: Core,
     config: Config,
+    ahead: Ahead,
     notifier: Notifier,
     renderer: Renderer,
     *,
@@ -33,6 +35,7 @@ def build_event_stream(
     tail, ignored = core.tail, users.ignored_users.of
     return EventStream(
         tail=tail,
+        ahead=ahead,
         bus=core.bus,
         clock=core.clock,
         notifier=notifier,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from ranvier.config import Config
 from ranvier.processes.core import Core
@@ -13,6 +14,8 @@ from ranvier.processes.room_parts import RoomParts
 from ranvier.processes.user_data import UserParts
 from ranvier.rooms.erased_users import ErasedUsers
 from ranvier.storage.erasure import ErasureStore
+from ranvier.storage.log import head
+from ranvier.sync.ahead import Ahead
 from ranvier.sync.assemble import SyncAssembler
 from ranvier.sync.context import UserSection
 from ranvier.sync.ephemeral_news import EphemeralNews
@@ -88,8 +91,10 @@ def build_sync(
         "device_one_time_keys_count": OneTimeKeyCountsSection(encryption.key_counts),
         "device_unused_fallback_key_types": UnusedFallbackKeysSection(encryption.key_counts),
     }
+    ahead = Ahead(tail=core.tail, head=partial(head, core.database))
     assembler = SyncAssembler(
         tail=core.tail,
+        ahead=ahead,
         bus=core.bus,
         notifier=notifier,
         memberships=core.memberships,
@@ -125,7 +130,7 @@ def build_sync(
     return SyncParts(
         assembler=assembler,
         event_stream=build_event_stream(
-            core, config, notifier, renderer, rooms=rooms, users=users, ephemeral=ephemeral
+            core, config, ahead, notifier, renderer, rooms=rooms, users=users, ephemeral=ephemeral
         ),
         initial_syncs=build_initial_sync(
             core, config, renderer, rooms=rooms, users=users, ephemeral=ephemeral

@@ -236,9 +236,14 @@ async def _serving(
     on_orphaned: Callable[[], None],
 ) -> AsyncIterator[RunningWorker]:
     application = built.application
-    listeners = await _listeners(config, application, around.front, folder)
     if cluster is not None:
         await cluster.start(core)
+    try:
+        listeners = await _listeners(config, application, around.front, folder)
+    except BaseException:
+        if cluster is not None:
+            await cluster.stop(0)
+        raise
     front = moving = None
     if around.front is not None:
         # Not the private one, which is there to ask just this worker.

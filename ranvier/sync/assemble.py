@@ -16,6 +16,7 @@ from ranvier.rooms.rooms import Rooms
 from ranvier.spec.filters import Filter
 from ranvier.storage.events import EventStore
 from ranvier.storage.rooms import RoomStore
+from ranvier.sync.ahead import Ahead
 from ranvier.sync.context import RoomSection, SyncContext, UnreadCounts, UnreadSection, UserSection
 from ranvier.sync.notifier import Notifier
 from ranvier.sync.plain import PlainNews, is_plain_filter
@@ -24,8 +25,6 @@ from ranvier.sync.sections.rooms import Asked, RoomAnswer, RoomSections
 from ranvier.sync.summary import room_summary
 from ranvier.wire.log_rows import EventRow, LogRow
 from ranvier.wire.tokens import Token
-
-_FUTURE_WAIT_S = 10.0
 
 _Pieces = list[bytes]
 """What an answer is joined of, once."""
@@ -73,6 +72,7 @@ class SyncAssembler:
         self,
         *,
         tail: Tail,
+        ahead: Ahead,
         bus: Bus,
         notifier: Notifier,
         memberships: Memberships,
@@ -91,6 +91,7 @@ class SyncAssembler:
         plain: PlainNews,
     ) -> None:
         self._tail = tail
+        self._ahead = ahead
         self._bus = bus
         self._notifier = notifier
         self._memberships = memberships
@@ -112,8 +113,7 @@ class SyncAssembler:
         """Give the JSON of an answer: at once, or when there is something to tell, or after the timeout."""
         since = request.since
         if since is not None and since.pos > self._tail.pos:
-            # The client was told of this position by another worker, which is ahead of this one.
-            await self._tail.wait_for(since.pos, _FUTURE_WAIT_S)
+            await self._ahead.reach(since.pos)
         if since is None or request.full_state or request.timeout_s <= 0:
             return (await self._make(request))[0]
         deadline = self._now_ms() + request.timeout_s * 1000

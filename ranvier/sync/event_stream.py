@@ -23,6 +23,7 @@ from ranvier.rooms.timeline import IgnoredUsers, Timeline, wanted_by
 from ranvier.rooms.visibility import Sight, Visibility
 from ranvier.spec.filters import NO_FILTER, RoomEventFilter
 from ranvier.storage.events import EventStore, TimelineSpan
+from ranvier.sync.ahead import Ahead
 from ranvier.sync.context import RoomSection, SyncContext, UserSection
 from ranvier.sync.notifier import Notifier, Waiter
 from ranvier.sync.render import Renderer
@@ -31,7 +32,6 @@ from ranvier.wire.tokens import Token
 
 MAX_EVENTS: Final = 100
 """Events of one answer; the client asks again for the rest, with the token that it is given."""
-_FUTURE_WAIT_S: Final = 10.0
 _EVERY_EVENT: Final = RoomEventFilter()
 
 
@@ -89,6 +89,7 @@ class EventStream:
         self,
         *,
         tail: Tail,
+        ahead: Ahead,
         bus: Bus,
         clock: Clock,
         notifier: Notifier,
@@ -104,6 +105,7 @@ class EventStream:
         room_sections: Sequence[RoomSection],
     ) -> None:
         self._tail = tail
+        self._ahead = ahead
         self._bus = bus
         self._clock = clock
         self._notifier = notifier
@@ -126,9 +128,8 @@ class EventStream:
         """
         deadline = self._clock.now_ms() + request.timeout_s * 1000
         since = request.since
-        if since is not None and since.pos > self._tail.pos:
-            # The client was told of this position by another worker, which is ahead of this one.
-            await self._tail.wait_for(since.pos, _FUTURE_WAIT_S)
+        if since is not None:
+            await self._ahead.reach(since.pos)
         with await self._notifier.waiter(request.actor.user_id) as waiter:
             since = since or self._now()
             if request.room_id is None:

@@ -15,6 +15,7 @@ from tests.cluster.machine import Machine
 from tests.cluster.services import services
 from tests.cluster.test_hopping import bodies, position
 from tests.postgres import private_folder
+from tests.server.process import free_port
 from tests.server.test_listeners_whole import make_certificate
 
 SECRET = "a secret of the tests"
@@ -148,3 +149,20 @@ async def test_without_a_secret_nothing_is_open_to_the_network(database: str, se
         assert "replication on 127.0.0.2" in machine.log
         assert "worker_replication_secret" in machine.log
         assert "Traceback" not in machine.log
+
+
+async def test_machines_that_do_not_know_of_each_other_show_nothing_older(database: str) -> None:
+    """While Redis is away a topic that was just set would be the old one at the other machine."""
+    async with machines(database, SECRET, SECRET) as found:
+        for machine in found:
+            machine.configure(redis={"enabled": True, "host": "127.0.0.1", "port": free_port()})
+            machine.start()
+        for machine in found:
+            await machine.ready()
+        async with HoppingClient([machine.socket for machine in found]) as client:
+            await client.register()
+            room_id = await client.create_room()
+            topic = f"/v3/rooms/{quote(room_id)}/state/m.room.topic"
+            for number in range(20):
+                await client.put(topic, {"topic": str(number)})
+                assert (await client.get(topic))["topic"] == str(number)
