@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from dataclasses import replace
@@ -15,15 +14,8 @@ from ranvier.deploy.actions import Action, DeployError
 from ranvier.deploy.commands import commands, hints, systemd_runs
 from ranvier.deploy.plan import Plan, Planner, removed_workers
 from ranvier.deploy.record import Record, read_record
-from ranvier.deploy.settings import MAIN, Settings
+from ranvier.deploy.settings import Settings, SettingsError, check_settings
 from ranvier.deploy.target import Target
-from ranvier.spec.ids import is_server_name
-
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
-_SYSTEM_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
-_PATH = re.compile(r"/[A-Za-z0-9._/@+-]*")
-_MAX_SOCKET_PATH = 100
 
 PathOption = click.Path(path_type=Path)
 
@@ -86,8 +78,7 @@ def _plan(target: Target, settings: Settings, before: Record, *, start: bool) ->
         plan.actions += commands(settings, plan, removed_workers(settings, before), start=start)
     elif plan.actions:
         plan.notes.append("services are started when this is run on a machine with systemd, without --root")
-    if plan.record is not None:
-        plan.actions.append(plan.record)
+    plan.actions += plan.last
     plan.notes += hints(settings, plan)
     return plan
 
@@ -120,7 +111,10 @@ def _settings(before: Record, options: dict[str, Any]) -> Settings:
             raise click.UsageError(
                 f"this server is {known.server_name}, and a server's name cannot be changed"
             )
-    _check(settings)
+    try:
+        check_settings(settings)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
     return settings
 
 
@@ -134,29 +128,3 @@ def _own_program() -> Path:
     found = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "ranvier" else None
     beside = Path(sys.executable).with_name("ranvier")
     return Path(found).resolve() if found else beside if beside.exists() else Settings("", "").program
-
-
-def _check(settings: Settings) -> None:
-    """Refuse what would not be one word in the files that it is written into."""
-    if not is_server_name(settings.server_name):
-        raise click.UsageError(f"{settings.server_name!r} is not a server name such as example.org")
-    if not _HOST.fullmatch(settings.public_name):
-        raise click.UsageError(f"{settings.public_name!r} is not a host name such as matrix.example.org")
-    for name in settings.workers:
-        if not _NAME.fullmatch(name) or name == MAIN:
-            raise click.UsageError(f"{name!r} cannot be the name of a worker")
-        if len(str(settings.socket(name))) > _MAX_SOCKET_PATH:
-            raise click.UsageError(f"the path of a socket of {name!r} would be too long")
-    if len(set(settings.workers)) != len(settings.workers):
-        raise click.UsageError("two workers have the same name")
-    for name in (settings.user, settings.group, settings.redis_user, settings.web_user):
-        if not _SYSTEM_NAME.fullmatch(name):
-            raise click.UsageError(f"{name!r} cannot be the name of a user or group")
-    if not _NAME.fullmatch(settings.redis_service.removesuffix(".service")):
-        raise click.UsageError(f"{settings.redis_service!r} is not a service")
-    paths = (settings.program, settings.redis_config, settings.certificate, settings.certificate_key)
-    for path in paths:
-        if path is not None and not _PATH.fullmatch(str(path)):
-            raise click.UsageError(f"{str(path)!r} is not an absolute path of plain characters")
-    if (settings.certificate is None) != (settings.certificate_key is None):
-        raise click.UsageError("give --certificate and --certificate-key together")

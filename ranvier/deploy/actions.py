@@ -112,6 +112,26 @@ class PutFile:
 
 
 @dataclass(frozen=True)
+class RemoveFile:
+    """Take a file away that nobody needs any more."""
+
+    path: Path
+    why: str
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return f"remove {self.path}: {self.why}"
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Remove it."""
+        target.real(self.path).unlink()
+
+
+@dataclass(frozen=True)
 class PutSecret:
     """Write a new secret; what it is, nobody is shown."""
 

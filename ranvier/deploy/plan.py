@@ -13,7 +13,7 @@ import yaml
 
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.deploy import config_files, nginx, record, system_files
-from ranvier.deploy.actions import Action, MakeFolder, PutFile, PutSecret, Run, SetRights
+from ranvier.deploy.actions import Action, MakeFolder, PutFile, PutSecret, RemoveFile, Run, SetRights
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.target import Rights, Target, fingerprint
@@ -30,14 +30,14 @@ MAX_UPLOAD_BYTES: Final = 50 << 20
 class Plan:
     """What is to be done, in order, and what is to be told.
 
-    ``changed`` are the paths of files that are not in use yet as they will be; ``record`` is written when
-    they are, so that a run that failed half way is taken up by the next.
+    ``changed`` are the paths of files that are not in use yet as they will be. ``last`` remembers that they
+    are, once they are, so that a run that failed half way is taken up by the next.
     """
 
     actions: list[Action] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     changed: set[Path] = field(default_factory=set)
-    record: PutFile | None = None
+    last: list[Action] = field(default_factory=list)
     restart_redis: bool = False
     reload_nginx: bool = False
 
@@ -51,18 +51,20 @@ class Planner:
         self._before = before
         self._routes = routes
         self._written: dict[str, str] = {}
-        self._made: set[Path] = set()
+        self._made: dict[Path, Rights] = {}
         self.plan = Plan()
 
     def make(self) -> Plan:
         """Give the plan."""
+        self._parents(record.PATH)
+        at = len(self.plan.actions)
         self._users()
         self._folders()
         self._configuration()
         self._redis()
         self._units()
         self._nginx()
-        self._remember()
+        self._remember(at)
         return self.plan
 
     # -- what is there ---------------------------------------------------------------------------------
@@ -156,12 +158,24 @@ class Planner:
         roles = values.get("worker_roles") if isinstance(values, dict) else None
         return not isinstance(roles, list) or any(role in roles for role in CLIENT_ROLES)
 
-    def _remember(self) -> None:
-        text = Record(self._settings, {**self._before.files, **self._written}).encode()
+    def _remember(self, at: int) -> None:
+        """Remember what is about to be written, as the plan's step ``at``, and at the end what was.
+
+        A run that fails, or is killed, leaves files that the next one has to know as its own.
+        """
         before = self._target.read(record.PATH)
-        if before != text:
-            self._parents(record.PATH)
-            self.plan.record = PutFile(record.PATH, text, _ROOT_FILE, before)
+        if any(isinstance(action, PutFile) for action in self.plan.actions):
+            text = self._before.beginning(self._written).encode()
+            if text != before:
+                self.plan.actions.insert(at, PutFile(record.PATH, text, _ROOT_FILE, before))
+                before = text
+        text = self._before.ended(self._settings, self._written, gone=()).encode()
+        if text == before:
+            return
+        self.plan.last.append(PutFile(record.PATH, text, _ROOT_FILE, before))
+        former = record.FORMER_PATH
+        if self._target.rights(record.PATH) is None and self._target.rights(former) is not None:
+            self.plan.last.append(RemoveFile(former, f"it is {record.PATH} now"))
 
     # -- single steps ----------------------------------------------------------------------------------
 
@@ -176,14 +190,13 @@ class Planner:
     ) -> None:
         self._parents(path)
         current = self._target.read(path)
-        mark = self._before.files.get(str(path))
-        edited = current is not None and current != content and mark != fingerprint(current)
+        edited = current not in (None, content) and not self._before.wrote(path, current or "")
         if edited and leave_edited:
             self.plan.notes.append(f"{path} was edited by hand and is left as it is")
             return
         if ours:
             self._written[str(path)] = fingerprint(content)
-            if mark != fingerprint(content):
+            if not self._before.uses(path, content):
                 self.plan.changed.add(path)
         if current == content:
             self._rights(path, rights)
@@ -200,8 +213,8 @@ class Planner:
 
     def _folder(self, path: Path, rights: Rights) -> None:
         self._parents(path)
-        before = self._target.rights(path)
-        self._made.add(path)
+        before = self._made.get(path) or self._target.rights(path)
+        self._made[path] = rights
         if before != rights:
             self.plan.actions.append(MakeFolder(path, rights, before))
 
@@ -214,7 +227,7 @@ class Planner:
         for folder in reversed(path.parents):
             if folder not in self._made and self._target.rights(folder) is None:
                 self.plan.actions.append(MakeFolder(folder, _ROOT_FOLDER, None))
-            self._made.add(folder)
+                self._made[folder] = _ROOT_FOLDER
 
     def _free_name(self, path: Path) -> Path:
         names = (path.with_name(f"{path.name}.kept.{number}") for number in itertools.count(1))

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from ranvier.spec.ids import is_server_name
+
 MAIN: Final = "main"
 """The name of the worker that ``ranvier.service`` runs."""
+
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_SYSTEM_NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_PATH: Final = re.compile(r"/[A-Za-z0-9._/@+-]*")
+_MAX_SOCKET_PATH: Final = 100
+
+
+class SettingsError(ValueError):
+    """Say what cannot be deployed; the message is for the administrator."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +96,34 @@ def from_plain(values: Mapping[str, Any]) -> Settings:
         else:
             known[field.name] = Path(value) if "Path" in str(field.type) else str(value)
     return Settings(**known)
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what would not be one word in the files that it is written into. Raises SettingsError."""
+    if not is_server_name(settings.server_name):
+        raise SettingsError(f"{settings.server_name!r} is not a server name such as example.org")
+    if not _HOST.fullmatch(settings.public_name):
+        raise SettingsError(f"{settings.public_name!r} is not a host name such as matrix.example.org")
+    _check_workers(settings)
+    for name in (settings.user, settings.group, settings.redis_user, settings.web_user):
+        if not _SYSTEM_NAME.fullmatch(name):
+            raise SettingsError(f"{name!r} cannot be the name of a user or group")
+    if settings.user == "root":
+        raise SettingsError("the server cannot run as root: choose a user of its own")
+    if not _NAME.fullmatch(settings.redis_service.removesuffix(".service")):
+        raise SettingsError(f"{settings.redis_service!r} is not a service")
+    for path in (getattr(settings, field.name) for field in fields(Settings)):
+        if isinstance(path, Path) and (not _PATH.fullmatch(str(path)) or ".." in path.parts):
+            raise SettingsError(f"{str(path)!r} is not an absolute path of plain characters")
+    if (settings.certificate is None) != (settings.certificate_key is None):
+        raise SettingsError("give --certificate and --certificate-key together")
+
+
+def _check_workers(settings: Settings) -> None:
+    for name in settings.workers:
+        if not _NAME.fullmatch(name) or name == MAIN:
+            raise SettingsError(f"{name!r} cannot be the name of a worker")
+        if len(str(settings.socket(name))) > _MAX_SOCKET_PATH:
+            raise SettingsError(f"the path of a socket of {name!r} would be too long")
+    if len(set(settings.workers)) != len(settings.workers):
+        raise SettingsError("two workers have the same name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -180,6 +181,98 @@ def test_a_run_that_failed_half_way_is_taken_up_again(machine: Path, deploy: Dep
     assert "Nothing to do" in deploy().output
 
 
+def test_a_run_that_failed_is_mended_by_one_with_other_options(machine: Path, deploy: Deploy) -> None:
+    """What a mistyped option put into a file would stay there for ever, as if a person had written it."""
+    blocked = machine / "etc/nginx/conf.d/.ranvier.conf.new"
+    blocked.mkdir(parents=True)
+    wrong = ("--server-name", "example.org", "--workers", "2", "--public-name", "matirx.example.org")
+    assert deploy(*wrong).exit_code == 1
+    yaml = machine / "etc/ranvier/homeserver.yaml"
+    assert "matirx.example.org" in yaml.read_text()
+    assert deploy(*wrong).exit_code == 1
+    blocked.rmdir()
+    result = deploy(*FIRST)
+    assert result.exit_code == 0, result.output
+    assert "edited by hand" not in result.output
+    assert "//matrix.example.org/" in yaml.read_text()
+    assert [path.name for path in machine.rglob("*.kept.*")] == ["redis.conf.kept.1"]
+    assert "Nothing to do" in deploy().output
+    blocked.mkdir()
+    assert deploy("--public-name", "matirx.example.org").exit_code == 1
+    blocked.rmdir()
+    assert deploy().exit_code == 0
+    assert "//matrix.example.org/" in yaml.read_text()
+    assert "Nothing to do" in deploy().output
+
+
+RECORD = "etc/ranvier/deploy.json"
+FORMER_RECORD = "var/lib/ranvier/deploy.json"
+
+
+@pytest.mark.parametrize("place", [RECORD, FORMER_RECORD])
+@pytest.mark.parametrize("how", ["owner", "mode", "link", "pipe"])
+def test_a_record_that_others_may_have_written_is_refused(
+    machine: Path, deploy: Deploy, how: str, place: str
+) -> None:
+    """Who broke into a worker would have root write files and start services as they like."""
+    deploy(*FIRST)
+    text = (machine / RECORD).read_text()
+    (machine / RECORD).unlink()
+    path = machine / place
+    if how == "link":
+        elsewhere = machine / "elsewhere"
+        elsewhere.write_text(text)
+        path.symlink_to(elsewhere)
+    elif how == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(text)
+        os.chown(path, 901 if how == "owner" else 0, 0)
+        path.chmod(0o664 if how == "mode" else 0o644)
+    before = files_of(machine)
+    result = deploy()
+    assert result.exit_code == 1
+    assert f"/{place}" in result.output
+    assert "trusted" in result.output or "not a file" in result.output
+    assert files_of(machine) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("user", "root"),
+        ("user", "a\nb"),
+        ("data_dir", "/etc/../root"),
+        ("nginx_dir", "/etc/x;y"),
+        ("workers", ["../x"]),
+    ],
+)
+def test_a_record_says_nothing_that_options_may_not(
+    machine: Path, deploy: Deploy, key: str, value: object
+) -> None:
+    """A record that came from elsewhere would put anything into units that root starts."""
+    deploy(*FIRST)
+    values = json.loads((machine / RECORD).read_text())
+    values["settings"][key] = value
+    (machine / RECORD).write_text(json.dumps(values))
+    before = files_of(machine)
+    result = deploy()
+    assert result.exit_code == 1
+    assert "cannot be used" in result.output
+    assert files_of(machine) == before
+
+
+def test_the_record_of_the_first_release_is_taken_over(machine: Path, deploy: Deploy) -> None:
+    """After the update the server would be asked for all options, and files be taken for edited ones."""
+    deploy(*FIRST)
+    (machine / RECORD).rename(machine / FORMER_RECORD)
+    result = deploy()
+    assert result.exit_code == 0, result.output
+    assert (machine / RECORD).exists()
+    assert not (machine / FORMER_RECORD).exists()
+    assert "Nothing to do" in deploy().output
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -189,6 +282,7 @@ def test_a_run_that_failed_half_way_is_taken_up_again(machine: Path, deploy: Dep
         ("--server-name", "example.org", "--workers", "a,a"),
         ("--server-name", "example.org", "--workers", "main"),
         ("--server-name", "example.org", "--user", "x;y"),
+        ("--server-name", "example.org", "--user", "root"),
         ("--server-name", "example.org", "--public-name", "a;b"),
         ("--server-name", "example.org", "--certificate", "/etc/a.pem"),
         ("--server-name", "example.org", "--program", "/opt/my programs/ranvier"),
