@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from ranvier.deploy.actions import Action, DeployError
-from ranvier.deploy.commands import commands, hints, systemd_runs
+from ranvier.deploy.commands import commands, hints, starting
 from ranvier.deploy.plan import Plan, Planner, removed_workers
 from ranvier.deploy.record import Record, read_record
 from ranvier.deploy.settings import Settings, SettingsError, check_settings
+from ranvier.deploy.system import system_of
 from ranvier.deploy.target import Target
 
 PathOption = click.Path(path_type=Path)
@@ -60,10 +61,12 @@ def deploy(root: Path, dry_run: bool, start: bool, **options: Any) -> None:
         raise click.ClickException(f"{error}; run this as root") from error
     except (DeployError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    for action in plan.actions:
-        _do(action, target, dry_run=dry_run)
-    for note in plan.notes:
-        click.echo(f"Note: {note}")
+    try:
+        for action in plan.actions:
+            _do(action, target, dry_run=dry_run)
+    finally:  # they often say why something failed
+        for note in plan.notes:
+            click.echo(f"Note: {note}")
     if not plan.actions:
         click.echo("Nothing to do: everything is as it should be.")
     elif dry_run:
@@ -73,12 +76,15 @@ def deploy(root: Path, dry_run: bool, start: bool, **options: Any) -> None:
 def _plan(target: Target, settings: Settings, before: Record, *, start: bool) -> Plan:
     from ranvier.processes.application import client_routes  # noqa: PLC0415 (slow, and --help needs it not)
 
-    plan = Planner(target, settings, before, client_routes()).make()
-    if target.is_machine and systemd_runs():
-        plan.actions += commands(settings, plan, removed_workers(settings, before), start=start)
+    system = system_of(target)
+    plan = Planner(target, settings, before, client_routes(), system).make()
+    if system is not None:
+        plan.actions += commands(system, settings, plan, removed_workers(settings, before))
     elif plan.actions:
         plan.notes.append("services are started when this is run on a machine with systemd, without --root")
     plan.actions += plan.last
+    if system is not None and start:
+        plan.actions += starting(system, settings, plan)
     plan.notes += hints(settings, plan)
     return plan
 

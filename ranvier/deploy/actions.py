@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -155,10 +156,12 @@ class PutSecret:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a command."""
+    """Run a command. ``path`` says where programs are; None: where this process finds them."""
 
     argv: Sequence[str]
     why: str
+    path: str | None = None
+    timeout_s: float = COMMAND_TIMEOUT_S
 
     def summary(self) -> str:
         """Say in one line what is done."""
@@ -177,7 +180,8 @@ class Run:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=COMMAND_TIMEOUT_S,
+                timeout=self.timeout_s,
+                env={**os.environ, "PATH": self.path or command_path()},
                 stdin=subprocess.DEVNULL,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -185,3 +189,38 @@ class Run:
         if done.returncode:
             said = (done.stderr or done.stdout).strip() or f"it ended with status {done.returncode}"
             raise DeployError(f"`{' '.join(self.argv)}` failed: {said}")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Run a command that may refuse what was just written; then ``undo`` makes it as it was before."""
+
+    run: Run
+    undo: Sequence[Action]
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return self.run.summary()
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Run it and wait. Raises DeployError when it fails, after everything is as it was."""
+        try:
+            self.run.apply(target)
+        except DeployError as error:
+            if not self.undo:
+                raise
+            try:
+                for step in self.undo:
+                    step.apply(target)
+            except (DeployError, OSError, LookupError) as second:
+                raise DeployError(f"{error}\nIt cannot be made as it was before: {second}") from error
+            raise DeployError(f"{error}\nIts files are as they were before") from error
+
+
+def command_path() -> str:
+    """Give where programs are looked for: also where those for administrators are, after a plain ``su``."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"

@@ -2,40 +2,93 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
-from ranvier.deploy.actions import COMMAND_TIMEOUT_S, Action, Run
+from ranvier.deploy import config_files
+from ranvier.deploy.actions import Action, DeployError, Run, Tried
 from ranvier.deploy.plan import UNITS, Plan
 from ranvier.deploy.settings import Settings
+from ranvier.deploy.system import ACTIVE, AS_POSTGRES, System
 from ranvier.deploy.system_files import service_of
+from ranvier.deploy.target import Target
 
-_AS_POSTGRES: Final = ("runuser", "-u", "postgres", "--")
 _ENCODING: Final = ("--encoding=UTF8", "--locale=C", "--template=template0")
+_START_TIMEOUT_S: Final = 20 * 60  # more than the units give a start that brings the schema up to date
+_SHOWN: Final = 3
 
 
-def commands(settings: Settings, plan: Plan, removed: Sequence[str], *, start: bool) -> list[Action]:
-    """Give the commands that are needed after the plan's files are there."""
+@dataclass(frozen=True)
+class StartServices:
+    """Start services and see whether they run."""
+
+    system: System
+    services: Sequence[str]
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return f"{self._start().summary()}, and each is asked whether it runs"
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Start them. Raises DeployError with the status of those that do not run then."""
+        failed: DeployError | None = None
+        try:
+            self._start().apply(target)
+        except DeployError as error:
+            failed = error  # what systemd says of each service tells more
+        states = self.system.states(self.services)
+        away = [name for name, state in states.items() if state != ACTIVE]
+        if away:
+            status = ["systemctl", "status", "--no-pager", "--full", "--lines=15"]
+            said = "\n\n".join(self.system.says([*status, name]) for name in away[:_SHOWN])
+            raise DeployError(f"{', '.join(away)}: not running\n\n{said}") from failed
+        if failed is not None:
+            raise failed
+
+    def _start(self) -> Run:
+        argv = ["systemctl", "start", "ranvier.target", *self.services]
+        return Run(argv, "all workers that do not run are started", self.system.path, _START_TIMEOUT_S)
+
+
+def commands(system: System, settings: Settings, plan: Plan, removed: Sequence[str]) -> list[Action]:
+    """Give the commands that are needed after the plan's files are there, but for those that start workers.
+
+    What may refuse a file comes first: nothing else is changed then.
+    """
     found: list[Action] = []
-    units = {path for path in plan.changed if UNITS in path.parents}
-    if units:
-        found.append(Run(["systemctl", "daemon-reload"], "systemd reads its units again"))
-    found += _database(settings)
-    if plan.restart_redis:
-        found.append(Run(["systemctl", "restart", settings.redis_service], "Redis moves to its socket"))
+    reload_units = system.run(["systemctl", "daemon-reload"], "systemd reads its units again")
     if plan.reload_nginx:
-        found.append(Run(["nginx", "-t"], "see whether nginx takes its configuration"))
-        found.append(Run(["systemctl", "reload", "nginx.service"], "nginx uses it"))
+        test = system.run(["nginx", "-t"], "see whether nginx takes its configuration")
+        found.append(Tried(test, plan.undo_below(settings.nginx_dir)))
+    if _units(plan):
+        found.append(reload_units)
+    found += _database(system, settings, plan)
+    if plan.restart_redis:
+        restart = system.run(["systemctl", "restart", settings.redis_service], "Redis moves to its socket")
+        undo = plan.undo_below(settings.redis_config.parent, UNITS / f"{settings.redis_service}.d")
+        found.append(Tried(restart, [*undo, reload_units, restart] if undo else []))
+    if plan.reload_nginx:
+        found.append(system.run(["systemctl", "reload-or-restart", "nginx.service"], "nginx uses it"))
     for name in removed:
         argv = ["systemctl", "disable", "--now", service_of(name)]
-        found.append(Run(argv, f"the worker {name} is no longer wanted"))
-    if not _says(["systemctl", "is-enabled", "ranvier.target"], "enabled"):
-        found.append(Run(["systemctl", "enable", "ranvier.target"], "Ranvier is started at boot"))
-    if start and (units or not _says(["systemctl", "is-active", "ranvier.target"], "active")):
-        found.append(Run(["systemctl", "start", "ranvier.target"], "all workers that do not run are started"))
+        found.append(system.run(argv, f"the worker {name} is no longer wanted"))
+    if system.says(["systemctl", "is-enabled", "ranvier.target"]) != "enabled":
+        found.append(system.run(["systemctl", "enable", "ranvier.target"], "Ranvier is started at boot"))
     return found
+
+
+def starting(system: System, settings: Settings, plan: Plan) -> list[Action]:
+    """Give what starts the workers that do not run, if there are any."""
+    services = [service_of(name) for name in settings.names]
+    states = system.states(["ranvier.target", *services])
+    if _units(plan) or any(state != ACTIVE for state in states.values()):
+        return [StartServices(system, services)]
+    return []
 
 
 def hints(settings: Settings, plan: Plan) -> list[str]:
@@ -50,37 +103,29 @@ def hints(settings: Settings, plan: Plan) -> list[str]:
     return found
 
 
-def _database(settings: Settings) -> list[Action]:
+def _units(plan: Plan) -> bool:
+    return any(UNITS in path.parents for path in plan.changed)
+
+
+def _database(system: System, settings: Settings, plan: Plan) -> list[Action]:
     """Make the server's role and its database, unless they are there or PostgreSQL is elsewhere."""
-    if not _runs([*_AS_POSTGRES, "psql", "-tAc", "SELECT 1"]):
+    if not _has(system, "SELECT 1"):
+        path = settings.conf_d / "database.yaml"
+        if plan.wants(path, config_files.database_yaml(settings)):
+            plan.notes.append(
+                "PostgreSQL does not answer on this machine, and no worker starts without it: install and "
+                f"start it, then run this again; if it is elsewhere, say so in {path}"
+            )
         return []
     found: list[Action] = []
-    if not _has(f"SELECT 1 FROM pg_roles WHERE rolname = '{settings.user}'"):
-        found.append(Run([*_AS_POSTGRES, "createuser", settings.user], "the server's role in PostgreSQL"))
-    if not _has("SELECT 1 FROM pg_database WHERE datname = 'ranvier'"):
-        argv = [*_AS_POSTGRES, "createdb", f"--owner={settings.user}", *_ENCODING, "ranvier"]
-        found.append(Run(argv, "the server's database"))
+    if not _has(system, f"SELECT 1 FROM pg_roles WHERE rolname = '{settings.user}'"):
+        argv = [*AS_POSTGRES, "createuser", settings.user]
+        found.append(system.run(argv, "the server's role in PostgreSQL"))
+    if not _has(system, "SELECT 1 FROM pg_database WHERE datname = 'ranvier'"):
+        argv = [*AS_POSTGRES, "createdb", f"--owner={settings.user}", *_ENCODING, "ranvier"]
+        found.append(system.run(argv, "the server's database"))
     return found
 
 
-def _has(sql: str) -> bool:
-    return _says([*_AS_POSTGRES, "psql", "-tAc", sql], "1")
-
-
-def _says(argv: Sequence[str], expected: str) -> bool:
-    try:
-        done = subprocess.run(
-            argv, check=False, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, cwd="/"
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.stdout.strip() == expected
-
-
-def _runs(argv: Sequence[str]) -> bool:
-    return _says(argv, "1")
-
-
-def systemd_runs() -> bool:
-    """Tell whether systemd is this machine's service manager (sd_booted(3))."""
-    return Path("/run/systemd/system").is_dir()
+def _has(system: System, sql: str) -> bool:
+    return system.says([*AS_POSTGRES, "psql", "-tAc", sql]) == "1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,19 @@ import yaml
 
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.deploy import config_files, nginx, record, system_files
-from ranvier.deploy.actions import Action, MakeFolder, PutFile, PutSecret, RemoveFile, Run, SetRights
+from ranvier.deploy.actions import (
+    Action,
+    DeployError,
+    MakeFolder,
+    PutFile,
+    PutSecret,
+    RemoveFile,
+    Run,
+    SetRights,
+)
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
+from ranvier.deploy.system import System
 from ranvier.deploy.target import Rights, Target, fingerprint
 from ranvier.http.route import Route
 from ranvier.wire.members import CLIENT_ROLES
@@ -31,31 +42,53 @@ class Plan:
     """What is to be done, in order, and what is to be told.
 
     ``changed`` are the paths of files that are not in use yet as they will be. ``last`` remembers that they
-    are, once they are, so that a run that failed half way is taken up by the next.
+    are, once they are, so that a run that failed half way is taken up by the next. ``waiting`` are those
+    whose program is not installed. ``undo`` has what makes a file as it was. ``wanted`` has the fingerprint
+    of each file that is not left to a person.
     """
 
     actions: list[Action] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     changed: set[Path] = field(default_factory=set)
     last: list[Action] = field(default_factory=list)
+    waiting: set[Path] = field(default_factory=set)
+    undo: dict[Path, Action] = field(default_factory=dict)
+    wanted: dict[str, str] = field(default_factory=dict)
     restart_redis: bool = False
     reload_nginx: bool = False
+
+    def undo_below(self, *folders: Path) -> list[Action]:
+        """Give what makes the files in some folders as they were."""
+        return [action for path, action in self.undo.items() if path.parent in folders]
+
+    def wants(self, path: Path, content: str) -> bool:
+        """Tell whether a file will have this text, and not a person's."""
+        return self.wanted.get(str(path)) == fingerprint(content)
 
 
 class Planner:
     """Make the plan of all files and folders for some settings."""
 
-    def __init__(self, target: Target, settings: Settings, before: Record, routes: Sequence[Route]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        settings: Settings,
+        before: Record,
+        routes: Sequence[Route],
+        system: System | None = None,
+    ) -> None:
         self._target = target
+        self._system = system
         self._settings = settings
         self._before = before
         self._routes = routes
-        self._written: dict[str, str] = {}
         self._made: dict[Path, Rights] = {}
         self.plan = Plan()
 
     def make(self) -> Plan:
-        """Give the plan."""
+        """Give the plan. Raises DeployError when what is there already tells that it would fail."""
+        if self._system is not None:
+            self._system.check_program(self._target, self._settings)
         self._parents(record.PATH)
         at = len(self.plan.actions)
         self._users()
@@ -115,17 +148,20 @@ class Planner:
 
     def _redis(self) -> None:
         settings = self._settings
+        before = self._target.read(settings.redis_config)
+        known = self._system is None or self._system.has_service(settings.redis_service)
+        if before is None or not known:
+            missing = settings.redis_config if before is None else settings.redis_service
+            self.plan.notes.append(f"there is no {missing}: install Redis, then run this again")
+            self.plan.restart_redis = False
+            return
         fragment = settings.redis_config.with_name("ranvier.conf")
         drop_in = UNITS / f"{settings.redis_service}.d" / "ranvier.conf"
         self._file(fragment, system_files.redis_fragment(settings))
         self._file(drop_in, system_files.redis_drop_in(settings))
-        before = self._target.read(settings.redis_config)
-        if before is None:
-            self.plan.notes.append(f"there is no {settings.redis_config}: install Redis, then run this again")
-        else:
-            content = system_files.with_include(before, str(fragment))
-            rights = self._target.rights(settings.redis_config) or _ROOT_FILE
-            self._file(settings.redis_config, content, rights, ours=False)
+        content = system_files.with_include(before, str(fragment))
+        rights = self._target.rights(settings.redis_config) or _ROOT_FILE
+        self._file(settings.redis_config, content, rights, ours=False)
         if {fragment, drop_in, settings.redis_config} & self.plan.changed:
             self.plan.restart_redis = True
 
@@ -141,8 +177,30 @@ class Planner:
         self._file(upstream, nginx.upstream_file(settings, self._routes, self._for_clients()))
         content = nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES)
         self._file(server, content, leave_edited=True)
-        if {upstream, server} & self.plan.changed:
+        if self.plan.wants(server, content):
+            self._check_certificate()
+        if self._system is not None and not self._system.has_nginx():
+            self.plan.waiting |= {upstream, server}
+            self.plan.notes.append(
+                f"there is no nginx; its files wait in {settings.nginx_dir}: install it, then run this again"
+            )
+            self.plan.reload_nginx = False
+        elif {upstream, server} & self.plan.changed:
             self.plan.reload_nginx = True
+
+    def _check_certificate(self) -> None:
+        settings = self._settings
+        if settings.certificate is None or settings.certificate_key is None:
+            return
+        certificate = self._target.real(settings.certificate)
+        key = self._target.real(settings.certificate_key)
+        try:
+            for file in (certificate, key):
+                file.read_bytes()  # tells which of them is missing, as the next line does not
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except OSError as error:
+            names = f"{settings.certificate} with the key {settings.certificate_key}"
+            raise DeployError(f"nginx cannot use {names}: {error}") from error
 
     def _for_clients(self) -> Sequence[str]:
         """Give the workers that the web server asks: all whose own files do not give them other roles."""
@@ -165,11 +223,11 @@ class Planner:
         """
         before = self._target.read(record.PATH)
         if any(isinstance(action, PutFile) for action in self.plan.actions):
-            text = self._before.beginning(self._written).encode()
+            text = self._before.beginning(self.plan.wanted).encode()
             if text != before:
                 self.plan.actions.insert(at, PutFile(record.PATH, text, _ROOT_FILE, before))
                 before = text
-        text = self._before.ended(self._settings, self._written, gone=()).encode()
+        text = self._before.ended(self._settings, self.plan.wanted, waiting=self.plan.waiting).encode()
         if text == before:
             return
         self.plan.last.append(PutFile(record.PATH, text, _ROOT_FILE, before))
@@ -195,7 +253,7 @@ class Planner:
             self.plan.notes.append(f"{path} was edited by hand and is left as it is")
             return
         if ours:
-            self._written[str(path)] = fingerprint(content)
+            self.plan.wanted[str(path)] = fingerprint(content)
             if not self._before.uses(path, content):
                 self.plan.changed.add(path)
         if current == content:
@@ -204,6 +262,11 @@ class Planner:
         copy_to = self._free_name(path) if edited else None
         self.plan.actions.append(PutFile(path, content, rights, current, copy_to))
         self.plan.changed.add(path)
+        if current is None:
+            self.plan.undo[path] = RemoveFile(path, "it was not there before")
+        else:
+            before = self._target.rights(path) or rights
+            self.plan.undo[path] = PutFile(path, current, before, content)
 
     def _secret(self, name: str, make: Callable[[], str], what: str) -> None:
         path = self._settings.config_dir / name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -52,11 +52,12 @@ class Record:
                 begun.setdefault(path, set()).add(mark)
         return replace(self, begun={path: tuple(sorted(marks)) for path, marks in begun.items()})
 
-    def ended(self, settings: Settings, written: Mapping[str, str], *, gone: Iterable[Path]) -> Record:
-        """Give what is to be remembered at the end; of files that are ``gone``, nothing."""
-        missing = {str(path) for path in gone}
-        files = {path: mark for path, mark in {**self.files, **written}.items() if path not in missing}
-        return Record(settings, files)
+    def ended(self, settings: Settings, written: Mapping[str, str], *, waiting: Container[Path]) -> Record:
+        """Give what is to be remembered at the end; ``waiting`` are files that nothing uses yet."""
+        used = {path: mark for path, mark in written.items() if Path(path) not in waiting}
+        begun = self.beginning(written).begun
+        kept = {path: marks for path, marks in begun.items() if Path(path) in waiting}
+        return Record(settings, {**self.files, **used}, kept)
 
     def encode(self) -> str:
         """Give the file's text."""

@@ -1,0 +1,98 @@
+"""The running machine: what programs and services it has, and how they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ranvier.deploy.actions import COMMAND_TIMEOUT_S, DeployError, Run, command_path
+from ranvier.deploy.settings import Settings
+from ranvier.deploy.target import Target
+
+AS_POSTGRES: Final = ("runuser", "-u", "postgres", "--")
+ACTIVE: Final = "active"
+_NOBODY: Final = 65534
+
+
+@dataclass(frozen=True)
+class System:
+    """A machine that systemd runs. ``path`` says where its programs are, as ``$PATH`` does."""
+
+    path: str = field(default_factory=command_path)
+
+    def has_nginx(self) -> bool:
+        """Tell whether nginx is installed, and started by systemd."""
+        return shutil.which("nginx", path=self.path) is not None and self.has_service("nginx.service")
+
+    def has_service(self, name: str) -> bool:
+        """Tell whether systemd knows a service."""
+        return self.says(["systemctl", "show", "--property=LoadState", "--value", name]) == "loaded"
+
+    def states(self, services: Sequence[str]) -> dict[str, str]:
+        """Give the state of each service, such as ``active``, ``failed``, ``inactive``."""
+        lines = self.says(["systemctl", "is-active", *services]).splitlines()
+        return dict(zip(services, [*lines, *["unknown"] * len(services)], strict=False))
+
+    def says(self, argv: Sequence[str]) -> str:
+        """Run a command that only looks, and give what it says; nothing if it cannot be run."""
+        try:
+            done = subprocess.run(
+                argv,
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=COMMAND_TIMEOUT_S,
+                cwd="/",
+                env={**os.environ, "PATH": self.path},
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip()
+
+    def run(self, argv: Sequence[str], why: str) -> Run:
+        """Give the step that runs a command."""
+        return Run(argv, why, self.path)
+
+    def check_program(self, target: Target, settings: Settings) -> None:
+        """See whether the server's user can run its program. Raises DeployError."""
+        if os.geteuid() != 0:
+            return  # a dry run; nobody else can try it as another user
+        program, user = settings.program, settings.user
+        uid = target.uid(user) if target.has_user(user) else _NOBODY
+        try:
+            done = subprocess.run(
+                [program, "--version"],
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=COMMAND_TIMEOUT_S,
+                cwd="/",
+                env={"PATH": self.path},
+                stdin=subprocess.DEVNULL,
+                user=uid,
+                group=uid if uid == _NOBODY else target.gid(user),
+                extra_groups=[],
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+        else:
+            if done.returncode == 0:
+                return
+            problem = done.stderr.strip() or f"it ended with status {done.returncode}"
+        raise DeployError(
+            f"the user {user} cannot run {program}: {problem}\n"
+            "Install it where everybody may look, such as below /opt and not below /root, or give --program"
+        )
+
+
+def system_of(target: Target) -> System | None:
+    """Give the machine if the target is one that systemd runs (sd_booted(3)), and not a folder."""
+    return System() if target.is_machine and Path("/run/systemd/system").is_dir() else None

@@ -1,0 +1,295 @@
+"""``ranvier deploy`` on a machine with services: programs of the test's own stand for systemd and nginx."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ranvier.deploy.actions import DeployError
+from ranvier.deploy.settings import Settings
+from ranvier.deploy.system import System
+from ranvier.deploy.target import Target
+from tests.deploy.conftest import Deploy, files_of
+from tests.postgres import private_folder
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
+
+SITE = "etc/nginx/conf.d/ranvier.conf"
+UPSTREAM = "etc/nginx/conf.d/ranvier-upstream.conf"
+SYSTEMCTL = """\
+#!/bin/sh
+cd {folder} || exit 9
+echo "systemctl $*" >> log
+verb=$1; shift
+status=0
+case $verb in
+show) for last; do :; done; [ -e "known/$last" ] && echo loaded || echo not-found ;;
+is-active)
+    for unit; do
+        state=inactive; [ -e "state/$unit" ] && read -r state < "state/$unit"
+        echo $state
+    done ;;
+is-enabled) [ -e "enabled/$1" ] && echo enabled || echo disabled ;;
+enable) : > "enabled/$1" ;;
+start)
+    for unit; do
+        echo active > "state/$unit"
+        [ -e "broken/$unit" ] && {{ echo failed > "state/$unit"; status=1; }}
+    done ;;
+status) for last; do :; done; echo "why $last does not run" ;;
+restart) [ -e "broken/$1" ] && {{ echo "Job for $1 failed" >&2; status=1; }} ;;
+esac
+exit $status
+"""
+NGINX = """\
+#!/bin/sh
+cd {folder} || exit 9
+echo "nginx $*" >> log
+[ -e broken/nginx ] && {{ echo "nginx: [emerg] no" >&2; exit 1; }}
+exit 0
+"""
+RUNUSER = """\
+#!/bin/sh
+cd {folder} || exit 9
+[ -e known/postgresql ] && echo 1
+exit 0
+"""
+WORKERS = ("ranvier.service", "ranvier-worker@worker1.service", "ranvier-worker@worker2.service")
+
+
+class Services:
+    """A folder that says how the services of a machine are, and what was asked of them."""
+
+    def __init__(self, folder: Path, program: Path) -> None:
+        self.folder = folder
+        self.first = ("--server-name", "example.org", "--workers", 2, "--program", program)
+        for name in ("known", "state", "enabled", "broken", "bin"):
+            (folder / name).mkdir(parents=True)
+        for name in ("redis-server.service", "nginx.service", "postgresql"):
+            (folder / "known" / name).touch()
+        for name, text in (("systemctl", SYSTEMCTL), ("nginx", NGINX), ("runuser", RUNUSER)):
+            (folder / "bin" / name).write_text(text.format(folder=folder))
+            (folder / "bin" / name).chmod(0o755)
+        self.system = System(str(folder / "bin"))
+
+    def set(self, kind: str, name: str, there: bool = True) -> None:
+        """Make a service known or broken, or no longer."""
+        path = self.folder / kind / name
+        path.touch() if there else path.unlink()
+
+    def asked(self) -> list[str]:
+        """Give the commands that did something, and forget them."""
+        log = self.folder / "log"
+        looks = ("systemctl show", "systemctl is-", "systemctl status")
+        lines = [line for line in log.read_text().splitlines() if not line.startswith(looks)]
+        log.write_text("")
+        return lines
+
+
+@pytest.fixture
+def services(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Services:
+    """Let ``deploy`` take the folder that it writes into for a machine with services."""
+    services = Services(tmp_path_factory.mktemp("services") / "all", Path("/bin/true"))
+    monkeypatch.setattr("ranvier.cli.deploy.system_of", lambda target: services.system)
+    return services
+
+
+def test_the_files_are_used_and_the_workers_are_started(services: Services, deploy: Deploy) -> None:
+    """The server would be on the disk and not run, or a second run would disturb it."""
+    result = deploy(*services.first)
+    assert result.exit_code == 0, result.output
+    asked = services.asked()
+    assert asked[0] == "nginx -t"
+    assert asked.index("systemctl daemon-reload") < asked.index("systemctl restart redis-server.service")
+    assert "systemctl reload-or-restart nginx.service" in asked
+    assert asked[-1] == f"systemctl start ranvier.target {' '.join(WORKERS)}"
+    assert "Nothing to do" in deploy().output
+    assert services.asked() == []
+
+
+def make_certificate(machine: Path) -> tuple[str, ...]:
+    """Write a certificate and give the options that name it."""
+    for name in ("right", "other"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=example.org",
+             "-keyout", str(machine / f"{name}.key"), "-out", str(machine / f"{name}.pem")],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+    return ("--certificate", "/right.pem", "--certificate-key", "/right.key")
+
+
+def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_done(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """nginx would not start at the next boot, for all of its sites."""
+    right = make_certificate(machine)
+    for certificate, key in (
+        ("/typo.pem", "/right.key"),
+        ("/right.pem", "/typo.key"),
+        ("/right.pem", "/other.key"),
+        ("/etc/passwd", "/right.key"),
+    ):
+        before = files_of(machine)
+        result = deploy(*services.first, "--certificate", certificate, "--certificate-key", key)
+        assert result.exit_code == 1
+        assert certificate in result.output
+        assert key in result.output
+        assert files_of(machine) == before
+    assert deploy(*services.first, *right).exit_code == 0
+    assert "ssl_certificate /right.pem;" in (machine / SITE).read_text()
+
+
+def test_what_nginx_refuses_does_not_stay(machine: Path, services: Services, deploy: Deploy) -> None:
+    """nginx would not start at the next boot, and a run with corrected options would not mend it."""
+    services.set("broken", "nginx")
+    result = deploy(*services.first)
+    assert result.exit_code == 1
+    assert "nginx: [emerg] no" in result.output
+    assert "as they were before" in result.output
+    assert services.asked() == ["nginx -t"], "something else was done"
+    assert not (machine / SITE).exists()
+    assert not (machine / UPSTREAM).exists()
+    services.set("broken", "nginx", there=False)
+    assert deploy(*services.first).exit_code == 0
+    services.asked()
+
+    before = (machine / SITE).read_text(), (machine / UPSTREAM).read_text()
+    services.set("broken", "nginx")
+    assert deploy("--public-name", "matrix.example.org", "--workers", 3).exit_code == 1
+    assert ((machine / SITE).read_text(), (machine / UPSTREAM).read_text()) == before
+    services.set("broken", "nginx", there=False)
+    result = deploy("--public-name", "chat.example.org")
+    assert result.exit_code == 0, result.output
+    assert "edited by hand" not in result.output
+    assert "server_name chat.example.org;" in (machine / SITE).read_text()
+    assert "nginx -t" in services.asked()
+
+
+def test_redis_is_as_before_when_it_does_not_start(machine: Path, services: Services, deploy: Deploy) -> None:
+    """Whatever else uses the machine's Redis would be down until somebody finds out why."""
+    services.set("broken", "redis-server.service")
+    before = (machine / "etc/redis/redis.conf").read_text()
+    result = deploy(*services.first)
+    assert result.exit_code == 1
+    assert "Job for redis-server.service failed" in result.output
+    assert (machine / "etc/redis/redis.conf").read_text() == before
+    assert not (machine / "etc/redis/ranvier.conf").exists()
+    assert not (machine / "etc/systemd/system/redis-server.service.d/ranvier.conf").exists()
+    assert services.asked()[-2:] == ["systemctl daemon-reload", "systemctl restart redis-server.service"]
+    services.set("broken", "redis-server.service", there=False)
+    assert deploy(*services.first).exit_code == 0
+
+
+def test_notes_are_told_when_a_run_fails_as_well(machine: Path, services: Services, deploy: Deploy) -> None:
+    """Nobody would learn that the file at fault was left as a person wrote it."""
+    assert deploy(*services.first).exit_code == 0
+    (machine / SITE).write_text("edited")
+    services.set("broken", "nginx")
+    result = deploy("--workers", 3)
+    assert result.exit_code == 1
+    assert f"/{SITE} was edited by hand" in result.output
+
+
+def test_a_worker_that_does_not_run_fails_the_run_and_is_started_by_the_next(
+    services: Services, deploy: Deploy
+) -> None:
+    """The command would say that all is done while nobody can connect."""
+    services.set("broken", WORKERS[1])
+    result = deploy(*services.first)
+    assert result.exit_code == 1
+    assert f"{WORKERS[1]}: not running" in result.output
+    assert f"why {WORKERS[1]} does not run" in result.output
+    assert f"why {WORKERS[2]}" not in result.output
+    services.set("broken", WORKERS[1], there=False)
+    services.asked()
+    result = deploy()
+    assert result.exit_code == 0, result.output
+    assert services.asked() == [f"systemctl start ranvier.target {' '.join(WORKERS)}"]
+    assert "Nothing to do" in deploy().output
+
+
+def test_who_asks_for_no_start_gets_none(services: Services, deploy: Deploy) -> None:
+    """Workers would run before an administrator has put the old server's data there."""
+    assert deploy(*services.first, "--no-start").exit_code == 0
+    assert not any(line.startswith("systemctl start") for line in services.asked())
+
+
+def test_what_is_not_installed_is_told_and_the_rest_is_done(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """The run would end half way, after it took Redis from those who use it."""
+    for name in ("nginx.service", "redis-server.service", "postgresql"):
+        services.set("known", name, there=False)
+    result = deploy(*services.first)
+    assert result.exit_code == 0, result.output
+    assert "there is no nginx" in result.output
+    assert "there is no redis-server.service" in result.output
+    assert "PostgreSQL does not answer" in result.output
+    assert not any("nginx" in line or "redis" in line for line in services.asked())
+    assert "ranvier.conf" not in (machine / "etc/redis/redis.conf").read_text()
+    for name in ("nginx.service", "redis-server.service", "postgresql"):
+        services.set("known", name)
+    result = deploy()
+    assert result.exit_code == 0, result.output
+    assert "there is no" not in result.output
+    assert "PostgreSQL" not in result.output
+    asked = services.asked()
+    assert "systemctl restart redis-server.service" in asked
+    assert "systemctl reload-or-restart nginx.service" in asked
+    assert "Nothing to do" in deploy().output
+
+
+def test_a_database_elsewhere_is_not_missed(machine: Path, services: Services, deploy: Deploy) -> None:
+    """Each run would tell somebody to install PostgreSQL who has it on another machine."""
+    services.set("known", "postgresql", there=False)
+    deploy(*services.first)
+    own = machine / "etc/ranvier/conf.d/database.yaml"
+    own.write_text("database: {name: psycopg2, args: {host: db}}\n")
+    assert "PostgreSQL" not in deploy().output
+
+
+def test_a_program_that_the_servers_user_cannot_run_is_told_before_anything_is_done(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """Every worker would fail with status 203/EXEC, or with a module that it does not find."""
+    home = machine / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, 901, 901)
+    program = home / "ranvier"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    before = files_of(machine)
+    for wrong in (program, machine / "missing", Path("/bin/false")):
+        result = deploy("--server-name", "example.org", "--program", wrong)
+        assert result.exit_code == 1
+        assert f"the user ranvier cannot run {wrong}" in result.output
+        assert files_of(machine) == before
+
+
+@pytest.fixture
+def run_as() -> Callable[[Path, str], None]:
+    """Give a function that sees whether a user can run a program."""
+
+    def check(program: Path, user: str) -> None:
+        settings = Settings("example.org", "example.org", user=user, program=program)
+        System().check_program(Target(), settings)
+
+    return check
+
+
+def test_a_user_who_is_there_is_asked_as_themselves(run_as: Callable[[Path, str], None]) -> None:
+    """A server in its own user's folder would be refused, or one in another's be let through."""
+    target = Target()
+    with private_folder() as folder:
+        folder.chmod(0o700)
+        os.chown(folder, target.uid("www-data"), target.gid("www-data"))
+        program = folder / "ranvier"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        run_as(program, "www-data")
+        with pytest.raises(DeployError):
+            run_as(program, "daemon")
