@@ -12,7 +12,7 @@ import click
 
 from ranvier.deploy.actions import Action, DeployError
 from ranvier.deploy.commands import commands, hints, starting
-from ranvier.deploy.plan import Plan, Planner, removed_workers
+from ranvier.deploy.plan import Plan, Planner
 from ranvier.deploy.record import Record, read_record
 from ranvier.deploy.settings import Settings, SettingsError, check_settings
 from ranvier.deploy.system import system_of
@@ -79,7 +79,7 @@ def _plan(target: Target, settings: Settings, before: Record, *, start: bool) ->
     system = system_of(target)
     plan = Planner(target, settings, before, client_routes(), system).make()
     if system is not None:
-        plan.actions += commands(system, settings, plan, removed_workers(settings, before))
+        plan.actions += commands(system, settings, plan)
     elif plan.actions:
         plan.notes.append("services are started when this is run on a machine with systemd, without --root")
     plan.actions += plan.last

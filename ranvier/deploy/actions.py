@@ -133,6 +133,27 @@ class RemoveFile:
 
 
 @dataclass(frozen=True)
+class MoveFile:
+    """Give a file another name, under which nobody reads it."""
+
+    path: Path
+    to: Path
+    why: str
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return f"move {self.path} to {self.to}: {self.why}"
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Move it."""
+        target.real(self.path).rename(target.real(self.to))
+
+
+@dataclass(frozen=True)
 class PutSecret:
     """Write a new secret; what it is, nobody is shown."""
 

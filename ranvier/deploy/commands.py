@@ -55,7 +55,7 @@ class StartServices:
         return Run(argv, "all workers that do not run are started", self.system.path, _START_TIMEOUT_S)
 
 
-def commands(system: System, settings: Settings, plan: Plan, removed: Sequence[str]) -> list[Action]:
+def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
     """Give the commands that are needed after the plan's files are there, but for those that start workers.
 
     What may refuse a file comes first: nothing else is changed then.
@@ -74,7 +74,7 @@ def commands(system: System, settings: Settings, plan: Plan, removed: Sequence[s
         found.append(Tried(restart, [*undo, reload_units, restart] if undo else []))
     if plan.reload_nginx:
         found.append(system.run(["systemctl", "reload-or-restart", "nginx.service"], "nginx uses it"))
-    for name in removed:
+    for name in plan.removed:
         argv = ["systemctl", "disable", "--now", service_of(name)]
         found.append(system.run(argv, f"the worker {name} is no longer wanted"))
     if system.says(["systemctl", "is-enabled", "ranvier.target"]) != "enabled":

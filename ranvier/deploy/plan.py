@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from ranvier.deploy.actions import (
     Action,
     DeployError,
     MakeFolder,
+    MoveFile,
     PutFile,
     PutSecret,
     RemoveFile,
@@ -25,7 +26,7 @@ from ranvier.deploy.actions import (
     SetRights,
 )
 from ranvier.deploy.record import Record
-from ranvier.deploy.settings import MAIN, Settings
+from ranvier.deploy.settings import Settings
 from ranvier.deploy.system import System
 from ranvier.deploy.target import Rights, Target, fingerprint
 from ranvier.http.route import Route
@@ -44,7 +45,7 @@ class Plan:
     ``changed`` are the paths of files that are not in use yet as they will be. ``last`` remembers that they
     are, once they are, so that a run that failed half way is taken up by the next. ``waiting`` are those
     whose program is not installed. ``undo`` has what makes a file as it was. ``wanted`` has the fingerprint
-    of each file that is not left to a person.
+    of each file that is not left to a person. ``removed`` are workers that are no longer wanted.
     """
 
     actions: list[Action] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Plan:
     waiting: set[Path] = field(default_factory=set)
     undo: dict[Path, Action] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
     restart_redis: bool = False
     reload_nginx: bool = False
 
@@ -97,7 +99,8 @@ class Planner:
         self._redis()
         self._units()
         self._nginx()
-        self._remember(at)
+        gone = self._removed_workers()
+        self._remember(at, gone)
         return self.plan
 
     # -- what is there ---------------------------------------------------------------------------------
@@ -216,10 +219,25 @@ class Planner:
         roles = values.get("worker_roles") if isinstance(values, dict) else None
         return not isinstance(roles, list) or any(role in roles for role in CLIENT_ROLES)
 
-    def _remember(self, at: int) -> None:
+    def _removed_workers(self) -> set[Path]:
+        """Find the workers of earlier runs that are not wanted any more, and move their files away."""
+        settings, before = self._settings, self._before
+        known = list(before.settings.workers) if before.settings is not None else []
+        paths = (Path(path) for path in sorted({*before.files, *before.begun}))
+        known += [name for path in paths if (name := settings.worker_of(path)) and self._target.rights(path)]
+        self.plan.removed = [name for name in dict.fromkeys(known) if name not in settings.workers]
+        files = {settings.worker_yaml(name): name for name in self.plan.removed}
+        for path, name in files.items():
+            if self._target.rights(path) is not None:
+                why = f"the worker {name} is no longer wanted"
+                self.plan.last.append(MoveFile(path, self._free_name(path), why))
+        return set(files)
+
+    def _remember(self, at: int, gone: Container[Path]) -> None:
         """Remember what is about to be written, as the plan's step ``at``, and at the end what was.
 
-        A run that fails, or is killed, leaves files that the next one has to know as its own.
+        ``gone`` are the files that are moved away. A run that fails, or is killed, leaves files that the next
+        one has to know as its own.
         """
         before = self._target.read(record.PATH)
         if any(isinstance(action, PutFile) for action in self.plan.actions):
@@ -227,7 +245,8 @@ class Planner:
             if text != before:
                 self.plan.actions.insert(at, PutFile(record.PATH, text, _ROOT_FILE, before))
                 before = text
-        text = self._before.ended(self._settings, self.plan.wanted, waiting=self.plan.waiting).encode()
+        end = self._before.ended(self._settings, self.plan.wanted, waiting=self.plan.waiting, gone=gone)
+        text = end.encode()
         if text == before:
             return
         self.plan.last.append(PutFile(record.PATH, text, _ROOT_FILE, before))
@@ -303,9 +322,3 @@ def _new_key() -> str:
 
 def _new_secret() -> str:
     return secrets.token_urlsafe(32) + "\n"
-
-
-def removed_workers(settings: Settings, before: Record) -> list[str]:
-    """Give the workers that the run before had and this one has not."""
-    known = before.settings.names if before.settings is not None else ()
-    return [name for name in known if name not in settings.names and name != MAIN]

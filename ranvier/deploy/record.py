@@ -52,12 +52,20 @@ class Record:
                 begun.setdefault(path, set()).add(mark)
         return replace(self, begun={path: tuple(sorted(marks)) for path, marks in begun.items()})
 
-    def ended(self, settings: Settings, written: Mapping[str, str], *, waiting: Container[Path]) -> Record:
+    def ended(
+        self,
+        settings: Settings,
+        written: Mapping[str, str],
+        *,
+        waiting: Container[Path] = (),
+        gone: Container[Path] = (),
+    ) -> Record:
         """Give what is to be remembered at the end; ``waiting`` are files that nothing uses yet."""
         used = {path: mark for path, mark in written.items() if Path(path) not in waiting}
+        files = {path: mark for path, mark in {**self.files, **used}.items() if Path(path) not in gone}
         begun = self.beginning(written).begun
         kept = {path: marks for path, marks in begun.items() if Path(path) in waiting}
-        return Record(settings, {**self.files, **used}, kept)
+        return Record(settings, files, kept)
 
     def encode(self) -> str:
         """Give the file's text."""

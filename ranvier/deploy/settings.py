@@ -73,6 +73,11 @@ class Settings:
         """Give the configuration file of one worker alone."""
         return self.config_dir / "workers" / f"{name}.yaml"
 
+    def worker_of(self, path: Path) -> str | None:
+        """Give the worker whose own file this is; None for other files."""
+        name = path.name.removesuffix(".yaml")
+        return name if is_worker_name(name) and path == self.worker_yaml(name) else None
+
     def config_paths(self, name: str) -> tuple[Path, ...]:
         """Give the files and folders that a process reads, in order."""
         own = () if name == MAIN else (self.worker_yaml(name),)
@@ -119,9 +124,14 @@ def check_settings(settings: Settings) -> None:
         raise SettingsError("give --certificate and --certificate-key together")
 
 
+def is_worker_name(name: str) -> bool:
+    """Tell whether a worker that has a file of its own can have this name."""
+    return _NAME.fullmatch(name) is not None and name != MAIN
+
+
 def _check_workers(settings: Settings) -> None:
     for name in settings.workers:
-        if not _NAME.fullmatch(name) or name == MAIN:
+        if not is_worker_name(name):
             raise SettingsError(f"{name!r} cannot be the name of a worker")
         if len(str(settings.socket(name))) > _MAX_SOCKET_PATH:
             raise SettingsError(f"the path of a socket of {name!r} would be too long")

@@ -17,6 +17,8 @@ from tests.deploy.conftest import Deploy, files_of
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
 
 FIRST = ("--server-name", "example.org", "--public-name", "matrix.example.org", "--workers", "2")
+RECORD = "etc/ranvier/deploy.json"
+FORMER_RECORD = "var/lib/ranvier/deploy.json"
 
 
 def test_a_dry_run_changes_nothing_and_says_what_the_run_then_does(machine: Path, deploy: Deploy) -> None:
@@ -154,6 +156,36 @@ def test_workers_are_added_without_editing_anything(machine: Path, deploy: Deplo
     assert "ranvier-worker@extra.service" in target
 
 
+def test_the_file_of_a_worker_that_is_gone_is_moved_away(machine: Path, deploy: Deploy) -> None:
+    """``ranvier doctor`` would miss the worker for ever, and nobody would know what its file said."""
+    deploy(*FIRST)
+    folder = machine / "etc/ranvier/workers"
+    own = folder / "worker2.yaml"
+    edited = own.read_text() + "worker_roles: [sync]\n"
+    own.write_text(edited)
+    (folder / "mine.yaml").write_text("worker_name: mine\n")
+    result = deploy("--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert "move /etc/ranvier/workers/worker2.yaml to" in result.output
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "mine.yaml", "worker1.yaml", "worker2.yaml.kept.1",
+    ]  # fmt: skip
+    assert (folder / "worker2.yaml.kept.1").read_text() == edited
+    assert "Nothing to do" in deploy().output
+    deploy("--workers", 2)
+    assert "worker_roles" not in own.read_text()
+
+
+def test_files_that_an_earlier_release_left_of_a_worker_are_moved_away(machine: Path, deploy: Deploy) -> None:
+    """``ranvier doctor`` would go on to miss a worker that was taken away before the update."""
+    deploy(*FIRST)
+    values = json.loads((machine / RECORD).read_text())
+    values["settings"]["workers"] = ["worker1"]
+    (machine / RECORD).write_text(json.dumps(values))
+    assert "move /etc/ranvier/workers/worker2.yaml" in deploy().output
+    assert "Nothing to do" in deploy().output
+
+
 def test_a_worker_that_is_for_other_things_gets_no_clients(machine: Path, deploy: Deploy) -> None:
     """A worker that is kept for sending to other servers would be slow at it, for all its clients."""
     deploy(*FIRST)
@@ -203,10 +235,6 @@ def test_a_run_that_failed_is_mended_by_one_with_other_options(machine: Path, de
     assert deploy().exit_code == 0
     assert "//matrix.example.org/" in yaml.read_text()
     assert "Nothing to do" in deploy().output
-
-
-RECORD = "etc/ranvier/deploy.json"
-FORMER_RECORD = "var/lib/ranvier/deploy.json"
 
 
 @pytest.mark.parametrize("place", [RECORD, FORMER_RECORD])

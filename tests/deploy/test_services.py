@@ -212,6 +212,19 @@ def test_a_worker_that_does_not_run_fails_the_run_and_is_started_by_the_next(
     assert "Nothing to do" in deploy().output
 
 
+def test_a_worker_that_is_no_longer_wanted_is_stopped(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """It would run on, or start again with the machine."""
+    deploy(*services.first)
+    services.asked()
+    result = deploy("--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert f"systemctl disable --now {WORKERS[2]}" in services.asked()
+    assert not (machine / "etc/ranvier/workers/worker2.yaml").exists()
+    assert "Nothing to do" in deploy().output
+
+
 def test_who_asks_for_no_start_gets_none(services: Services, deploy: Deploy) -> None:
     """Workers would run before an administrator has put the old server's data there."""
     assert deploy(*services.first, "--no-start").exit_code == 0
