@@ -14,7 +14,7 @@ from ranvier.deploy.actions import Action, DeployError
 from ranvier.deploy.commands import commands, hints, starting
 from ranvier.deploy.plan import Plan, Planner
 from ranvier.deploy.record import Record, read_record
-from ranvier.deploy.settings import Settings, SettingsError, check_settings
+from ranvier.deploy.settings import Settings, SettingsError, check_settings, service_name
 from ranvier.deploy.system import system_of
 from ranvier.deploy.target import Target
 
@@ -36,7 +36,7 @@ PathOption = click.Path(path_type=Path)
 @click.option("--redis-user", help="The user that Redis runs as. Default: redis.")
 @click.option("--web-user", help="The user that the web server runs as. Default: www-data.")
 @click.option("--redis-config", type=PathOption, help="Default: /etc/redis/redis.conf.")
-@click.option("--redis-service", help="Default: redis-server.service.")
+@click.option("--redis-service", help="Default: redis-server.service; another: redis-server@NAME.")
 @click.option("--program", type=PathOption, help="The command `ranvier`. Default: the one that runs now.")
 @click.option(
     "--root",
@@ -105,6 +105,8 @@ def _settings(before: Record, options: dict[str, Any]) -> Settings:
     given = {key: value for key, value in options.items() if value is not None}
     if "workers" in given:
         given["workers"] = _worker_names(given["workers"])
+    if "redis_service" in given:
+        given["redis_service"] = service_name(given["redis_service"])
     if known is None:
         if "server_name" not in given:
             raise click.UsageError("the first time, give --server-name")

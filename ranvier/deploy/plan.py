@@ -158,15 +158,28 @@ class Planner:
             self.plan.notes.append(f"there is no {missing}: install Redis, then run this again")
             self.plan.restart_redis = False
             return
-        fragment = settings.redis_config.with_name("ranvier.conf")
+        fragment = settings.redis_fragment
         drop_in = UNITS / f"{settings.redis_service}.d" / "ranvier.conf"
-        self._file(fragment, system_files.redis_fragment(settings))
+        self._file(fragment, system_files.redis_fragment(settings, before))
         self._file(drop_in, system_files.redis_drop_in(settings))
         content = system_files.with_include(before, str(fragment))
         rights = self._target.rights(settings.redis_config) or _ROOT_FILE
         self._file(settings.redis_config, content, rights, ours=False)
         if {fragment, drop_in, settings.redis_config} & self.plan.changed:
             self.plan.restart_redis = True
+        self._former_redis()
+
+    def _former_redis(self) -> None:
+        """Tell when the Redis of the run before still has the file that gives it the same socket."""
+        former, settings = self._before.settings, self._settings
+        if former is None or former.redis_config == settings.redis_config:
+            return
+        content = self._target.read(former.redis_config) or ""
+        if system_files.includes(content, str(former.redis_fragment)):
+            self.plan.notes.append(
+                f"{former.redis_config} still includes {former.redis_fragment}, and two Redis would take one "
+                f"socket: take that line out, restart {former.redis_service}, then {settings.redis_service}"
+            )
 
     def _units(self) -> None:
         self._file(UNITS / "ranvier.target", system_files.target_unit(self._settings))

@@ -17,6 +17,8 @@ _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _SYSTEM_NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/@+-]*")
+_SERVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(?:@[A-Za-z0-9_.-]{1,64})?\.service")
+_OTHER_UNIT: Final = re.compile(r".*\.(?:socket|target|timer|path|slice|scope|mount)\.service")
 _MAX_SOCKET_PATH: Final = 100
 
 
@@ -49,6 +51,11 @@ class Settings:
     def redis_socket(self) -> Path:
         """Give where Redis answers."""
         return self.socket_dir / "redis.sock"
+
+    @property
+    def redis_fragment(self) -> Path:
+        """Give the file that Redis's own configuration includes."""
+        return self.redis_config.with_name("ranvier.conf")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,7 +107,14 @@ def from_plain(values: Mapping[str, Any]) -> Settings:
             known[field.name] = tuple(str(name) for name in value)
         else:
             known[field.name] = Path(value) if "Path" in str(field.type) else str(value)
+    if "redis_service" in known:
+        known["redis_service"] = service_name(known["redis_service"])
     return Settings(**known)
+
+
+def service_name(name: str) -> str:
+    """Give the whole name of a service, as systemd knows it when the end is left out."""
+    return name if name.endswith(".service") else f"{name}.service"
 
 
 def check_settings(settings: Settings) -> None:
@@ -115,8 +129,10 @@ def check_settings(settings: Settings) -> None:
             raise SettingsError(f"{name!r} cannot be the name of a user or group")
     if settings.user == "root":
         raise SettingsError("the server cannot run as root: choose a user of its own")
-    if not _NAME.fullmatch(settings.redis_service.removesuffix(".service")):
+    if not _SERVICE.fullmatch(settings.redis_service) or _OTHER_UNIT.fullmatch(settings.redis_service):
         raise SettingsError(f"{settings.redis_service!r} is not a service")
+    if settings.redis_config == settings.redis_fragment:
+        raise SettingsError(f"{settings.redis_config} is written by this command: name Redis's own file")
     for path in (getattr(settings, field.name) for field in fields(Settings)):
         if isinstance(path, Path) and (not _PATH.fullmatch(str(path)) or ".." in path.parts):
             raise SettingsError(f"{str(path)!r} is not an absolute path of plain characters")

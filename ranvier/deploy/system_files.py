@@ -23,7 +23,7 @@ _SERVICE = """\
 [Unit]
 Description=Ranvier, a Matrix homeserver ({described})
 PartOf=ranvier.target
-Wants=network-online.target
+Wants=network-online.target {redis_service}
 After=network-online.target postgresql.service {redis_service}
 
 [Service]
@@ -67,11 +67,12 @@ WantedBy=ranvier.target
 _REDIS = """\
 # Redis answers on a UNIX socket only, for those who are in the group {group} of its folder.
 port 0
-tls-port 0
-unixsocket {redis_socket}
+{tls}unixsocket {redis_socket}
 unixsocketperm 770
 # A worker that stands still is let go before its messages fill the memory; it reads the database afterwards.
 client-output-buffer-limit pubsub 64mb 16mb 30
+# Nothing is kept: after a dump that fails, as on a full disk, Redis would take no more writes.
+save ""
 """
 _REDIS_UNIT = """\
 # Let Redis have its socket in Ranvier's folder.
@@ -140,9 +141,19 @@ def _unit(settings: Settings, name: str, described: str) -> str:
     )
 
 
-def redis_fragment(settings: Settings) -> str:
-    """Give the file that Redis's own configuration includes at its end, where it goes over all before."""
-    return _REDIS.format(group=settings.group, redis_socket=settings.redis_socket)
+def redis_fragment(settings: Settings, redis_config: str) -> str:
+    """Give the file that Redis's own configuration includes at its end, where it goes over all before.
+
+    A Redis that was built without TLS does not know the directive, so it is there only if that is.
+    """
+    directives = {line.split()[0].lower() for line in redis_config.splitlines() if line.strip()}
+    tls = "tls-port 0\n" if "tls-port" in directives else ""
+    return _REDIS.format(group=settings.group, redis_socket=settings.redis_socket, tls=tls)
+
+
+def includes(redis_config: str, path: str) -> bool:
+    """Tell whether Redis's configuration includes a file."""
+    return f"include {path}" in (line.strip() for line in redis_config.splitlines())
 
 
 def redis_drop_in(settings: Settings) -> str:
@@ -152,9 +163,8 @@ def redis_drop_in(settings: Settings) -> str:
 
 def with_include(redis_config: str, fragment_path: str) -> str:
     """Give Redis's configuration with the fragment included at its end."""
-    line = f"include {fragment_path}"
-    lines = [text.strip() for text in redis_config.splitlines() if text.strip()]
-    if line in lines:
+    if includes(redis_config, fragment_path):
         return redis_config
+    line = f"include {fragment_path}"
     end = "" if not redis_config or redis_config.endswith("\n") else "\n"
     return f"{redis_config}{end}\n# For Ranvier; keep this line last.\n{line}\n"

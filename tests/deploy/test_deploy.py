@@ -144,6 +144,43 @@ def test_redis_own_configuration_keeps_its_rights_and_a_copy(machine: Path, depl
     assert conf.with_name("redis.conf.kept.1").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("own", "there"), [("", False), ("# tls-port 6380\n", False), ("tls-port 6380\n", True)]
+)
+def test_tls_is_closed_where_redis_has_it(machine: Path, deploy: Deploy, own: str, there: bool) -> None:
+    """A Redis that was built without TLS would not start, or one with TLS would stay open to the network."""
+    conf = machine / "etc/redis/redis.conf"
+    conf.write_text(conf.read_text() + own)
+    deploy(*FIRST)
+    fragment = (machine / "etc/redis/ranvier.conf").read_text()
+    assert ("\ntls-port 0\n" in fragment) is there
+
+
+@pytest.mark.parametrize("name", ["redis-server@chat", "redis-server@chat.service"])
+def test_redis_can_be_one_of_debians_instances(machine: Path, deploy: Deploy, name: str) -> None:
+    """Who has other programs on the machine's Redis could not give Ranvier one of its own."""
+    conf = machine / "etc/redis/redis-chat.conf"
+    conf.write_text("port 0\n")
+    shared = (machine / "etc/redis/redis.conf").read_text()
+    result = deploy(*FIRST, "--redis-config", "/etc/redis/redis-chat.conf", "--redis-service", name)
+    assert result.exit_code == 0, result.output
+    units = machine / "etc/systemd/system"
+    assert "ReadWritePaths=/run/ranvier" in (units / "redis-server@chat.service.d/ranvier.conf").read_text()
+    assert "After=network-online.target postgresql.service redis-server@chat.service\n" in (
+        (units / "ranvier.service").read_text()
+    )
+    assert conf.read_text().endswith("include /etc/redis/ranvier.conf\n")
+    assert (machine / "etc/redis/redis.conf").read_text() == shared
+
+
+def test_a_redis_that_was_used_before_is_told_of(machine: Path, deploy: Deploy) -> None:
+    """Two Redis would fight for one socket, and workers hear nothing of each other."""
+    deploy(*FIRST)
+    (machine / "etc/redis/redis-chat.conf").write_text("port 0\n")
+    instance = ("--redis-config", "/etc/redis/redis-chat.conf", "--redis-service", "redis-server@chat")
+    assert "/etc/redis/redis.conf still includes" in deploy(*instance).output
+
+
 def test_workers_are_added_without_editing_anything(machine: Path, deploy: Deploy) -> None:
     """A new worker would get no requests, or none would be started."""
     deploy(*FIRST)
@@ -311,6 +348,10 @@ def test_the_record_of_the_first_release_is_taken_over(machine: Path, deploy: De
         ("--server-name", "example.org", "--workers", "main"),
         ("--server-name", "example.org", "--user", "x;y"),
         ("--server-name", "example.org", "--user", "root"),
+        ("--server-name", "example.org", "--redis-service", "redis.socket"),
+        ("--server-name", "example.org", "--redis-service", "redis-server@"),
+        ("--server-name", "example.org", "--redis-service", "a/b"),
+        ("--server-name", "example.org", "--redis-config", "/etc/redis/ranvier.conf"),
         ("--server-name", "example.org", "--public-name", "a;b"),
         ("--server-name", "example.org", "--certificate", "/etc/a.pem"),
         ("--server-name", "example.org", "--program", "/opt/my programs/ranvier"),

@@ -204,22 +204,34 @@ async def test_nginx_sends_a_room_to_one_worker_and_to_another_when_that_is_gone
             assert len({name for name, _ in asked}) > 1
 
 
+async def connect(
+    process: subprocess.Popen[bytes], path: Path
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a program that was just started: its socket is there a moment before it listens."""
+    while process.poll() is None:
+        try:
+            return await asyncio.open_unix_connection(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.to_thread(os.sched_yield)
+    pytest.fail("the program ended")
+
+
 async def test_redis_answers_on_its_socket_and_not_by_tcp(folder: Path) -> None:
-    """Every program and user of the machine could read and forge what the workers tell each other."""
+    """Every program and user could read and forge what workers tell each other, or it would fill the disk."""
     port = free_port()
     settings = Settings("example.org", "matrix.example.org", socket_dir=folder)
     fragment = folder / "ranvier.conf"
-    fragment.write_text(system_files.redis_fragment(settings))
     main = folder / "redis.conf"
-    own = f'port {port}\nbind 127.0.0.1\nunixsocketperm 777\ndir {folder}\nsave ""\n'
+    own = f"port {port}\nbind 127.0.0.1\nunixsocketperm 777\ndir {folder}\nsave 3600 1 300 100\n"
+    fragment.write_text(system_files.redis_fragment(settings, own))
     main.write_text(system_files.with_include(own, str(fragment)))
     redis = subprocess.Popen([program("redis-server"), str(main)], stdout=subprocess.DEVNULL)
     try:
-        while redis.poll() is None and not settings.redis_socket.exists():
-            await asyncio.to_thread(os.sched_yield)
-        reader, writer = await asyncio.open_unix_connection(settings.redis_socket)
+        reader, writer = await connect(redis, settings.redis_socket)
         writer.write(b"PING\r\n")
         assert await reader.readline() == b"+PONG\r\n"
+        writer.write(b"CONFIG GET save\r\n")
+        assert await reader.readuntil(b"$0\r\n\r\n") == b"*2\r\n$4\r\nsave\r\n$0\r\n\r\n"
         writer.close()
         assert settings.redis_socket.stat().st_mode & 0o777 == 0o770
         with socket.socket() as sock, pytest.raises(ConnectionRefusedError):

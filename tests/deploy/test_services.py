@@ -184,6 +184,15 @@ def test_redis_is_as_before_when_it_does_not_start(machine: Path, services: Serv
     assert deploy(*services.first).exit_code == 0
 
 
+def test_the_service_of_redis_is_named_in_full(machine: Path, services: Services, deploy: Deploy) -> None:
+    """systemd would not see the addition to the unit, and Redis could not make its socket."""
+    result = deploy(*services.first, "--redis-service", "redis-server")
+    assert result.exit_code == 0, result.output
+    assert (machine / "etc/systemd/system/redis-server.service.d/ranvier.conf").exists()
+    assert not (machine / "etc/systemd/system/redis-server.d").exists()
+    assert "systemctl restart redis-server.service" in services.asked()
+
+
 def test_notes_are_told_when_a_run_fails_as_well(machine: Path, services: Services, deploy: Deploy) -> None:
     """Nobody would learn that the file at fault was left as a person wrote it."""
     assert deploy(*services.first).exit_code == 0
