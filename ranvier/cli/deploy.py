@@ -14,7 +14,7 @@ from ranvier.deploy.actions import Action, DeployError
 from ranvier.deploy.commands import commands, hints, starting
 from ranvier.deploy.plan import Plan, Planner
 from ranvier.deploy.record import Record, read_record
-from ranvier.deploy.settings import Settings, SettingsError, check_settings, service_name
+from ranvier.deploy.settings import MAX_WORKERS, Settings, SettingsError, check_settings, service_name
 from ranvier.deploy.system import system_of
 from ranvier.deploy.target import Target
 
@@ -127,8 +127,9 @@ def _settings(before: Record, options: dict[str, Any]) -> Settings:
 
 
 def _worker_names(text: str) -> tuple[str, ...]:
-    if text.isdigit() and int(text) <= 64:
-        return tuple(f"worker{number}" for number in range(1, int(text) + 1))
+    if text.isdecimal() and text.isascii():
+        number = min(int(text), MAX_WORKERS + 1)  # one too many is refused, as a thousand are
+        return tuple(f"worker{place}" for place in range(1, number + 1))
     return tuple(name.strip() for name in text.split(","))
 
 

@@ -35,7 +35,7 @@ database:
   name: psycopg2
   args:
     host: /run/postgresql
-    user: {user}
+    user: "{user}"
     dbname: ranvier
     cp_max: 10
 """
@@ -78,7 +78,7 @@ def listeners_yaml(settings: Settings) -> str:
 
 def worker_yaml(settings: Settings, name: str) -> str:
     """Give ``workers/NAME.yaml``."""
-    comment = f"worker_name: {name}\n\n# Where this worker answers the web server."
+    comment = f'worker_name: "{name}"\n\n# Where this worker answers the web server.'
     return _listeners(settings, name, "worker_listeners", comment)
 
 

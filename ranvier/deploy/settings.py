@@ -14,12 +14,14 @@ MAIN: Final = "main"
 """The name of the worker that ``ranvier.service`` runs."""
 
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}")
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _SYSTEM_NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/@+-]*")
 _SERVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(?:@[A-Za-z0-9_.-]{1,64})?\.service")
 _OTHER_UNIT: Final = re.compile(r".*\.(?:socket|target|timer|path|slice|scope|mount)\.service")
 _MAX_SOCKET_PATH: Final = 100
+_REDIS: Final = "redis"
+MAX_WORKERS: Final = 64
 
 
 class SettingsError(ValueError):
@@ -50,7 +52,7 @@ class Settings:
     @property
     def redis_socket(self) -> Path:
         """Give where Redis answers."""
-        return self.socket_dir / "redis.sock"
+        return self.socket(_REDIS)
 
     @property
     def redis_fragment(self) -> Path:
@@ -63,7 +65,7 @@ class Settings:
         return (MAIN, *self.workers)
 
     def socket(self, name: str) -> Path:
-        """Give where a worker answers the web server."""
+        """Give where a worker answers the web server, or Redis the workers."""
         return self.socket_dir / f"{name}.sock"
 
     @property
@@ -142,10 +144,12 @@ def check_settings(settings: Settings) -> None:
 
 def is_worker_name(name: str) -> bool:
     """Tell whether a worker that has a file of its own can have this name."""
-    return _NAME.fullmatch(name) is not None and name != MAIN
+    return _NAME.fullmatch(name) is not None and name not in (MAIN, _REDIS)
 
 
 def _check_workers(settings: Settings) -> None:
+    if len(settings.workers) > MAX_WORKERS:
+        raise SettingsError(f"there can be at most {MAX_WORKERS} workers besides the first")
     for name in settings.workers:
         if not is_worker_name(name):
             raise SettingsError(f"{name!r} cannot be the name of a worker")

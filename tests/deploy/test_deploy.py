@@ -86,17 +86,22 @@ def test_secrets_are_for_the_server_alone_and_stay(machine: Path, deploy: Deploy
 
 def test_every_process_can_read_its_configuration(machine: Path, deploy: Deploy) -> None:
     """The first start would end with an error."""
-    deploy(*FIRST)
+    names = ("worker2", "2", "1.5", "on", "null", "1_0", "0x1f")
+    result = deploy("--server-name", "example.org", "--user", "yes", "--workers", ",".join(names))
+    assert result.exit_code == 0, result.output
     folder = machine / "etc/ranvier"
     secret = folder / "registration_shared_secret"
     yaml = folder / "homeserver.yaml"
     yaml.write_text(yaml.read_text().replace("/etc/ranvier", str(folder)))
-    for name, files in (("main", []), ("worker2", [folder / "workers/worker2.yaml"])):
+    for name in ("main", *names):
+        files = [] if name == "main" else [folder / f"workers/{name}.yaml"]
         config = load([yaml, folder / "conf.d", *files])
         listeners = config.worker.listeners or config.listeners
         assert [str(listener.path) for listener in listeners] == [f"/run/ranvier/{name}.sock"]
         assert [listener.mode for listener in listeners] == [0o660]
         assert config.worker.name == name
+        assert config.database is not None
+        assert "yes" in str(config.database.dsn())
         assert not config.warnings
         assert config.registration.shared_secret == secret.read_text().strip()
 
@@ -187,7 +192,7 @@ def test_workers_are_added_without_editing_anything(machine: Path, deploy: Deplo
     assert deploy("--workers", "2,extra").exit_code == 0
     result = deploy("--workers", "worker1,worker2,extra")
     assert result.exit_code == 0, result.output
-    assert "worker_name: extra" in (machine / "etc/ranvier/workers/extra.yaml").read_text()
+    assert 'worker_name: "extra"' in (machine / "etc/ranvier/workers/extra.yaml").read_text()
     assert "unix:/run/ranvier/extra.sock " in (machine / "etc/nginx/conf.d/ranvier-upstream.conf").read_text()
     target = (machine / "etc/systemd/system/ranvier.target").read_text()
     assert "ranvier-worker@extra.service" in target
@@ -346,6 +351,11 @@ def test_the_record_of_the_first_release_is_taken_over(machine: Path, deploy: De
         ("--server-name", "example.org", "--workers", "a,../b"),
         ("--server-name", "example.org", "--workers", "a,a"),
         ("--server-name", "example.org", "--workers", "main"),
+        ("--server-name", "example.org", "--workers", "redis"),
+        ("--server-name", "example.org", "--workers", ".hidden"),
+        ("--server-name", "example.org", "--workers", "100"),
+        ("--server-name", "example.org", "--workers", "99999999999999999999"),
+        ("--server-name", "example.org", "--workers", "\u00b2"),
         ("--server-name", "example.org", "--user", "x;y"),
         ("--server-name", "example.org", "--user", "root"),
         ("--server-name", "example.org", "--redis-service", "redis.socket"),
