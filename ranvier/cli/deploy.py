@@ -12,6 +12,7 @@ import click
 
 from ranvier.deploy.actions import Action, DeployError
 from ranvier.deploy.commands import commands, hints, starting
+from ranvier.deploy.nginx import public_routes
 from ranvier.deploy.plan import Plan, Planner
 from ranvier.deploy.record import Record, read_record
 from ranvier.deploy.settings import MAX_WORKERS, Settings, SettingsError, check_settings, service_name
@@ -74,10 +75,8 @@ def deploy(root: Path, dry_run: bool, start: bool, **options: Any) -> None:
 
 
 def _plan(target: Target, settings: Settings, before: Record, *, start: bool) -> Plan:
-    from ranvier.processes.application import client_routes  # noqa: PLC0415 (slow, and --help needs it not)
-
     system = system_of(target)
-    plan = Planner(target, settings, before, client_routes(), system).make()
+    plan = Planner(target, settings, before, public_routes(), system).make()
     if system is not None:
         plan.actions += commands(system, settings, plan)
     elif plan.actions:

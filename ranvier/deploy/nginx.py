@@ -15,7 +15,8 @@ from ranvier.deploy.settings import Settings
 from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS, Route
 
 _PARAMETER: Final = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
-_PUBLIC: Final = ("/_matrix/", "/.well-known/")
+_PUBLIC: Final = ("/_matrix/", "/.well-known/", "/_ranvier")
+"""What clients ask for, and the administrators' page: open from anywhere, for its API wants their token."""
 _UPSTREAM: Final = """\
 # Written by `ranvier deploy`, which replaces it when workers come or go.
 
@@ -66,6 +67,14 @@ server {{
 """
 
 
+def public_routes() -> list[Route]:
+    """Give what the web server is asked for: the client-server API, and the administrators' page."""
+    from ranvier.admin_api import console  # noqa: PLC0415 (slow, and --help needs it not)
+    from ranvier.processes.application import client_routes  # noqa: PLC0415
+
+    return [*client_routes(), *console.ROUTES]
+
+
 def upstream_file(settings: Settings, routes: Sequence[Route], names: Iterable[str] | None = None) -> str:
     """Give ``ranvier-upstream.conf``: which of the workers ``names`` (None: of all) gets what."""
     keys = "".join(f'    "~{pattern}" "{kind} ${variable}";\n' for kind, variable, pattern in _keys(routes))
@@ -99,10 +108,11 @@ def _listen(settings: Settings) -> str:
 
 
 def _locations(routes: Sequence[Route], max_upload_bytes: int) -> Iterable[str]:
-    prefixes = sorted({_prefix(path) for route in routes for path in route.paths})
-    for prefix in prefixes:
-        local = "" if prefix.startswith(_PUBLIC) else _LOCAL
-        yield f"\n    location {prefix} {{\n{local}{_PROXY}    }}\n"
+    paths = sorted(path for route in routes for path in route.paths)
+    public = {_location(path): path.startswith(_PUBLIC) for path in paths}
+    for location in sorted(public):
+        local = "" if public[location] else _LOCAL
+        yield f"\n    location {location} {{\n{local}{_PROXY}    }}\n"
     streams = [path for route in routes if route.stream for path in route.paths]
     if streams:
         pattern = "|".join(sorted({_expression(path) for path in streams}))
@@ -121,11 +131,15 @@ _LOCAL: Final = """\
 """
 
 
-def _prefix(path: str) -> str:
-    """Give the part of a path that is Ranvier's: all below ``/_matrix/``, so that errors are JSON, too."""
+def _location(path: str) -> str:
+    """Give the location of a path: all below ``/_matrix/``, so that errors are JSON, else a part of its own.
+
+    What has no more than one part is exactly that: below ``/_ranvier/`` there are also metrics, for nobody.
+    """
     if path.startswith("/_matrix/"):
         return "/_matrix/"
-    return "/".join(path.split("/")[:3]) + "/"
+    parts = path.split("/")
+    return f"= {path}" if len(parts) <= 3 else "/".join(parts[:3]) + "/"
 
 
 def _keys(routes: Iterable[Route]) -> list[tuple[str, str, str]]:

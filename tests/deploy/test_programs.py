@@ -48,7 +48,7 @@ def free_port() -> int:
 
 def write_nginx(folder: Path, settings: Settings, port: int) -> Path:
     """Write what nginx needs around the files that are tested, and give its main file."""
-    routes = [*client_routes(), UPLOAD]
+    routes = [*nginx.public_routes(), UPLOAD]
     server = nginx.server_file(settings, routes, max_upload_bytes=50 << 20)
     server = server.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("    listen [::]:80;\n", "")
     (folder / "a-upstream.conf").write_text(nginx.upstream_file(settings, routes))
@@ -202,6 +202,27 @@ async def test_nginx_sends_a_room_to_one_worker_and_to_another_when_that_is_gone
             for number in range(30):
                 assert await get(port, "/_matrix/client/v3/sync", f"user{number}") == 200
             assert len({name for name, _ in asked}) > 1
+
+
+async def test_nginx_gives_the_page_of_administrators_and_no_metrics(folder: Path) -> None:
+    """An administrator with a phone would get 404, or everybody would see the figures of the workers."""
+    settings, port = Settings("example.org", "matrix.example.org", socket_dir=folder), free_port()
+    asked: list[tuple[str, str]] = []
+    there = ("/_ranvier", "/_ranvier/", "/_ranvier/page/console.js", "/_ranvier/api/status")
+    async with workers(settings, asked):
+        with running_nginx(write_nginx(folder, settings, port), port):
+            for path in there:
+                assert await get(port, path, "token") == 200
+            assert {path for _, path in asked} == set(there)
+            asked.clear()
+            for path in ("/_ranvier/metrics", "/metrics", "/_ranvierx", "/health"):
+                assert await get(port, path, "token") == 404
+            assert asked == []
+            assert await get(port, "/_synapse/admin/v1/register", "token") == 200
+    text = (folder / "b.conf").read_text()
+    assert "allow" in text.partition("location /_synapse/admin/ {")[2].partition("}")[0]
+    for location in ("= /_ranvier", "= /_ranvier/", "/_ranvier/page/", "/_ranvier/api/"):
+        assert "allow" not in text.partition(f"location {location} {{")[2].partition("}")[0]
 
 
 async def connect(
