@@ -10,7 +10,7 @@ from ranvier.deploy import config_files
 from ranvier.deploy.actions import Action, DeployError, Run, Tried
 from ranvier.deploy.plan import UNITS, Plan
 from ranvier.deploy.settings import Settings
-from ranvier.deploy.system import ACTIVE, AS_POSTGRES, System
+from ranvier.deploy.system import AS_POSTGRES, System
 from ranvier.deploy.system_files import service_of
 from ranvier.deploy.target import Target
 
@@ -41,8 +41,7 @@ class StartServices:
             self._start().apply(target)
         except DeployError as error:
             failed = error  # what systemd says of each service tells more
-        states = self.system.states(self.services)
-        away = [name for name, state in states.items() if state != ACTIVE]
+        away = self.system.not_running(self.services)
         if away:
             status = ["systemctl", "status", "--no-pager", "--full", "--lines=15"]
             said = "\n\n".join(self.system.says([*status, name]) for name in away[:_SHOWN])
@@ -85,8 +84,7 @@ def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
 def starting(system: System, settings: Settings, plan: Plan) -> list[Action]:
     """Give what starts the workers that do not run, if there are any."""
     services = [service_of(name) for name in settings.names]
-    states = system.states(["ranvier.target", *services])
-    if _units(plan) or any(state != ACTIVE for state in states.values()):
+    if _units(plan) or system.not_running(["ranvier.target", *services]):
         return [StartServices(system, services)]
     return []
 
@@ -98,6 +96,12 @@ def hints(settings: Settings, plan: Plan) -> list[str]:
     configuration = {path for path in plan.changed if settings.config_dir in path.parents}
     if (services | configuration) & plan.changed:
         found.append("workers that run already take their new files with `systemctl restart ranvier.target`")
+    host = settings.server_name.partition(":")[0]
+    if plan.actions and settings.public_name != host:
+        found.append(
+            f"who knows {settings.server_name} alone asks https://{host}/.well-known/matrix/client: "
+            f"have that host give what {settings.public_name} gives there"
+        )
     if settings.certificate is None:
         found.append(f"nginx has no certificate for {settings.public_name}: give --certificate and its key")
     return found

@@ -13,6 +13,10 @@ from typing import Final
 import yaml
 
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
+from ranvier.config.problems import Problems
+from ranvier.config.reader import Section
+from ranvier.config.server import read_server
+from ranvier.config.yaml_files import read_files
 from ranvier.deploy import config_files, nginx, record, system_files
 from ranvier.deploy.actions import (
     Action,
@@ -182,9 +186,20 @@ class Planner:
             )
 
     def _units(self) -> None:
-        self._file(UNITS / "ranvier.target", system_files.target_unit(self._settings))
-        self._file(UNITS / "ranvier.service", system_files.main_unit(self._settings))
-        self._file(UNITS / "ranvier-worker@.service", system_files.worker_unit(self._settings))
+        settings, drain_s = self._settings, self._drain_s()
+        self._file(UNITS / "ranvier.target", system_files.target_unit(settings))
+        self._file(UNITS / "ranvier.service", system_files.main_unit(settings, drain_s))
+        self._file(UNITS / "ranvier-worker@.service", system_files.worker_unit(settings, drain_s))
+
+    def _drain_s(self) -> int:
+        """Give the longest ``drain_timeout`` that the configuration as it is gives a worker, in seconds."""
+        longest_ms = 0
+        for name in self._settings.names:
+            paths = [path for path in self._settings.config_paths(name) if self._target.rights(path)]
+            problems = Problems()  # each worker tells of them at its start
+            entries = read_files([self._target.real(path) for path in paths], problems)
+            longest_ms = max(longest_ms, read_server(Section(entries, problems)).drain_timeout_ms)
+        return -(-longest_ms // 1000)
 
     def _nginx(self) -> None:
         settings = self._settings
@@ -302,9 +317,11 @@ class Planner:
 
     def _secret(self, name: str, make: Callable[[], str], what: str) -> None:
         path = self._settings.config_dir / name
+        rights = Rights("root", self._settings.user, 0o640)
         if self._target.rights(path) is None:
-            rights = Rights("root", self._settings.user, 0o640)
             self.plan.actions.append(PutSecret(path, rights, make, what))
+        else:
+            self._rights(path, rights)
 
     def _folder(self, path: Path, rights: Rights) -> None:
         self._parents(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from ranvier.deploy.settings import Settings
 from ranvier.deploy.target import Target
 
 AS_POSTGRES: Final = ("runuser", "-u", "postgres", "--")
-ACTIVE: Final = "active"
+_RUNNING: Final = ("active", "reloading", "refreshing")
 _NOBODY: Final = 65534
 
 
@@ -33,10 +34,11 @@ class System:
         """Tell whether systemd knows a service."""
         return self.says(["systemctl", "show", "--property=LoadState", "--value", name]) == "loaded"
 
-    def states(self, services: Sequence[str]) -> dict[str, str]:
-        """Give the state of each service, such as ``active``, ``failed``, ``inactive``."""
-        lines = self.says(["systemctl", "is-active", *services]).splitlines()
-        return dict(zip(services, [*lines, *["unknown"] * len(services)], strict=False))
+    def not_running(self, units: Sequence[str]) -> list[str]:
+        """Give those of some units that do not run: they are stopped, have failed or only begin to."""
+        states = self.says(["systemctl", "is-active", *units]).splitlines()
+        pairs = itertools.zip_longest(units, states[: len(units)])
+        return [unit for unit, state in pairs if state not in _RUNNING]
 
     def says(self, argv: Sequence[str]) -> str:
         """Run a command that only looks, and give what it says; nothing if it cannot be run."""

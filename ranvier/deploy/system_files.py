@@ -40,7 +40,9 @@ Restart=always
 RestartSec=3
 # The schema may have to be brought up to date first.
 TimeoutStartSec=15min
-TimeoutStopSec=1min
+# Twice the drain_timeout of the configuration, since requests of other workers are waited for after those of
+# clients, and some seconds. `ranvier deploy` writes it anew when that has changed.
+TimeoutStopSec={stop_s}s
 WatchdogSec=1min
 LimitNOFILE=65536
 
@@ -82,6 +84,7 @@ After=systemd-tmpfiles-setup.service
 [Service]
 ReadWritePaths={socket_dir}
 """
+_STOP_MARGIN_S = 30
 _HOMES = ("/home/", "/root/", "/run/user/")
 
 
@@ -115,17 +118,17 @@ def target_unit(settings: Settings) -> str:
     return _TARGET.format(services=" ".join(service_of(name) for name in settings.names))
 
 
-def main_unit(settings: Settings) -> str:
+def main_unit(settings: Settings, drain_s: int) -> str:
     """Give ``ranvier.service``, the worker that has no file of its own; otherwise one like all others."""
-    return _unit(settings, MAIN, "the first worker")
+    return _unit(settings, MAIN, "the first worker", drain_s)
 
 
-def worker_unit(settings: Settings) -> str:
+def worker_unit(settings: Settings, drain_s: int) -> str:
     """Give the template ``ranvier-worker@.service``: the instance is the worker's name."""
-    return _unit(settings, "%i", "worker %i")
+    return _unit(settings, "%i", "worker %i", drain_s)
 
 
-def _unit(settings: Settings, name: str, described: str) -> str:
+def _unit(settings: Settings, name: str, described: str, drain_s: int) -> str:
     options = " ".join(f"--config-path {path}" for path in settings.config_paths(name))
     at_home = str(settings.program).startswith(_HOMES)
     return _SERVICE.format(
@@ -136,6 +139,7 @@ def _unit(settings: Settings, name: str, described: str) -> str:
         data_dir=settings.data_dir,
         socket_dir=settings.socket_dir,
         program=settings.program,
+        stop_s=2 * drain_s + _STOP_MARGIN_S,
         options=options,
         protect_home="read-only" if at_home else "yes",
     )

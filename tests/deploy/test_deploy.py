@@ -84,6 +84,42 @@ def test_secrets_are_for_the_server_alone_and_stay(machine: Path, deploy: Deploy
     assert target.read(path) == key
 
 
+@pytest.mark.parametrize("name", ["signing.key", "registration_shared_secret"])
+def test_a_secret_that_others_may_read_is_closed_again(machine: Path, deploy: Deploy, name: str) -> None:
+    """A key that was copied there could be read by everybody, or not by the server."""
+    deploy(*FIRST)
+    target, path = Target(machine), Path("/etc/ranvier") / name
+    key = target.read(path)
+    target.real(path).chmod(0o644)
+    os.chown(target.real(path), 901, 0)
+    result = deploy()
+    assert f"change {path} from redis:root 0644 to root:ranvier 0640" in result.output
+    assert target.rights(path) == ("root", "ranvier", 0o640)
+    assert target.read(path) == key
+    assert "Nothing to do" in deploy().output
+
+
+def test_systemd_waits_as_long_as_a_worker_may_take_to_finish(machine: Path, deploy: Deploy) -> None:
+    """Workers would be killed at each restart, and the requests that they were about to answer be lost."""
+    deploy(*FIRST)
+    units = [machine / "etc/systemd/system" / name for name in ("ranvier.service", "ranvier-worker@.service")]
+    assert all("\nTimeoutStopSec=90s\n" in unit.read_text() for unit in units)
+    (machine / "etc/ranvier/conf.d/mine.yaml").write_text("drain_timeout: 2m\n")
+    deploy()
+    assert all("\nTimeoutStopSec=270s\n" in unit.read_text() for unit in units)
+    own = machine / "etc/ranvier/workers/worker2.yaml"
+    own.write_text(own.read_text() + "drain_timeout: 5m\n")
+    deploy()
+    assert all("\nTimeoutStopSec=630s\n" in unit.read_text() for unit in units)
+    assert "Nothing to do" in deploy().output
+
+
+def test_where_clients_look_first_is_told(deploy: Deploy) -> None:
+    """Clients would not find the server by the name in its user IDs."""
+    assert "https://example.org/.well-known/matrix/client" in deploy(*FIRST).output
+    assert ".well-known" not in deploy("--public-name", "example.org").output
+
+
 def test_every_process_can_read_its_configuration(machine: Path, deploy: Deploy) -> None:
     """The first start would end with an error."""
     names = ("worker2", "2", "1.5", "on", "null", "1_0", "0x1f")

@@ -107,6 +107,7 @@ def test_the_files_are_used_and_the_workers_are_started(services: Services, depl
     assert asked.index("systemctl daemon-reload") < asked.index("systemctl restart redis-server.service")
     assert "systemctl reload-or-restart nginx.service" in asked
     assert asked[-1] == f"systemctl start ranvier.target {' '.join(WORKERS)}"
+    (services.folder / "state" / WORKERS[1]).write_text("reloading\n")
     assert "Nothing to do" in deploy().output
     assert services.asked() == []
 
