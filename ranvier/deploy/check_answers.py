@@ -19,7 +19,8 @@ async def check_answers(scene: Scene) -> AsyncIterator[Finding]:
     """Ask every listener of every process how it is."""
     for process in scene.processes:
         for listener in process.listeners:
-            if "health" in listener.resources and "replication" not in listener.resources:
+            answers = listener.path is not None or listener.bind_addresses
+            if answers and "health" in listener.resources and "replication" not in listener.resources:
                 yield await _check(scene, process, listener)
 
 

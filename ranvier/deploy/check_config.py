@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 from ranvier.deploy.findings import Finding, error, ok, warning
+from ranvier.deploy.guard import guarded
 from ranvier.deploy.scene import Process, Scene
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.signatures import SigningKey
 
 
 def check_config(scene: Scene) -> Iterator[Finding]:
-    """Compare the processes with each other."""
+    """Compare the processes with each other, and look at what the server's user has to read."""
+    yield from guarded("what the workers have in common", _common(scene))
+    yield from guarded("the signing key", _signing_key(scene))
+    yield from guarded("the data folder", _data_folder(scene))
+
+
+def _common(scene: Scene) -> Iterator[Finding]:
     yield from _names(scene)
     yield from _same(scene, "server name", "server-name", lambda it: it.config.server.server_name)
     yield from _same(scene, "database", "database-differs", lambda it: it.config.database)
@@ -22,14 +30,13 @@ def check_config(scene: Scene) -> Iterator[Finding]:
     yield from _same(
         scene, "secret", "secret-differs", lambda it: it.config.worker.replication_secret, secret=True
     )
-    if len(scene.processes) > 1 and scene.redis is None:
+    if len(scene.processes) > 1 and scene.redis is None and not scene.hidden:
         yield error(
             "redis-missing",
             f"{len(scene.processes)} workers are configured and no Redis",
             "set `redis: {enabled: true, path: /run/ranvier/redis.sock}` in conf.d/redis.yaml",
         )
     yield from _sockets(scene)
-    yield from _signing_key(scene)
 
 
 def _names(scene: Scene) -> Iterator[Finding]:
@@ -67,6 +74,12 @@ def _sockets(scene: Scene) -> Iterator[Finding]:
         for listener in process.listeners:
             addresses = listener.bind_addresses
             places = [str(listener.path)] if listener.path else [f"{a}:{listener.port}" for a in addresses]
+            if not places:
+                yield error(
+                    "listener-nowhere",
+                    f"the worker {process.name} answers nowhere on port {listener.port}: it has no address",
+                    "name one in bind_addresses, such as 127.0.0.1",
+                )
             for place in places:
                 other = users.setdefault(place, process.name)
                 if other != process.name:
@@ -89,6 +102,13 @@ def _signing_key(scene: Scene) -> Iterator[Finding]:
             "bring it back from your copy; nobody trusts a new one",
         )
         return
+    except PermissionError as failed:
+        yield error(
+            "signing-key",
+            f"the server's user may not read the signing key: {failed}",
+            f"chgrp {_group_of_user(scene)} {path} && chmod 640 {path}",
+        )
+        return
     except (OSError, ValueError, MatrixError) as failed:
         yield error(
             "signing-key", f"the signing key {path} cannot be used: {failed}", "restore it from a copy"
@@ -96,6 +116,22 @@ def _signing_key(scene: Scene) -> Iterator[Finding]:
         return
     yield from _private(path, "signing-key-open", "the signing key")
     yield ok("signing-key", f"the signing key {path} is good")
+
+
+def _group_of_user(scene: Scene) -> str:
+    return scene.target.group_name(os.getegid()) if scene.settings is None else scene.settings.user
+
+
+def _data_folder(scene: Scene) -> Iterator[Finding]:
+    folder = scene.data_dir
+    if not folder.is_dir():
+        yield error("data-folder", f"there is no data folder {folder}", "make it, or say --data")
+    elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield error(
+            "data-folder",
+            f"the server's user may not write into the data folder {folder}",
+            f"chown {scene.target.user_name(os.geteuid())} {folder}",
+        )
 
 
 def _private(path: Path, check: str, what: str) -> Iterator[Finding]:

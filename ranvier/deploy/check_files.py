@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ranvier.deploy.findings import Finding, error, ok, warning
+from ranvier.deploy.findings import Finding, error, note, ok, warning
+from ranvier.deploy.guard import guarded
 from ranvier.deploy.scene import Process, Scene
 from ranvier.deploy.settings import Settings
 from ranvier.wire.members import CLIENT_ROLES
@@ -19,15 +20,19 @@ _CONNECT_TIMEOUT_S = 2.0
 
 def check_files(scene: Scene) -> Iterator[Finding]:
     """Look at the file system."""
-    if scene.settings is not None:
-        yield from _group(scene, scene.settings)
-        yield from _folder(scene, scene.settings)
-        yield from _proxy(scene, scene.settings)
+    settings = scene.settings
+    if settings is not None:
+        yield from guarded("users and groups", _group(scene, settings))
+        yield from guarded(f"the folder {settings.socket_dir}", _folder(scene, settings))
+        yield from guarded("nginx's files", _proxy(scene, settings))
+        yield from guarded("the files of workers", _left_over(scene, settings))
+        yield from guarded("the folder of private sockets", _run_folder(scene, settings))
     for process in scene.processes:
         for listener in process.listeners:
             if listener.path is not None:
-                yield from _socket(scene, process, listener.path, listener.mode)
-    yield from _space(scene)
+                found = _socket(scene, process, listener.path, listener.mode)
+                yield from guarded(f"the socket {listener.path}", found)
+    yield from guarded("the disk", _space(scene))
 
 
 def _group(scene: Scene, settings: Settings) -> Iterator[Finding]:
@@ -77,7 +82,7 @@ def _folder(scene: Scene, settings: Settings) -> Iterator[Finding]:
 
 def _socket(scene: Scene, process: Process, path: Path, mode: int) -> Iterator[Finding]:
     real = scene.target.real(path)
-    restart = f"see `systemctl status` and the log of the worker {process.name}, and start it"
+    restart = _start(process)
     try:
         status = real.stat()
     except FileNotFoundError:
@@ -105,38 +110,81 @@ def _socket(scene: Scene, process: Process, path: Path, mode: int) -> Iterator[F
                 f"{path} has the group {group} and not {settings.group}: the web server cannot connect",
                 f"chmod 2770 {settings.socket_dir}, then restart the worker {process.name}",
             )
+    yield from _listening(process, path, real)
+
+
+def _listening(process: Process, path: Path, real: Path) -> Iterator[Finding]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_CONNECT_TIMEOUT_S)
         try:
             connection.connect(str(real))
         except ConnectionRefusedError:
-            yield error("socket-stale", f"nobody listens on {path}: its worker died", restart)
-        except OSError as failed:
+            yield error("socket-stale", f"nobody listens on {path}: its worker died", _start(process))
+        except (BlockingIOError, TimeoutError):
+            yield error(
+                "socket-full",
+                f"so many connections wait on {path} that no more are taken: its worker stands still",
+                f"see the log of the worker {process.name}, and restart it",
+            )
+        except PermissionError as failed:
             yield error("socket-refused", f"cannot connect to {path}: {failed}", "run this as root")
+        except OSError as failed:
+            advice = "give the listener a path of at most 107 bytes, in a folder that is there"
+            yield error("socket-refused", f"cannot connect to {path}: {failed}", advice)
+
+
+def _start(process: Process) -> str:
+    return f"see `systemctl status` and the log of the worker {process.name}, and start it"
 
 
 def _proxy(scene: Scene, settings: Settings) -> Iterator[Finding]:
     path = settings.nginx_dir / "ranvier-upstream.conf"
     text = scene.target.read(path)
     if text is None:
-        yield warning("proxy", f"there is no {path}: nginx does not know the workers", "run `ranvier deploy`")
+        yield note(
+            "proxy",
+            f"there is no {path}: nginx does not know the workers",
+            "another web server has to; for nginx run `ranvier deploy`",
+        )
         return
-    asked = [it for it in scene.processes if set(CLIENT_ROLES) & set(it.config.worker.roles)]
-    listeners = (listener for process in asked for listener in process.listeners)
-    sockets = {listener.path for listener in listeners if "client" in listener.resources}
-    for socket_path in sorted(str(path) for path in sockets if path is not None):
-        if f"unix:{socket_path} " not in text and f"unix:{socket_path};" not in text:
-            yield warning(
-                "proxy", f"nginx sends nothing to {socket_path}", f"add it to {path}, or run `ranvier deploy`"
-            )
+    for process in scene.processes:
+        if not set(CLIENT_ROLES) & set(process.config.worker.roles):
+            continue
+        sockets = {it.path for it in process.listeners if it.path is not None and "client" in it.resources}
+        if any(f"unix:{place} " in text or f"unix:{place};" in text for place in sockets):
+            continue
+        place = settings.socket(process.name)
+        yield warning(
+            "proxy",
+            f"nginx sends nothing to the worker {process.name}",
+            "run `ranvier deploy`"
+            if place in sockets
+            else f"let it answer clients on {place}, in {process.source}, then run `ranvier deploy`",
+        )
+
+
+def _left_over(scene: Scene, settings: Settings) -> Iterator[Finding]:
+    folder = settings.config_dir / "workers"
+    for path in sorted(scene.target.real(folder).glob("*.yaml")):
+        if path.stem not in settings.workers:
+            yield note("left-over", f"{folder / path.name} is of no worker that was deployed", "remove it")
+
+
+def _run_folder(scene: Scene, settings: Settings) -> Iterator[Finding]:
+    folder = settings.data_dir / "run"
+    rights = scene.target.rights(folder)
+    if rights is not None and rights.owner != settings.user:
+        yield error(
+            "run-folder",
+            f"{folder} belongs to {rights.owner} and not to {settings.user}: workers do not start",
+            f"chown -R {settings.user}: {folder}",
+        )
 
 
 def _space(scene: Scene) -> Iterator[Finding]:
-    try:
-        usage = shutil.disk_usage(scene.data_dir)
-    except OSError as failed:
-        yield error("data-folder", f"the data folder cannot be used: {failed}", "make it, or say --data")
-        return
+    if not scene.data_dir.exists():
+        return  # said already
+    usage = shutil.disk_usage(scene.data_dir)
     free = usage.free / usage.total
     if free < 0.05:
         told = error if free < 0.01 else warning

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final
 
 from ranvier.cluster.link import connect
-from ranvier.config.database import RedisConfig
 from ranvier.deploy.findings import Finding, error, note, ok, warning
+from ranvier.deploy.guard import guarded_async
 from ranvier.deploy.scene import Scene
 from ranvier.log.redis_connection import RedisConnection, RedisUnavailable
 from ranvier.storage import log
@@ -26,11 +26,22 @@ async def check_workers(scene: Scene, database: Database | None) -> AsyncIterato
         return
     head = await log.head(database) if database is not None else 0
     try:
-        before, _ = await _look(scene.redis, scene.prefix)
-        await asyncio.sleep(scene.watch_s)
-        after, subscribed = await _look(scene.redis, scene.prefix)
+        connection = await RedisConnection.open(scene.redis)
     except RedisUnavailable:
         return  # told already
+    try:
+        before, _ = await _look(connection, scene.prefix)
+        await asyncio.sleep(scene.watch_s)
+        after, subscribed = await _look(connection, scene.prefix)
+    except RedisUnavailable as failed:
+        yield error(
+            "workers-hidden",
+            f"Redis does not tell who the workers are: {failed}",
+            "if it runs, allow its user SMEMBERS, MGET and PUBSUB, and all keys and channels (ACL SETUSER)",
+        )
+        return
+    finally:
+        connection.close()
     if database is not None:
         pace = (await log.head(database) - head) / scene.watch_s
         yield ok("log-pace", f"the log is at {head} and grows by {pace:.1f} rows a second")
@@ -42,21 +53,17 @@ async def check_workers(scene: Scene, database: Database | None) -> AsyncIterato
     ):
         yield finding
     for member in after.values():
-        async for finding in _door(scene, member):
+        async for finding in guarded_async(f"the worker {member.name}", _door(scene, member)):
             yield finding
 
 
-async def _look(config: RedisConfig, prefix: str) -> tuple[dict[str, Member], int]:
+async def _look(connection: RedisConnection, prefix: str) -> tuple[dict[str, Member], int]:
     """Give who announces themselves, by name, and how many hear of commits. Raises RedisUnavailable."""
-    connection = await RedisConnection.open(config)
-    try:
-        names: list[bytes] = await connection.command("SMEMBERS", f"{prefix}members")
-        values: list[bytes | None] = []
-        if names:
-            values = await connection.command("MGET", *(f"{prefix}member:{name.decode()}" for name in names))
-        _, count = await connection.command("PUBSUB", "NUMSUB", f"{prefix}log")
-    finally:
-        connection.close()
+    names: list[bytes] = await connection.command("SMEMBERS", f"{prefix}members")
+    values: list[bytes | None] = []
+    if names:
+        values = await connection.command("MGET", *(f"{prefix}member:{name.decode()}" for name in names))
+    _, count = await connection.command("PUBSUB", "NUMSUB", f"{prefix}log")
     members = decode_members([value for value in values if value is not None])
     return {member.name: member for member in members}, int(count)
 
@@ -138,16 +145,22 @@ async def _door(scene: Scene, member: Member) -> AsyncIterator[Finding]:
             link = await connect(member.address, secret=secret, announcement=b"", lost=lambda: None)
         link.close()
     except PermissionError:
-        yield note("worker-door", f"{member.address} may not be opened", "run this as root")
-    except (ConnectionRefusedError, FileNotFoundError, TimeoutError) as failed:
+        yield error(
+            "worker-door",
+            f"the worker {member.name} cannot be reached by others: {member.address} may not be opened",
+            "run this as root; if it is then said again, let all workers run as one user",
+        )
+    except OSError as failed:
+        if type(failed) is ConnectionError:  # connected, and let go without a welcome
+            yield error(
+                "worker-secret",
+                f"the worker {member.name} refuses the secret of this configuration",
+                "set the same worker_replication_secret for all workers and restart them",
+            )
+            return
         yield error(
             "worker-unreachable",
-            f"the worker {member.name} does not answer others at {member.address}: {failed or 'no answer'}",
-            f"restart the worker {member.name}",
-        )
-    except OSError:
-        yield error(
-            "worker-secret",
-            f"the worker {member.name} refuses the secret of this configuration",
-            "set the same worker_replication_secret for all workers and restart them",
+            f"the worker {member.name} cannot be reached by others at {member.address}: "
+            f"{str(failed) or 'no answer'}",
+            f"if {member.host} can be reached from here, restart the worker {member.name}",
         )

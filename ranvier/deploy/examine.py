@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -14,6 +14,7 @@ from ranvier.deploy.check_files import check_files
 from ranvier.deploy.check_redis import check_redis
 from ranvier.deploy.check_workers import check_workers
 from ranvier.deploy.findings import Finding, error
+from ranvier.deploy.guard import guarded_async
 from ranvier.deploy.scene import Scene
 from ranvier.storage.database import Database, DatabaseUnavailable
 from ranvier.storage.database_facts import read_facts
@@ -21,45 +22,57 @@ from ranvier.storage.database_facts import read_facts
 _FAILED = (DatabaseUnavailable, asyncpg.PostgresError)
 
 
+def examine_machine(scene: Scene) -> Iterator[Finding]:
+    """Give what is found on the machine: files and groups. This is for root, who sees them all."""
+    yield from check_files(scene)
+
+
 async def examine(scene: Scene) -> AsyncIterator[Finding]:
-    """Give what is found, in the order in which it is looked at."""
-    for finding in (*check_config(scene), *check_files(scene)):
+    """Give what is found of the server itself. This is for its user: what that one may not use is found."""
+    for finding in check_config(scene):
         yield finding
-    async for finding in check_redis(scene):
-        yield finding
-    async for finding in _with_database(scene):
-        yield finding
-    async for finding in check_answers(scene):
-        yield finding
+    checks = (
+        ("Redis", check_redis(scene)),
+        ("the database", _with_database(scene)),
+        ("what the workers answer", check_answers(scene)),
+    )
+    for what, found in checks:
+        async for finding in guarded_async(what, found):
+            yield finding
 
 
 async def _with_database(scene: Scene) -> AsyncIterator[Finding]:
     if scene.dsn is None:
-        yield error("database-down", "PostgreSQL does not run", "start the server, which starts its own")
-        async for finding in check_workers(scene, None):
+        if not scene.hidden:
+            yield error("database-down", "PostgreSQL does not run", "start the server, which starts its own")
+        async for finding in guarded_async("the workers", check_workers(scene, None)):
             yield finding
         return
     async with _database(scene.dsn) as database:
-        has_log = False
-        try:
-            async for finding in check_database(scene, database):
+        for what, found in (("the database", check_database), ("the workers", _workers)):
+            async for finding in guarded_async(what, _told_if_unusable(found(scene, database))):
                 yield finding
-            has_log = (await read_facts(database)).has_schema
-        except _FAILED as failed:
-            yield _unusable(failed)
-        try:
-            async for finding in check_workers(scene, database if has_log else None):
-                yield finding
-        except _FAILED as failed:
-            yield _unusable(failed)
 
 
-def _unusable(failed: Exception) -> Finding:
-    return error(
-        "database-down",
-        f"the database cannot be used: {failed.__cause__ or failed}",
-        "see whether PostgreSQL runs, and whether database.args name its socket folder, user and database",
-    )
+async def _workers(scene: Scene, database: Database) -> AsyncIterator[Finding]:
+    try:
+        has_log = (await read_facts(database)).has_schema
+    except _FAILED:
+        has_log = False  # told already
+    async for finding in check_workers(scene, database if has_log else None):
+        yield finding
+
+
+async def _told_if_unusable(found: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+    try:
+        async for finding in found:
+            yield finding
+    except _FAILED as failed:
+        yield error(
+            "database-down",
+            f"the database cannot be used: {failed.__cause__ or failed}",
+            "see whether PostgreSQL runs and database.args name its socket folder, user and database",
+        )
 
 
 @asynccontextmanager

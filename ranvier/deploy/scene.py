@@ -10,6 +10,7 @@ from ranvier.config import Config, ConfigError, load
 from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener
 from ranvier.deploy.findings import Finding, Severity, error
+from ranvier.deploy.guard import unexamined
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.target import Target
 
@@ -37,7 +38,8 @@ class Scene:
     """Everything that the checks look at.
 
     ``processes`` is never empty. ``settings`` are those of ``ranvier deploy``, if it was used. ``dsn`` and
-    ``redis`` say where the server's database and bus are, and are None where nothing says so.
+    ``redis`` say where the server's database and bus are, and are None where nothing says so; ``hidden`` says
+    that this is because it may not be read.
     ``names_known`` tells whether ``processes`` are all workers, so that one that is not there is missing.
     ``watch_s`` is how long workers are watched; each announces itself once a second.
     """
@@ -51,6 +53,7 @@ class Scene:
     prefix: str
     names_known: bool
     now_ms: Callable[[], int]
+    hidden: bool = False
     watch_s: float = 2.5
 
     @property
@@ -70,6 +73,10 @@ def load_processes(sources: Sequence[Sequence[Path]]) -> tuple[list[Process], li
             processes.append(Process(str(paths[-1]), config))
         except ConfigError as failed:
             problems = failed.problems
+        except OSError as failed:
+            told = unexamined("the configuration", failed)
+            findings[told.message] = told
+            continue
         for problem in problems:
             severity: Severity = problem.severity
             advice = "correct this line" if severity == "error" else ""

@@ -36,7 +36,9 @@ def find_run_folder(data_dir: Path) -> Path:
 
     Raises ``OSError`` where there is no data folder.
     """
-    return _place(data_dir, data_dir.stat().st_uid)
+    owner = data_dir.stat().st_uid
+    own = _place(data_dir, os.geteuid())
+    return own if own.is_dir() else _place(data_dir, owner)
 
 
 def _place(data_dir: Path, uid: int) -> Path:

@@ -13,12 +13,16 @@ import msgspec
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
 from ranvier.processes.front_protocol import redis_config, redis_fields
-from ranvier.processes.run_folder import run_folder
+from ranvier.processes.run_folder import find_run_folder, run_folder
 from ranvier.processes.start_error import StartError
 from ranvier.processes.worker import Surroundings
 
 _NAME: Final = "surroundings.json"
 _CONNECTIONS_BESIDE: Final = 5
+
+
+class HiddenError(StartError):
+    """Say that what a running `ranvier up` tells is for its own user only."""
 
 
 class _Told(msgspec.Struct):
@@ -49,7 +53,7 @@ def telling_surroundings(data_dir: Path, dsn: str, redis: RedisConfig | None) ->
 
 
 def find_redis(config: Config, data_dir: Path) -> RedisConfig:
-    """Give the configured Redis, or that of the running `ranvier up`. Raises StartError."""
+    """Give the configured Redis, or that of the running `ranvier up`. Raises StartError, HiddenError."""
     if config.redis is not None:
         return config.redis
     told = _told(data_dir)
@@ -76,7 +80,17 @@ def find_surroundings(config: Config, data_dir: Path) -> Surroundings:
 
 
 def _told(data_dir: Path) -> _Told | None:
+    """Read what was told; nothing is made. Raises HiddenError for what another user keeps to itself."""
     try:
-        return msgspec.json.decode((run_folder(data_dir) / _NAME).read_bytes(), type=_Told)
+        folder = find_run_folder(data_dir)
+        path = folder / _NAME
+        # In /tmp anybody may have made a folder of this name.
+        if folder.lstat().st_uid not in (os.geteuid(), data_dir.stat().st_uid):
+            raise HiddenError(f"{folder} is not a folder of the user that runs Ranvier")
+        return msgspec.json.decode(path.read_bytes(), type=_Told)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+    except PermissionError as error:
+        raise HiddenError(
+            f"the server of {data_dir} belongs to another user ({error}): be that user"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ranvier.cli.main import main
+from tests.deploy.examined_server import Server, examined_server
 
 PASSWD = "root:x:0:0::/root:/bin/sh\nredis:x:901:901::/:/bin/false\nwww-data:x:33:33::/:/bin/false\n"
 GROUP = "root:x:0:\nredis:x:901:\nwww-data:x:33:\n"
@@ -25,6 +26,13 @@ def _log_level() -> Iterator[None]:
     """Undo what ``doctor`` does to the log of its process, which here is that of all tests."""
     yield
     logging.getLogger("ranvier").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+async def server(database: str) -> AsyncIterator[Server]:
+    """Give a server that is well."""
+    async with examined_server(database) as found:
+        yield found
 
 
 @pytest.fixture

@@ -1,0 +1,215 @@
+"""Commands that root runs for a server of another user, with a PostgreSQL that knows users by their name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+
+from ranvier.cli.main import main
+from ranvier.config.generate import signing_key_file
+from ranvier.deploy.record import Record
+from ranvier.deploy.settings import Settings
+from ranvier.processes.postgres import EmbeddedPostgres
+from ranvier.processes.service_user import acting_as, named_user
+from ranvier.storage.database import Database
+from ranvier.storage.migrations import migrate
+from tests.postgres import private_folder
+from tests.redis import private_redis
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+TIMEOUT_S = 120
+PEER = "local all all peer\n"
+"""What Debian's pg_hba.conf says of connections to the UNIX socket."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A PostgreSQL that lets in only the user of the machine whose name is the role's."""
+
+    user: pwd.struct_passwd
+    socket_folder: Path
+
+    @property
+    def yaml(self) -> str:
+        """Give the configuration of a server in it."""
+        args = f"host: {self.socket_folder}, user: {self.user.pw_name}, dbname: ranvier"
+        return f"database: {{name: psycopg2, args: {{{args}}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    """Run such a PostgreSQL, with the schema of a server."""
+    with private_folder() as folder:
+        postgres = EmbeddedPostgres(folder)
+        dsn = asyncio.run(postgres.start())
+        try:
+            cluster = folder / "postgres/cluster"
+            user = pwd.getpwuid(cluster.stat().st_uid)
+            asyncio.run(_prepare(dsn, user.pw_name))
+            (cluster / "pg_hba.conf").write_text(PEER)
+            asyncio.run(_reload(dsn, user))
+            yield Peer(user, folder / "postgres/socket")
+        finally:
+            asyncio.run(postgres.stop())
+
+
+async def _prepare(dsn: str, role: str) -> None:
+    database = Database({"dsn": dsn}, size=1)
+    await migrate(database, "example.org")
+    await database.execute(f'CREATE ROLE "{role}" LOGIN SUPERUSER')
+    await database.close()
+
+
+async def _reload(dsn: str, user: pwd.struct_passwd) -> None:
+    """Have it read its file, and wait until it goes by it."""
+    admin = await asyncpg.connect(dsn)
+    await admin.execute("SELECT pg_reload_conf()")
+    await admin.close()
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            try:
+                await (await asyncpg.connect(dsn)).close()
+            except asyncpg.InvalidAuthorizationSpecificationError:
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def data(peer: Peer) -> Iterator[Path]:
+    """Give the data folder of a server, which is another user's."""
+    with private_folder() as folder:
+        (folder / "homeserver.yaml").write_text(f"server_name: example.org\nlisteners: []\n{peer.yaml}")
+        signing_key_file(folder / "signing.key").write()
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, peer.user.pw_uid, peer.user.pw_gid)
+        yield folder
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as root."""
+    return subprocess.run(
+        [sys.executable, "-m", "ranvier.cli", *map(str, arguments)],
+        check=False, capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+
+
+def examine(data: Path) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Run the doctor as root and give its status, and its findings by their check."""
+    done = run("doctor", "--data", data, "--json")
+    findings: dict[str, list[dict[str, Any]]] = {}
+    for finding in json.loads(done.stdout)["findings"]:
+        findings.setdefault(finding["check"], []).append(finding)
+    return done.returncode, findings
+
+
+def test_root_is_let_in_as_the_user_of_the_server(data: Path) -> None:
+    """The doctor would say of every server that was deployed on Debian that its database is down."""
+    status, findings = examine(data)
+    assert status == 0, [it for them in findings.values() for it in them if it["severity"] == "error"]
+    assert findings["database"][0]["severity"] == "ok"
+    assert findings["signing-key"][0]["severity"] == "ok"
+    assert findings["alone"][0]["severity"] == "note"
+
+
+def test_what_the_server_may_not_read_is_found(data: Path) -> None:
+    """A server that does not start would be said to be well, as root may read everything."""
+    os.chown(data / "signing.key", 0, 0)
+    (data / "signing.key").chmod(0o600)
+    status, findings = examine(data)
+    assert status == 2
+    assert "may not read" in findings["signing-key"][0]["message"]
+    assert str(data / "signing.key") in findings["signing-key"][0]["advice"]
+    os.chown(data / "homeserver.yaml", 0, 0)
+    (data / "homeserver.yaml").chmod(0o600)
+    status, findings = examine(data)
+    assert status == 2
+    assert "Permission denied" in findings["config"][0]["message"]
+
+
+def test_a_data_folder_that_the_server_may_not_write_into_is_found(data: Path, peer: Peer) -> None:
+    """The server would not start, and nothing would say why."""
+    (data / "run").mkdir()
+    os.chown(data / "run", peer.user.pw_uid, -1)
+    os.chown(data, 0, 0)
+    data.chmod(0o755)
+    status, findings = examine(data)
+    assert status == 2
+    assert findings["data-folder"][0]["severity"] == "error"
+
+
+async def test_a_redis_that_is_closed_to_the_server_is_found(data: Path) -> None:
+    """Workers would hear nothing of each other while the doctor says that Redis answers."""
+    async with private_redis() as redis:
+        path = redis.config.path
+        assert path is not None
+        path.parent.chmod(0o711)
+        yaml = data / "homeserver.yaml"
+        yaml.write_text(f"{yaml.read_text()}redis: {{enabled: true, path: {path}}}\n")
+        os.chown(path, 0, 0)
+        path.chmod(0o700)
+        _, findings = await asyncio.to_thread(examine, data)
+        assert findings["redis-down"][0]["severity"] == "error"
+
+
+def test_the_doctor_leaves_nothing_in_the_data_folder(data: Path) -> None:
+    """A folder of root's would keep the server from starting."""
+    yaml = data / "homeserver.yaml"
+    yaml.write_text("server_name: example.org\nlisteners: []\n")
+    before = sorted(data.rglob("*"))
+    status, findings = examine(data)
+    assert status == 2
+    assert findings["database-down"][0]["message"] == "PostgreSQL does not run"
+    assert sorted(data.rglob("*")) == before
+
+
+def test_root_makes_accounts_as_the_user_of_the_server(data: Path) -> None:
+    """The first administrator of a server that was deployed could not be made."""
+    done = run("register-user", "--data", data, "--admin", "--password", "correct horse", "alice")
+    assert (done.returncode, done.stdout) == (0, "Made the administrator alice.\n"), done.stderr
+    again = run("register-user", "--data", data, "--password", "correct horse", "alice")
+    assert "There is a user @alice:example.org already" in again.stderr
+
+
+def test_root_needs_no_options_where_the_server_was_deployed(
+    data: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator would have to type the files of the configuration that `deploy` wrote."""
+    settings = Settings(
+        "example.org", "example.org", workers=(), user=peer.user.pw_name, config_dir=data, data_dir=data
+    )
+    (data / "conf.d").mkdir()
+    (data / "conf.d/more.yaml").write_text("log_level: INFO\n")
+    monkeypatch.setattr("ranvier.cli.register_user.read_record", lambda target: Record(settings))
+    done = CliRunner().invoke(main, ["register-user", "--password", "correct horse", "bob"])
+    assert (done.exit_code, done.output) == (0, "Made the user bob.\n")
+    assert (os.geteuid(), os.getuid()) == (0, 0)
+
+
+def test_another_user_is_let_go_of_again() -> None:
+    """What a command does afterwards as root would fail."""
+    user = named_user("daemon")
+    assert user is not None
+
+    def fail() -> None:
+        with acting_as(user):
+            assert (os.geteuid(), os.getuid(), os.getegid()) == (user.pw_uid, user.pw_uid, user.pw_gid)
+            assert 0 not in os.getgroups()
+            Path("/etc/shadow").read_bytes()
+
+    before = os.getresuid(), os.getresgid(), os.getgroups(), os.environ.get("HOME")
+    with pytest.raises(PermissionError):
+        fail()
+    assert (os.getresuid(), os.getresgid(), os.getgroups(), os.environ.get("HOME")) == before
