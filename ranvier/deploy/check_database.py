@@ -65,7 +65,14 @@ def _kind(facts: DatabaseFacts) -> Iterator[Finding]:
         yield error(
             "database-durability",
             "PostgreSQL does not wait for the disk, so a power cut loses what was answered",
-            "set fsync, full_page_writes and synchronous_commit to on",
+            "set fsync and synchronous_commit to on",
+        )
+    if not facts.writes_full_pages:
+        yield note(
+            "database-full-pages",
+            "PostgreSQL has full_page_writes off: that is good on a file system that never leaves half of a "
+            "page, such as ZFS; on others a power cut destroys tables",
+            "set full_page_writes to on, unless it is such a file system",
         )
 
 

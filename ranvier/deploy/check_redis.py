@@ -28,7 +28,7 @@ async def check_redis(scene: Scene) -> AsyncIterator[Finding]:
     try:
         connection = await RedisConnection.open(config)
     except RedisUnavailable as failed:
-        yield _unavailable(str(failed), config)
+        yield _unavailable(failed, scene)
         return
     try:
         yield ok("redis", f"Redis answers at {address(config)}")
@@ -40,15 +40,24 @@ async def check_redis(scene: Scene) -> AsyncIterator[Finding]:
         connection.close()
 
 
-def _unavailable(reason: str, config: RedisConfig) -> Finding:
+def _unavailable(failed: RedisUnavailable, scene: Scene) -> Finding:
+    reason, settings = str(failed), scene.settings
     if any(word in reason for word in _LOGIN_ERRORS):
         return error(
             "redis-password",
             f"Redis refuses the password: {reason}",
             "set redis.password (or password_path) to what Redis has as requirepass",
         )
-    start = "systemctl start redis-server, and see its log"
-    return error("redis-down", f"Redis is not there: {reason}", start)
+    if isinstance(failed.__cause__, PermissionError):
+        group = f" of the group {settings.group}" if settings is not None else ""
+        return error(
+            "redis-refused",
+            f"the server's user may not connect to Redis: {reason}",
+            f"set `unixsocketperm 770` for Redis and restart it; its socket and folder have to be{group} "
+            "open to that user",
+        )
+    start = "start Redis" if settings is None else f"systemctl restart {settings.redis_service}"
+    return error("redis-down", f"Redis is not there: {reason}", f"{start}, and see its log")
 
 
 async def _file(scene: Scene, config: RedisConfig) -> AsyncIterator[Finding]:
@@ -83,29 +92,15 @@ async def _file(scene: Scene, config: RedisConfig) -> AsyncIterator[Finding]:
 
 async def _ask(scene: Scene, config: RedisConfig, connection: RedisConnection) -> AsyncIterator[Finding]:
     before_ms = scene.now_ms()
-    seconds, micros = await connection.command("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
-    for finding in check_clock("Redis", now_ms, before_ms, scene.now_ms()):
-        yield finding
-    about = await connection.command("INFO", "server")
-    version = _value(about, "redis_version")
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
+    time = await _allowed(connection, "TIME")
+    if time is not None:
+        now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+        for finding in check_clock("Redis", now_ms, before_ms, scene.now_ms()):
+            yield finding
+    about = await _allowed(connection, "INFO", "server")
+    version = _value(about or b"", "redis_version")
+    if version and tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
         yield error("redis-version", f"Redis {version} is too old", "install Redis 6 or newer, or Valkey")
-    if config.path is None:
-        return
-    port = await _setting(connection, "port")
-    if port not in ("0", ""):
-        yield error(
-            "redis-tcp-open",
-            f"Redis answers on TCP port {port}, too, where every program of this machine can reach it",
-            "set `port 0` at the end of its configuration and restart it",
-        )
-    elif await _answers_on_tcp(TCP_PORT):
-        yield warning(
-            "redis-tcp-open",
-            f"another Redis answers on TCP port {TCP_PORT}",
-            "stop it if nothing else of this machine uses it",
-        )
     policy = await _setting(connection, "maxmemory-policy")
     if policy not in ("noeviction", "") and await _setting(connection, "maxmemory") != "0":
         yield warning(
@@ -113,17 +108,41 @@ async def _ask(scene: Scene, config: RedisConfig, connection: RedisConnection) -
             f"Redis may forget workers when its memory is full (maxmemory-policy {policy})",
             "set `maxmemory-policy noeviction`",
         )
+    if config.path is not None:
+        async for finding in _ports(connection):
+            yield finding
+
+
+async def _ports(connection: RedisConnection) -> AsyncIterator[Finding]:
+    """See whether Redis, which is used by its socket, answers by TCP as well."""
+    is_open = False
+    for name in ("port", "tls-port"):
+        port = await _setting(connection, name)
+        if port not in ("0", ""):
+            is_open = True
+            yield error(
+                "redis-tcp-open",
+                f"Redis answers on TCP port {port}, too, where every program of this machine can reach it",
+                f"set `{name} 0` at the end of its configuration and restart it",
+            )
+    if not is_open and await _answers_on_tcp(TCP_PORT):
+        yield note("redis-other", f"another Redis, which is not used here, answers on TCP port {TCP_PORT}")
 
 
 async def _setting(connection: RedisConnection, name: str) -> str:
     """Give one setting of Redis; empty where it does not tell."""
+    pair: list[bytes] | None = await _allowed(connection, "CONFIG", "GET", name)
+    return pair[1].decode() if pair is not None and len(pair) == 2 else ""
+
+
+async def _allowed(connection: RedisConnection, *words: str) -> Any:
+    """Give the answer to a command that the server itself does without; None where it is forbidden."""
     try:
-        pair: list[bytes] = await connection.command("CONFIG", "GET", name)
+        return await connection.command(*words)
     except RedisUnavailable:
         if not connection.is_open:
             raise
-        return ""
-    return pair[1].decode() if len(pair) == 2 else ""
+        return None
 
 
 async def _answers_on_tcp(port: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
+from ranvier.deploy.commands import systemd_runs
 from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding, error, note
 from ranvier.deploy.record import read_record
@@ -107,6 +108,8 @@ def _scene(
         names_known=names_known,
         now_ms=SystemClock().now_ms,
         hidden=any(finding.severity == "error" for finding in findings),
+        systemctl="systemctl" if systemd_runs() else None,
+        public=None if settings is None else ("127.0.0.1", 80 if settings.certificate is None else 443),
     )
     return scene, findings
 

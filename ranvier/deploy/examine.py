@@ -11,7 +11,9 @@ from ranvier.deploy.check_answers import check_answers
 from ranvier.deploy.check_config import check_config
 from ranvier.deploy.check_database import check_database
 from ranvier.deploy.check_files import check_files
+from ranvier.deploy.check_public import check_public
 from ranvier.deploy.check_redis import check_redis
+from ranvier.deploy.check_units import check_units
 from ranvier.deploy.check_workers import check_workers
 from ranvier.deploy.findings import Finding, error
 from ranvier.deploy.guard import guarded_async
@@ -23,8 +25,9 @@ _FAILED = (DatabaseUnavailable, asyncpg.PostgresError)
 
 
 def examine_machine(scene: Scene) -> Iterator[Finding]:
-    """Give what is found on the machine: files and groups. This is for root, who sees them all."""
+    """Give what is found on the machine: files, groups, units. This is for root, who sees them all."""
     yield from check_files(scene)
+    yield from check_units(scene)
 
 
 async def examine(scene: Scene) -> AsyncIterator[Finding]:
@@ -35,6 +38,7 @@ async def examine(scene: Scene) -> AsyncIterator[Finding]:
         ("Redis", check_redis(scene)),
         ("the database", _with_database(scene)),
         ("what the workers answer", check_answers(scene)),
+        ("what the web server answers", check_public(scene)),
     )
     for what, found in checks:
         async for finding in guarded_async(what, found):

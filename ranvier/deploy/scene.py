@@ -37,11 +37,12 @@ class Process:
 class Scene:
     """Everything that the checks look at.
 
-    ``processes`` is never empty. ``settings`` are those of ``ranvier deploy``, if it was used. ``dsn`` and
-    ``redis`` say where the server's database and bus are, and are None where nothing says so; ``hidden`` says
-    that this is because it may not be read.
-    ``names_known`` tells whether ``processes`` are all workers, so that one that is not there is missing.
-    ``watch_s`` is how long workers are watched; each announces itself once a second.
+    ``processes`` is never empty. ``settings`` are those of ``ranvier deploy``, if it was used. ``dsn``
+    and ``redis`` say where the server's database and bus are, and are None where nothing says so;
+    ``hidden`` says that this is because it may not be read. ``names_known`` tells whether ``processes``
+    are all workers, so that one that is not there is missing. ``watch_s`` is how long workers are
+    watched; each announces itself once a second. ``public`` is where the web server answers clients, if
+    it is on this machine; ``systemctl`` is the program that asks systemd, if systemd runs this machine.
     """
 
     target: Target
@@ -55,6 +56,8 @@ class Scene:
     now_ms: Callable[[], int]
     hidden: bool = False
     watch_s: float = 2.5
+    public: tuple[str, int] | None = None
+    systemctl: str | None = None
 
     @property
     def config(self) -> Config:

@@ -11,8 +11,8 @@ SELECT current_setting('server_version_num')::int AS version_num,
        current_setting('server_version') AS version,
        pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype,
        current_setting('max_connections')::int AS max_connections,
-       current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on'
-           AND current_setting('synchronous_commit') <> 'off' AS is_durable,
+       current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off' AS is_durable,
+       current_setting('full_page_writes') = 'on' AS writes_full_pages,
        (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
        to_regclass('schema_migrations') IS NOT NULL AS has_schema
 FROM pg_database WHERE datname = current_database()
@@ -31,6 +31,7 @@ class DatabaseFacts(NamedTuple):
     ctype: str
     max_connections: int
     is_durable: bool
+    writes_full_pages: bool
     now_ms: int
     has_schema: bool
 

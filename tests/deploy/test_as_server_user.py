@@ -161,7 +161,8 @@ async def test_a_redis_that_is_closed_to_the_server_is_found(data: Path) -> None
         os.chown(path, 0, 0)
         path.chmod(0o700)
         _, findings = await asyncio.to_thread(examine, data)
-        assert findings["redis-down"][0]["severity"] == "error"
+        assert findings["redis-refused"][0]["severity"] == "error"
+        assert "redis-down" not in findings
 
 
 def test_the_doctor_leaves_nothing_in_the_data_folder(data: Path) -> None:

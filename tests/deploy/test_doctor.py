@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from ranvier.cli.main import main
+from ranvier.config.database import RedisConfig
 from ranvier.config.generate import signing_key_file
 from ranvier.deploy.findings import exit_status
 from ranvier.storage.database import Database
@@ -33,6 +35,7 @@ async def test_a_server_that_is_well_is_said_to_be_well(server: Server) -> None:
     assert [it.check for it in wrong] == ["database-durability"], "\n".join(map(str, findings))
     well = {it.check for it in findings if it.severity == "ok"}
     assert well >= {"database", "redis", "socket-folder", "signing-key", "worker", "answer", "log-pace"}
+    assert "database-full-pages" in {it.check for it in findings if it.severity == "note"}
     assert exit_status([it for it in findings if it.check != "database-durability"]) == 0
 
 
@@ -182,8 +185,27 @@ async def _redis_tcp(server: Server) -> None:
     await server.redis.ask("CONFIG", "SET", "port", free_port())
 
 
+async def _redis_tls(server: Server) -> None:
+    pem, key = server.folder / "cert.pem", server.folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+         "-keyout", str(key), "-out", str(pem)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    key.chmod(0o644)
+    files = ("tls-cert-file", str(pem), "tls-key-file", str(key), "tls-ca-cert-file", str(pem))
+    await server.redis.ask("CONFIG", "SET", *files, "tls-port", free_port())
+
+
+async def _redis_evicts_by_tcp(server: Server) -> None:
+    port = free_port()
+    await server.redis.ask("CONFIG", "SET", "port", port)
+    await server.redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "1gb")
+    server.edit(redis=RedisConfig(host="127.0.0.1", port=port))
+
+
 async def _redis_forbids(server: Server) -> None:
-    rules = ("on", ">secret", "allkeys", "allchannels", "+@all", "-smembers")
+    rules = ("on", ">secret", "allkeys", "allchannels", "+@all", "-smembers", "-time", "-info")
     await server.redis.ask("ACL", "SETUSER", "limited", *rules)
     server.edit(redis=replace(server.redis.config, username="limited", password="secret"))
 
@@ -332,9 +354,11 @@ FAULTS: list[tuple[str, str, Plant]] = [
     ("signing-key-open", "warning", _open_key),
     ("redis-down", "error", _redis_down),
     ("redis-tcp-open", "error", _redis_tcp),
+    ("redis-tcp-open", "error", _redis_tls),
     ("redis-password", "error", _redis_password),
     ("redis-socket-mode", "warning", _redis_mode),
     ("redis-eviction", "warning", _redis_evicts),
+    ("redis-eviction", "warning", _redis_evicts_by_tcp),
     ("redis-missing", "error", _no_redis),
     ("workers-hidden", "error", _redis_forbids),
     ("worker-missing", "error", _gone),
