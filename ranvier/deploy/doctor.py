@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
-from ranvier.deploy.commands import systemd_runs
 from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding, error, note
 from ranvier.deploy.record import read_record
 from ranvier.deploy.scene import Process, Scene, load_processes
 from ranvier.deploy.settings import MAIN, Settings
+from ranvier.deploy.system import system_of
 from ranvier.deploy.target import Target
 from ranvier.log.clock import SystemClock
 from ranvier.processes.cluster_parts import key_prefix
@@ -108,7 +108,7 @@ def _scene(
         names_known=names_known,
         now_ms=SystemClock().now_ms,
         hidden=any(finding.severity == "error" for finding in findings),
-        systemctl="systemctl" if systemd_runs() else None,
+        systemctl="systemctl" if system_of(Target()) is not None else None,
         public=None if settings is None else ("127.0.0.1", 80 if settings.certificate is None else 443),
     )
     return scene, findings
