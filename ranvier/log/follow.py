@@ -51,9 +51,13 @@ class Follower:
 
     async def start(self) -> None:
         """Fill the tail with the newest rows, so that clients that come back are answered from memory."""
-        head = await storage.head(self._database)
-        self._tail.reset(max(0, head - self._warm_rows))
-        await self._read_upto(head)
+        while True:
+            pruned, head = await storage.bounds(self._database)
+            self._tail.reset(max(pruned, head - self._warm_rows))
+            try:
+                return await self._read_upto(head)
+            except storage.LogPruned as error:
+                logger.info("Beginning anew: %s", error)  # more was removed meanwhile
 
     def hurry(self) -> None:
         """Look at the log now: there is more in it than the bus has brought."""
@@ -61,7 +65,7 @@ class Follower:
         self._gap.set()
 
     async def run(self) -> None:
-        """Fill gaps and beat, for ever."""
+        """Fill gaps and beat, for ever. Raises LogPruned if this process stood still for days."""
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):

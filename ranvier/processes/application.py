@@ -21,6 +21,7 @@ from ranvier.http.loop_lag import PERIOD_S, LoopLag
 from ranvier.http.metrics import HEALTH_ROUTES, METRICS_ROUTES, Metrics
 from ranvier.http.request_log import RequestLog
 from ranvier.http.route import Route, bind
+from ranvier.log.pruning import LogPruning
 from ranvier.processes.accounts import AccountParts, build_accounts
 from ranvier.processes.console import ConsoleParts, build_console
 from ranvier.processes.core import Core
@@ -182,6 +183,7 @@ def _run_always(
     core.run_once("expiry", accounts.expiry.run)
     core.run_fenced("forgotten rooms", room_purge.run)
     core.run_fenced("redacted events", redaction_retention.run)
+    core.run_fenced("old rows of the log", LogPruning(transactions=core.transactions).run)
     core.run_once("profile changes", users.profile_changes.run)
     core.run_once("user directory", users.user_directory_upkeep.run)
     for name, work in {

@@ -21,11 +21,11 @@ from ranvier.rooms.draft import Identity
 from ranvier.rooms.fork_state import ForkStates
 from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.memberships import Memberships
-from ranvier.rooms.purge import Transactions
 from ranvier.rooms.rooms import Rooms
 from ranvier.storage.database import Database
 from ranvier.storage.event_graph import EventGraphStore
 from ranvier.storage.events import EventStore
+from ranvier.storage.job_leases import Transactions
 from ranvier.storage.nids import Nids
 from ranvier.storage.rooms import RoomStore
 from ranvier.storage.transactions import TransactionStore

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from ranvier.log.append import Appender
 from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError
-from ranvier.storage.database import Connection
+from ranvier.storage.job_leases import Transactions
 from ranvier.storage.room_purges import PurgedRoom, RoomPurgeStore
 from ranvier.wire.log_rows import PURGED_ROOM, LogRow
 
@@ -27,9 +25,6 @@ SWEEP_INTERVAL_S: Final = 600.0
 _ROOMS_AT_ONCE: Final = 20
 _PAUSE_S: Final = 0.02
 """Between two pieces: others use the same disk."""
-
-Transactions = Callable[[], AbstractAsyncContextManager[Connection]]
-"""Begins a transaction that is refused once another process has the job."""
 
 
 class RoomPurge:

@@ -9,11 +9,11 @@ from typing import Final
 import orjson
 
 from ranvier.log.clock import Clock
-from ranvier.rooms.purge import Transactions
 from ranvier.rooms.room import MEMBER
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.redaction import redact
 from ranvier.spec.room_versions import ROOM_VERSIONS
+from ranvier.storage.job_leases import Transactions
 from ranvier.storage.redaction_retention import RedactedEvent, RedactionRetentionStore
 
 logger = logging.getLogger(__name__)

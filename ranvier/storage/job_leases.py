@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
 from ranvier.storage.database import Connection, Database
+
+Transactions = Callable[[], AbstractAsyncContextManager[Connection]]
+"""Begins a transaction that is refused once another process has the job."""
 
 # Asked again and again by those who do not get it: what only looks writes nothing.
 _TAKE = """

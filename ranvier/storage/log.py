@@ -15,6 +15,7 @@ from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 _APPEND = "SELECT * FROM log_append($1, $2, $3, $4, $5, $6, $7, $8)"
 _HEAD = "SELECT pos FROM log_head"
+_BOUNDS = "SELECT p.pos AS pruned, h.pos AS head FROM log_pruned p, log_head h"
 _EVENTS_BETWEEN = f"""
 SELECT {EVENT_COLUMNS},
        (SELECT jsonb_agg(jsonb_build_array(d.type, d.state_key)) FROM state_deltas d,
@@ -26,8 +27,8 @@ FROM events e JOIN rooms r USING (room_nid)
 WHERE e.pos > $1 AND e.pos <= $2 ORDER BY e.pos
 """
 _ROWS_BETWEEN = """
-SELECT pos, kind, room_id, user_id, device_id, key, key2, body FROM log
-WHERE pos > $1 AND pos <= $2 ORDER BY pos
+SELECT p.pos AS pruned, l.pos, kind, room_id, user_id, device_id, key, key2, body
+FROM (SELECT pos FROM log_pruned LIMIT 1) p LEFT JOIN log l ON l.pos > $1 AND l.pos <= $2 ORDER BY l.pos
 """
 _decode_keys = msgspec.json.Decoder(tuple[StateKey, ...]).decode
 _REDACTED_BY = "SELECT event_id, redacted_by FROM events WHERE event_id = ANY ($1)"
@@ -102,6 +103,10 @@ class Appended(NamedTuple):
     repeated: list[int]
 
 
+class LogPruned(Exception):
+    """Say that rows were removed which a follower did not read: what it holds can not be made true."""
+
+
 class AlreadyStored(Exception):
     """Say that another process stored one of the events under an integer of its own: nothing was written."""
 
@@ -169,8 +174,15 @@ async def head(database: Database) -> int:
     return pos
 
 
+async def bounds(database: Database) -> tuple[int, int]:
+    """Give the position up to which old rows were removed, and that of the newest row."""
+    record = await database.fetchrow(_BOUNDS)
+    assert record is not None
+    return record["pruned"], record["head"]
+
+
 async def rows_between(database: Database, after: int, upto: int) -> list[Row]:
-    """Read the rows of the positions ``after`` + 1 to ``upto``, in order."""
+    """Read the rows of the positions ``after`` + 1 to ``upto``, in order. Raises LogPruned."""
     async with database.connection() as connection:
         events = await connection.fetch(_EVENTS_BETWEEN, after, upto)
         others = await connection.fetch(_ROWS_BETWEEN, after, upto)
@@ -181,7 +193,11 @@ async def rows_between(database: Database, after: int, upto: int) -> list[Row]:
         if changes:
             row.state_changes = _decode_keys(changes)
         rows.append(row)
-    rows.extend(LogRow(**record) for record in others)
+    for columns in map(dict, others):
+        if (pruned := columns.pop("pruned")) > after:
+            raise LogPruned(f"Rows of the log after {after}, up to {pruned}, were removed")
+        if columns["pos"] is not None:
+            rows.append(LogRow(**columns))
     await _mark_redactions(database, rows)
     rows.sort(key=lambda row: row.pos)
     return rows

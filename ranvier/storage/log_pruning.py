@@ -1,0 +1,43 @@
+"""Removing old rows of the log in small pieces. The database's clock alone says what is old."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ranvier.storage.database import Connection
+
+_PIECE: Final = 500
+"""Each row may have 64 KiB."""
+
+_MARK = "INSERT INTO log_marks (pos) SELECT pos FROM log_head ON CONFLICT (pos) DO NOTHING"
+_REACHED = "SELECT max(pos) FROM log_marks WHERE ts <= now() - $1 * interval '1 second'"
+_REMOVE = f"""
+WITH piece AS (
+    SELECT pos FROM log WHERE pos > (SELECT pos FROM log_pruned) AND pos <= $1 ORDER BY pos LIMIT {_PIECE}
+), gone AS (
+    DELETE FROM log USING piece WHERE log.pos = piece.pos
+)
+UPDATE log_pruned SET pos = CASE (SELECT count(*) FROM piece)
+    WHEN {_PIECE} THEN (SELECT max(pos) FROM piece) ELSE $1 END
+WHERE pos < $1 RETURNING pos < $1
+"""
+_FORGET_MARKS = "DELETE FROM log_marks WHERE pos < (SELECT pos FROM log_pruned)"
+
+
+async def mark(connection: Connection) -> None:
+    """Note where the log is now."""
+    await connection.execute(_MARK)
+
+
+async def reached(connection: Connection, seconds_ago: int) -> int | None:
+    """Give a position that the log had some time ago, about; None where that is not known."""
+    pos: int | None = await connection.fetchval(_REACHED, seconds_ago)
+    return pos
+
+
+async def remove_piece(connection: Connection, upto: int) -> bool:
+    """Remove some of the rows up to a position, the oldest first; False when none is left."""
+    if await connection.fetchval(_REMOVE, upto):
+        return True
+    await connection.execute(_FORGET_MARKS)
+    return False
