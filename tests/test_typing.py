@@ -14,7 +14,8 @@ from ranvier.log.bus import Ephemeral, LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.spec.filters import parse_filter
 from ranvier.sync.sections.typing import TypingSection
-from ranvier.users.typing import MAX_TIMEOUT_MS, MAX_TYPING, TypingUsers
+from ranvier.users.typing import MAX_TIMEOUT_MS, TypingUsers
+from ranvier.users.typing_rooms import MAX_TYPING, TYPING, TypingRoom
 from ranvier.wire.tokens import Token
 from tests.core import Core, running_core
 from tests.endpoints import (
@@ -43,6 +44,10 @@ class Scene:
     room_id: str
     told: int = 0
 
+    def count(self, message: Ephemeral) -> None:
+        """Count the messages that wake the room."""
+        self.told += message.kind == TYPING
+
     async def types(self, user: str, body: Any, of: str | None = None) -> tuple[int, Any]:
         """Say that a user types."""
         return await self.http.ask("PUT", user, f"/rooms/{self.room_id}/typing/{of or user}", body)
@@ -70,7 +75,7 @@ async def scene(database: str) -> AsyncIterator[Scene]:
         await core.join(room_id, BOB)
         async with serving(ROUTES, {"typing_users": typing}) as http:
             made = Scene(core, bus, clock, typing, section, http, room_id)
-            bus.listen(ephemerals=lambda _: setattr(made, "told", made.told + 1))
+            bus.listen(ephemerals=made.count)
             yield made
 
 
@@ -121,8 +126,10 @@ async def test_the_server_ends_it_on_time_by_itself(scene: Scene) -> None:
     )
     async with background(typing.run()):
         await typing.set(ALICE, scene.room_id, True, 30)
-        message = await wait_for_message(scene.bus)
-    assert message.body == b"[]"
+        await wait_for_message(scene.bus)
+    typists = typing.of(scene.room_id)
+    assert typists is not None
+    assert typists.user_ids == ()
 
 
 async def wait_for_message(bus: LocalBus) -> Ephemeral:
@@ -249,10 +256,14 @@ async def test_rooms_that_were_forgotten_are_told_anew(scene: Scene) -> None:
 
 async def test_what_a_dead_process_said_is_forgotten(scene: Scene) -> None:
     """When a worker dies, those who typed through it would type for ever."""
-    await scene.bus.publish_ephemeral("typing", scene.room_id, b'["@alice:example.org"]')
+    message = TypingRoom().message("another", ALICE, 30.0, 0.0)
+    await scene.bus.publish_ephemeral(TYPING, scene.room_id, message)
     since = await scene.now(BOB)
     assert await scene.seen(BOB) == [[ALICE]]
-    scene.clock.forward(200)
+    scene.clock.forward(31)
+    await scene.typing.expire()
+    assert await scene.seen(BOB, since) == []
+    scene.clock.forward(10)
     await scene.typing.expire()
     assert await scene.seen(BOB, since) == [[]]
 
@@ -260,7 +271,8 @@ async def test_what_a_dead_process_said_is_forgotten(scene: Scene) -> None:
 async def test_messages_of_an_older_count_are_late(scene: Scene) -> None:
     """A message that was overtaken would bring back somebody who stopped."""
     await scene.types(ALICE, {"typing": True})
-    late = Ephemeral("typing", scene.room_id, b"[]", 0, scene.bus.ephemeral_now()[1])
+    gone = TypingRoom().message("another", ALICE, None, 0.0)
+    late = Ephemeral(TYPING, scene.room_id, gone, 0, scene.bus.ephemeral_now()[1])
     for listener in scene.bus._ephemeral_listeners:
         listener(late)
     assert await scene.seen(BOB) == [[ALICE]]
@@ -269,7 +281,8 @@ async def test_messages_of_an_older_count_are_late(scene: Scene) -> None:
 async def test_a_new_epoch_voids_what_was_said(scene: Scene) -> None:
     """After a reset of the bus, counts begin anew and nobody would be seen typing for a long time."""
     await scene.types(ALICE, {"typing": True})
-    message = Ephemeral("typing", scene.room_id, b'["@bob:example.org"]', 1, "new")
+    begun = TypingRoom().message("another", BOB, 30.0, 0.0)
+    message = Ephemeral(TYPING, scene.room_id, begun, 1, "new")
     for listener in scene.bus._ephemeral_listeners:
         listener(message)
     typists = scene.typing.of(scene.room_id)

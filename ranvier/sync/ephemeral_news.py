@@ -9,9 +9,12 @@ from typing import Final
 from ranvier.log.bus import RESET, Bus, Ephemeral
 from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.rooms import Rooms
+from ranvier.sync.notifier import ROOM_EPHEMERALS
 from ranvier.users.presence_states import OWNER
+from ranvier.users.typing_rooms import RENEWED
 from ranvier.wire.tokens import Token
 
+_UNSHOWN: Final = frozenset({OWNER, RENEWED})
 _REMEMBERED: Final = 500
 _ROOMS_LOOKED_AT: Final = 200
 
@@ -39,7 +42,7 @@ class EphemeralNews:
         for number, kind, key in reversed(self._recent):
             if number <= since.ephemeral:
                 return False
-            if key in rooms if kind == "typing" else key == user_id or self._share(rooms, key):
+            if key in rooms if kind in ROOM_EPHEMERALS else key == user_id or self._share(rooms, key):
                 return True
         return False
 
@@ -55,7 +58,7 @@ class EphemeralNews:
         if message.kind == RESET:
             self._recent.clear()
             self._forgotten = 0
-        elif message.kind != OWNER:
+        elif message.kind not in _UNSHOWN:
             self._recent.append((message.count, message.kind, message.key))
             if len(self._recent) > _REMEMBERED:
                 self._forgotten = self._recent.popleft()[0]

@@ -17,6 +17,7 @@ from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import MatrixError
 from ranvier.users.receipts import READ_PRIVATE
+from ranvier.users.typing_rooms import TYPING, WHOLE_LIST
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ _WOKEN_AT_ONCE: Final = 8
 
 ROOM_KINDS = frozenset({"receipt"})
 """Kinds of rows that everybody in ``room_id`` is told of (private receipts are for their user alone)."""
+
+ROOM_EPHEMERALS = frozenset({TYPING, WHOLE_LIST})
+"""Kinds of what is told and not kept that concern everybody in a room."""
 
 SHARED_KINDS = frozenset({"device_list"})
 """Kinds of rows that everybody who shares a room with ``user_id`` is told of."""
@@ -213,7 +217,7 @@ class Notifier:
     def _on_ephemeral(self, message: Ephemeral) -> None:
         if not self._waiting:
             return
-        if message.kind == "typing":
+        if message.kind in ROOM_EPHEMERALS:
             self.wake_room(message.key)
         elif message.kind == "presence":
             self.wake_users((message.key,))

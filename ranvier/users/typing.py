@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
-import orjson
+import msgspec
 
 from ranvier.log.bus import Bus, Ephemeral
 from ranvier.log.clock import Clock
@@ -17,40 +19,40 @@ from ranvier.rooms.memberships import Memberships
 from ranvier.rooms.room import MEMBER
 from ranvier.spec.errors import forbidden
 from ranvier.users.deadlines import Deadlines
+from ranvier.users.typing_rooms import (
+    MAX_TYPING,
+    RENEWED,
+    TYPING,
+    WHOLE_LIST,
+    Said,
+    TypingRoom,
+    Typist,
+    Typists,
+)
 from ranvier.wire.log_rows import EventRow, Row
 from ranvier.wire.tokens import Token
 
 logger = logging.getLogger(__name__)
 
-TYPING: Final = "typing"
 MAX_TIMEOUT_MS: Final = 120_000
-MAX_TYPING: Final = 50
-"""Users of one room that are told of at a time: more is no use, and each change is sent to everybody."""
-
-# Longer than any user may type without a message: then the process that should have said so is gone.
-_ABANDONED_S: Final = MAX_TIMEOUT_MS / 1000 + 10
 _AGAIN_S: Final = 5.0
-"""After which time it is said that nobody types, if it could not be told who stopped."""
+"""After which time something is told again that could not be told."""
+_PATIENCE_S: Final = 5.0
+_SPREAD_S: Final = 2.0
+"""How long after its time another process says that a user stopped; each waits a random while more."""
 
-
-class Typists(NamedTuple):
-    """Who types in a room: ``body`` is the JSON of ``user_ids``; ``at`` the count of the bus."""
-
-    user_ids: tuple[str, ...]
-    body: bytes
-    at: int
-
-
+_decode = msgspec.json.Decoder(Said).decode
 _Key = tuple[str, str]
-"""Room and user; the user is empty for the deadline of the whole room."""
+"""Room and user."""
 
 
 class TypingUsers:
     """Know who types in which room.
 
-    Each message on the bus holds the whole list of a room, so that losing one is made good by the next.
-    The process that took a request watches over its timeout. Rooms in which nobody types any more are
-    remembered, as long as there are not too many, for those clients that were not told yet.
+    Each process knows of everybody until when they type. The one that took a user's latest request says at
+    that time that the user stopped, or that they go on; if it is gone, another one does soon after. Rooms in
+    which nobody types any more are remembered, as long as there are not too many, for those clients that were
+    not told yet.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class TypingUsers:
         self._memberships = memberships
         self._clock = clock
         self._max_rooms = max_rooms
+        self._name = secrets.token_hex(4)
         self._epoch = bus.ephemeral_now()[1]
-        self._rooms: OrderedDict[str, Typists] = OrderedDict()  # by count
+        self._rooms: OrderedDict[str, TypingRoom] = OrderedDict()  # by the count of what is shown
         self._floor = 0
+        self._wanted: dict[_Key, float] = {}
         self._deadlines: Deadlines[_Key] = Deadlines(clock)
         self._publishing = asyncio.Lock()
         bus.listen(ephemerals=self._on_message)
@@ -77,16 +81,31 @@ class TypingUsers:
         if membership is None or membership.membership != "join":
             raise forbidden("You are not in this room")
         key = (room_id, user_id)
-        if not typing or timeout_ms <= 0:
-            self._deadlines.drop(key)
-            await self._publish(room_id, lambda users: [it for it in users if it != user_id])
-            return
-        self._deadlines.set(key, self._clock.monotonic() + min(timeout_ms, MAX_TIMEOUT_MS) / 1000)
-        await self._publish(room_id, lambda users: [*users, user_id] if user_id not in users else users)
+        # One at a time: what is told depends on what was told before.
+        async with self._publishing:
+            typist = self._typist(key)
+            if not typing or timeout_ms <= 0:
+                self._wanted.pop(key, None)
+                if typist is not None:
+                    await self._tell(key, TYPING, None)
+                return
+            until = self._clock.monotonic() + min(timeout_ms, MAX_TIMEOUT_MS) / 1000
+            if typist is None:
+                if len(self._room(room_id).typists) < MAX_TYPING:
+                    self._wanted[key] = until
+                    await self._tell(key, TYPING, until)
+                return
+            self._wanted[key] = until
+            if typist.by == self._name:
+                # It is told when the time comes that was told before.
+                self._deadlines.set(key, min(until, typist.until))
+            else:
+                await self._tell(key, RENEWED, until)
 
     def of(self, room_id: str) -> Typists | None:
         """Give who types in a room, None if nobody did lately."""
-        return self._rooms.get(room_id)
+        room = self._rooms.get(room_id)
+        return room.shown if room is not None else None
 
     def changed(self, since: Token, upto: Token) -> list[str] | None:
         """Give the rooms in which it changed between two tokens.
@@ -96,10 +115,10 @@ class TypingUsers:
         if since.epoch != upto.epoch or self._epoch != upto.epoch or since.ephemeral < self._floor:
             return None
         rooms: list[str] = []
-        for room_id, typists in reversed(self._rooms.items()):
-            if typists.at <= since.ephemeral:
+        for room_id, room in reversed(self._rooms.items()):
+            if room.shown.at <= since.ephemeral:
                 break
-            if typists.at <= upto.ephemeral:
+            if room.shown.at <= upto.ephemeral:
                 rooms.append(room_id)
         return rooms
 
@@ -110,62 +129,87 @@ class TypingUsers:
             await self.expire()
 
     async def expire(self) -> None:
-        """Tell of those who timed out until now."""
-        gone: dict[str, set[str]] = {}
-        for room_id, user_id in self._deadlines.due():
-            gone.setdefault(room_id, set()).add(user_id)
-        for room_id, user_ids in gone.items():
+        """Tell of those whose time came until now that they stopped, or go on."""
+        for key in self._deadlines.due():
             try:
-                await self._publish(room_id, _without(user_ids))
+                async with self._publishing:
+                    await self._go_on_or_stop(key)
             except Exception:
                 # One room must not be in the way of all others.
-                logger.exception("It cannot be told who types in %s no more", room_id)
+                logger.exception("It cannot be told whether %s types in %s any more", key[1], key[0])
+                self._deadlines.set(key, self._clock.monotonic() + _AGAIN_S)
 
-    async def _publish(self, room_id: str, change: Callable[[Sequence[str]], Sequence[str]]) -> None:
-        # One at a time: each list is made from the one before.
-        async with self._publishing:
-            known = self._rooms.get(room_id)
-            users = known.user_ids if known is not None else ()
-            wanted = tuple(change(users))[:MAX_TYPING]
-            if wanted != users:
-                told = await self._bus.publish_ephemeral(TYPING, room_id, orjson.dumps(list(wanted)))
-                # It can not be told now: who begins to type says so again in a few seconds by themselves.
-                if told is None and len(wanted) < len(users):
-                    self._deadlines.set((room_id, ""), self._clock.monotonic() + _AGAIN_S)
+    async def _go_on_or_stop(self, key: _Key) -> None:
+        typist, wanted = self._typist(key), self._wanted.get(key, 0.0)
+        if typist is None:
+            self._wanted.pop(key, None)
+        elif wanted > self._clock.monotonic():
+            await self._tell(key, RENEWED, wanted, seen=typist.at)
+        else:
+            await self._tell(key, TYPING, None, seen=typist.at)
+
+    async def _tell(self, key: _Key, kind: str, until: float | None, *, seen: int | None = None) -> None:
+        room_id, user_id = key
+        message = self._room(room_id).message(self._name, user_id, until, self._clock.monotonic(), seen=seen)
+        told = await self._bus.publish_ephemeral(kind, room_id, message)
+        if told is not None:
+            return
+        if self._typist(key) is not None:
+            self._deadlines.set(key, self._clock.monotonic() + _AGAIN_S)
+        else:
+            self._wanted.pop(key, None)  # who begins to type says so again in a few seconds by themselves
+
+    def _room(self, room_id: str) -> TypingRoom:
+        return self._rooms.get(room_id) or TypingRoom()
+
+    def _typist(self, key: _Key) -> Typist | None:
+        return self._room(key[0]).typists.get(key[1])
 
     def _on_message(self, message: Ephemeral) -> None:
         if message.epoch != self._epoch:
             # What was said before is void; whoever goes on typing says so again.
             self._epoch = message.epoch
             self._rooms.clear()
+            self._wanted.clear()
             self._floor = 0
-        if message.kind != TYPING:
+        if message.kind == WHOLE_LIST:
+            # It is not shown here; who saw it at the other process is told what is shown here.
+            room = self._room(message.key)
+            room.shown = room.shown._replace(at=message.count)
+            self._show(message.key, room)
+        elif message.kind in (TYPING, RENEWED):
+            self._hear(message.key, _decode(message.body), message.count)
+
+    def _hear(self, room_id: str, said: Said, count: int) -> None:
+        room = self._room(room_id)
+        for user_id in room.hear(said, count, self._clock.monotonic()):
+            self._watch((room_id, user_id), room.typists.get(user_id))
+        if room.shown.at == count:
+            self._show(room_id, room)
+
+    def _watch(self, key: _Key, typist: Typist | None) -> None:
+        if typist is not None and typist.by == self._name:
+            self._deadlines.set(key, min(typist.until, self._wanted.get(key, typist.until)))
             return
-        known = self._rooms.get(message.key)
-        if known is not None and known.at >= message.count:
-            return
-        user_ids = tuple(orjson.loads(message.body))
-        self._rooms[message.key] = Typists(user_ids, message.body, message.count)
-        self._rooms.move_to_end(message.key)
-        if user_ids:
-            self._deadlines.set((message.key, ""), self._clock.monotonic() + _ABANDONED_S)
+        self._wanted.pop(key, None)
+        if typist is None:
+            self._deadlines.drop(key)
         else:
-            self._deadlines.drop((message.key, ""))
+            self._deadlines.set(key, typist.until + _PATIENCE_S + random.random() * _SPREAD_S)
+
+    def _show(self, room_id: str, room: TypingRoom) -> None:
+        self._rooms[room_id] = room
+        self._rooms.move_to_end(room_id)
         while len(self._rooms) > self._max_rooms:
-            self._floor = self._rooms.popitem(last=False)[1].at
+            self._floor = self._rooms.popitem(last=False)[1].shown.at
 
     def _on_rows(self, rows: Sequence[Row]) -> None:
-        if not self._deadlines:
+        if not self._wanted:
             return
         for row in rows:
             # Who is not in the room any more does not type in it.
             if isinstance(row, EventRow) and row.type == MEMBER and row.membership != "join":
                 key = (row.room_id, row.state_key or "")
-                if key in self._deadlines:
+                if key in self._wanted:
+                    self._wanted[key] = self._clock.monotonic()
                     self._deadlines.set(key, self._clock.monotonic())
-
-
-def _without(user_ids: set[str]) -> Callable[[Sequence[str]], Sequence[str]]:
-    if "" in user_ids:
-        return lambda users: ()
-    return lambda users: [it for it in users if it not in user_ids]

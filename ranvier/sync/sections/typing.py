@@ -9,7 +9,8 @@ import orjson
 
 from ranvier.log.tail import Tail
 from ranvier.sync.context import RoomParts, SyncContext
-from ranvier.users.typing import TypingUsers, Typists
+from ranvier.users.typing import TypingUsers
+from ranvier.users.typing_rooms import Typists
 
 _EMPTY: RoomParts = {}
 _NOBODY: Final = Typists((), b"[]", 0)
