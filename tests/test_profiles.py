@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from ranvier.rooms.append_event import RoomWriter
+from ranvier.rooms.draft import Draft
+from ranvier.users import profile_changes
 from tests.account_features import ALICE, BOB, GUEST, Features, running_features
 
 PROFILE = f"/profile/{ALICE}"
@@ -146,6 +150,48 @@ async def test_rooms_learn_of_a_new_name_after_a_crash(database: str) -> None:
         running = asyncio.create_task(features.profile_changes.run())
         await told(features)
         assert await member(features, room_id, ALICE) == {"membership": "join", "displayname": "Alice"}
+        await _end(running)
+
+
+class Frozen:
+    """A writer of a process that stands still before it writes, and again after."""
+
+    def __init__(self, writer: RoomWriter) -> None:
+        self._writer = writer
+        self.asked, self.go_on, self.wrote = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def write(self, room_id: str, build: Callable[[Draft], None]) -> None:
+        """Write when the test says so."""
+        self.asked.set()
+        await self.go_on.wait()
+        await self._writer.write(room_id, build)
+        self.wrote.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_process_that_stood_still_leaves_no_old_name(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a worker stood still and lost the job, an old name would be back in rooms for ever."""
+    monkeypatch.setattr(profile_changes, "_RETRY_S", 0.05)
+    async with running_features(database) as late, running_features(database) as other:
+        room_id = await late.core.create_room()
+        frozen = Frozen(late.core.writer)
+        monkeypatch.setattr(late.profile_changes, "_writer", frozen)
+        await late.profiles.set_field(ALICE, "displayname", "Old")
+        losing = asyncio.create_task(late.profile_changes.run())
+        await frozen.asked.wait()
+        await other.profiles.set_field(ALICE, "displayname", "New")
+        running = asyncio.create_task(other.profile_changes.run())
+        await told(other)
+        frozen.go_on.set()
+        await frozen.wrote.wait()
+        assert await member(late, room_id, ALICE) == {"membership": "join", "displayname": "Old"}
+        await _end(losing)
+        assert await other.core.tail.wait_for(late.core.tail.pos)
+        async with asyncio.timeout(20):
+            await told(other)
+        assert await member(other, room_id, ALICE) == {"membership": "join", "displayname": "New"}
         await _end(running)
 
 

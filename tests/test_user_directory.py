@@ -11,9 +11,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ranvier.cluster.leases import Lease, LeaseLostError
 from ranvier.config import ConfigError, load
 from ranvier.config.rooms import UserDirectoryConfig
-from ranvier.storage.user_directory import DirectoryEntry, UserDirectoryStore
+from ranvier.storage.database import Connection
+from ranvier.storage.job_leases import JobLeaseStore
+from ranvier.storage.user_directory import DirectoryEntry, Source, UserDirectoryStore
 from ranvier.users.search_words import fold, query_of, words_of
 from ranvier.users.user_directory import UserDirectory
 from ranvier.users.user_directory_upkeep import UserDirectoryUpkeep
@@ -64,7 +67,7 @@ class Searching:
 
     async def find(self, searcher: str, term: str, limit: int = 10, **config: bool) -> list[str]:
         """Search, with everything in the directory that is in the log."""
-        await self.upkeep.catch_up()
+        await self.upkeep.catch_up(self.core.database.transaction)
         directory = UserDirectory(
             store=self.store,
             memberships=self.core.memberships,
@@ -220,6 +223,39 @@ async def test_rooms_from_before_and_much_at_once(database: str) -> None:
         assert len(await search.find(CAROL, "crowd")) == 5
 
 
+async def test_a_process_that_stood_still_writes_no_old_name(database: str) -> None:
+    """After a worker stood still and lost the job, somebody would be found by an old name, or who is gone."""
+    async with searching(database) as search:
+        core = search.core
+        room_id = await core.create_room()
+        await core.join(room_id, BOB)
+        assert await search.find(ALICE, "bob") == [BOB]
+        leases = JobLeaseStore(core.database)
+        epoch = await leases.take("user directory", "first", 10_000)
+        assert epoch is not None
+        lease = Lease("user directory", epoch, store=leases, database=core.database)
+        read = search.store.sources
+
+        async def freeze(user_ids: Sequence[str]) -> list[Source]:
+            found = await read(user_ids)
+            search.store.sources = read  # type: ignore[method-assign]
+            await core.database.execute("UPDATE job_leases SET until = '-infinity'")
+            assert await leases.take("user directory", "second", 10_000)
+            await core.database.execute("UPDATE accounts SET deactivated = true WHERE user_id = $1", BOB)
+            await search.account("@other:example.org")
+            assert await search.find(ALICE, "other") == []
+            return found
+
+        await core.database.execute("INSERT INTO user_directory_new VALUES ($1)", BOB)
+        await core.database.execute("DELETE FROM user_directory WHERE user_id = $1", BOB)
+        search.store.sources = freeze  # type: ignore[method-assign]
+        with pytest.raises(LeaseLostError):
+            await search.upkeep.catch_up(lease.transaction)
+        assert (
+            await core.database.fetchval("SELECT count(*) FROM user_directory WHERE user_id = $1", BOB) == 0
+        )
+
+
 async def test_strange_names(database: str) -> None:
     """One odd name from another server would keep everybody else out of the directory."""
     async with searching(database) as search:
@@ -240,10 +276,12 @@ async def test_strange_names(database: str) -> None:
         assert sorted(await search.find(CAROL, "odd", limit=20)) == odd
         put = search.store.put
 
-        async def picky(entries: Sequence[DirectoryEntry], gone: Sequence[str]) -> None:
+        async def picky(
+            connection: Connection, entries: Sequence[DirectoryEntry], gone: Sequence[str]
+        ) -> None:
             if any(entry.user_id == odd[3] for entry in entries):
                 raise asyncpg.DataError("not this one")
-            await put(entries, gone)
+            await put(connection, entries, gone)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(search.store, "put", picky)

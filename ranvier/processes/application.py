@@ -185,7 +185,7 @@ def _run_always(
     core.run_fenced("redacted events", redaction_retention.run)
     core.run_fenced("old rows of the log", LogPruning(transactions=core.transactions).run)
     core.run_once("profile changes", users.profile_changes.run)
-    core.run_once("user directory", users.user_directory_upkeep.run)
+    core.run_fenced("user directory", users.user_directory_upkeep.run)
     for name, work in {
         "deactivation": accounts.deactivation.run,
         "noting who is seen": accounts.last_seen.run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ranvier.storage.database import Database
+from ranvier.storage.database import Connection, Database
 
 MAX_CANDIDATES: Final = 10_000
 """Users with matching names that are looked at for one search."""
@@ -168,9 +168,11 @@ class UserDirectoryStore:
         pos: int = await self._database.fetchval(_PROGRESS)
         return pos
 
-    async def advance(self, pos: int) -> None:
-        """Note that the directory is true up to a position."""
-        await self._database.execute(_ADVANCE, pos)
+    async def advance(self, connection: Connection, pos: int, rooms: dict[int, bool]) -> None:
+        """Note that the directory is true up to a position, and whether rooms (room_nid) are open to all."""
+        if rooms:
+            await connection.execute(_PUT_ROOMS, list(rooms), list(rooms.values()))
+        await connection.execute(_ADVANCE, pos)
 
     async def changed_rooms(self, after: int, upto: int) -> list[ChangedRoom]:
         """Give the rooms of which something changed that concerns the directory."""
@@ -193,28 +195,26 @@ class UserDirectoryStore:
         """Give the join rules and history visibilities (PDUs) of rooms, with their room_nid."""
         return [(r["room_nid"], r["pdu"]) for r in await self._database.fetch(_RULES, room_nids)]
 
-    async def put_rooms(self, rooms: dict[int, bool]) -> None:
-        """Note rooms, by room_nid, and whether they are open to anybody."""
-        await self._database.execute(_PUT_ROOMS, list(rooms), list(rooms.values()))
-
     async def new_accounts(self) -> list[str]:
         """Give accounts that were made and are not in the directory yet."""
         return [r["user_id"] for r in await self._database.fetch(_NEW)]
 
-    async def forget_new(self, user_ids: Sequence[str]) -> None:
+    async def forget_new(self, connection: Connection, user_ids: Sequence[str]) -> None:
         """Note that accounts are in the directory."""
-        await self._database.execute(_FORGET_NEW, user_ids)
+        await connection.execute(_FORGET_NEW, user_ids)
 
     async def sources(self, user_ids: Sequence[str]) -> list[Source]:
         """Give where to read the names of users from."""
         return [Source(*record) for record in await self._database.fetch(_SOURCES, user_ids)]
 
-    async def put(self, entries: Sequence[DirectoryEntry], gone: Sequence[str]) -> None:
+    async def put(
+        self, connection: Connection, entries: Sequence[DirectoryEntry], gone: Sequence[str]
+    ) -> None:
         """Write entries, and remove those of other users."""
         if entries:
-            await self._database.execute(_PUT, *(list(column) for column in zip(*entries, strict=True)))
+            await connection.execute(_PUT, *(list(column) for column in zip(*entries, strict=True)))
         if gone:
-            await self._database.execute(_REMOVE, gone)
+            await connection.execute(_REMOVE, gone)
 
     async def search(self, search: UserSearch, room_nids: Sequence[int] | None) -> list[FoundUser]:
         """Give users whose names match, who are in one of some rooms or in an open one (None: wherever)."""

@@ -2,7 +2,7 @@
 
 What is to be done is in the table ``profile_changes``, written in the commit of the change itself, so a
 restart loses nothing. Two processes that do it at once do no harm, but work for nothing: a member event that
-says what is said already is not made again.
+says what is said already is not made again, and whoever wrote looks whether that is still the newest profile.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class ProfileChanges:
         self._store = store
         self._memberships = memberships
         self._writer = writer
+        self._tail = tail
         self._waiting: dict[str, None] = {}  # a set that keeps its order
         self._busy: set[str] = set()
         self._wake = asyncio.Event()
@@ -63,8 +64,11 @@ class ProfileChanges:
     async def _look_for_more(self) -> None:
         """Take up what an earlier process left, and what failed."""
         try:
-            for user_id in await self._store.to_be_told():
-                self._add(user_id)
+            user_ids, head = await self._store.to_be_told()
+            # A room that says an old name is to be known as such here.
+            if user_ids and await self._tail.wait_for(head):
+                for user_id in user_ids:
+                    self._add(user_id)
         except MatrixError as error:
             logger.warning("Changed profiles can not be read now: %s", error)
 
@@ -90,6 +94,20 @@ class ProfileChanges:
 
     async def _tell_rooms(self, user_id: str) -> None:
         """Bring the newest profile into every room, once more where it changed on the way."""
+        try:
+            await self._tell_all(user_id)
+        except BaseException:
+            # Another process may have done it meanwhile, and what was written here last be older than that.
+            await self._leave_to_others(user_id)
+            raise
+
+    async def _leave_to_others(self, user_id: str) -> None:
+        try:
+            await self._store.tell_again(user_id)
+        except MatrixError as error:
+            logger.warning("It can not be noted that the profile of %s is to be told: %s", user_id, error)
+
+    async def _tell_all(self, user_id: str) -> None:
         while True:
             stored = await self._store.get(user_id)
             if stored is None:

@@ -1,7 +1,8 @@
 """Keeping the user directory true to the log, in the background and in one process at a time.
 
 The directory says how far it has followed, so a restart, or another process, goes on from there; doing a
-piece twice does no harm, because names are read as they are and not as they were.
+piece twice does no harm, because names are read as they are and not as they were. A process that stood still
+between reading and writing does harm, so it writes in transactions that are refused once another has the job.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -21,6 +23,7 @@ from ranvier.spec.ids import localpart_of
 from ranvier.spec.redaction import redact
 from ranvier.spec.room_versions import ROOM_VERSIONS
 from ranvier.storage.batches import write_each
+from ranvier.storage.job_leases import Transactions
 from ranvier.storage.user_directory import DirectoryEntry, Source, UserDirectoryStore
 from ranvier.users.profiles import AVATAR_URL, DISPLAYNAME, PROFILE
 from ranvier.users.search_words import fold, words_of
@@ -47,11 +50,11 @@ class UserDirectoryUpkeep:
         self._turns = Turns(1)
         tail.listen(self._apply)
 
-    async def run(self) -> None:
+    async def run(self, transactions: Transactions) -> None:
         """Follow the log for ever."""
         while True:
             try:
-                await self.catch_up()
+                await self.catch_up(transactions)
             except MatrixError as error:
                 logger.warning("The user directory can not be brought up to date now: %s", error)
                 await asyncio.sleep(_RETRY_S)
@@ -64,27 +67,28 @@ class UserDirectoryUpkeep:
             except TimeoutError:
                 pass
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, transactions: Transactions) -> None:
         """Bring the directory up to where the log is."""
         self._wake.clear()
         while new := await self._store.new_accounts():
-            await self._renew(new)
-            await self._store.forget_new(new)
+            await self._renew(transactions, new)
+            async with transactions() as connection:
+                await self._store.forget_new(connection, new)
         after, head = await self._store.progress(), self._tail.pos
         while after < head:
             upto = min(after + _STEP, head)
-            await self._step(after, upto)
+            await self._step(transactions, after, upto)
             after = upto
 
-    async def _step(self, after: int, upto: int) -> None:
+    async def _step(self, transactions: Transactions, after: int, upto: int) -> None:
         rooms = await self._store.changed_rooms(after, upto)
         unknown = [room.room_nid for room in rooms if room.unknown]
         users = await self._store.changed_users(after, upto, unknown)
-        await self._renew(users | await self._redacted(after, upto))
+        await self._renew(transactions, users | await self._redacted(after, upto))
         opened = [room.room_nid for room in rooms if room.rules or room.unknown]
-        if opened:
-            await self._store.put_rooms(await self._are_open(opened))
-        await self._store.advance(upto)
+        are_open = await self._are_open(opened) if opened else {}
+        async with transactions() as connection:
+            await self._store.advance(connection, upto, are_open)
 
     async def _redacted(self, after: int, upto: int) -> set[str]:
         """Give the users whose member events were redacted: names of other servers' users are from there."""
@@ -102,22 +106,24 @@ class UserDirectoryUpkeep:
                 found[room_nid] = True
         return found
 
-    async def _renew(self, user_ids: Iterable[str]) -> None:
+    async def _renew(self, transactions: Transactions, user_ids: Iterable[str]) -> None:
         """Write the entries of users anew."""
         wanted = list(user_ids)
         for start in range(0, len(wanted), _USERS_AT_ONCE):
             # Other servers' users are called whatever they like: one of them must not keep out the others.
-            await write_each(self._write, wanted[start : start + _USERS_AT_ONCE])
+            await write_each(partial(self._write, transactions), wanted[start : start + _USERS_AT_ONCE])
 
-    async def _write(self, user_ids: Sequence[str]) -> None:
+    async def _write(self, transactions: Transactions, user_ids: Sequence[str]) -> None:
         sources = await self._store.sources(user_ids)
         entries: dict[str, DirectoryEntry | None] = {}
         async for some in self._turns.slices(sources, _IN_ONE_TURN):
             entries.update({source.user_id: _entry(source) for source in some})
-        await self._store.put(
-            [entry for entry in entries.values() if entry is not None],
-            [user_id for user_id, entry in entries.items() if entry is None],
-        )
+        async with transactions() as connection:
+            await self._store.put(
+                connection,
+                [entry for entry in entries.values() if entry is not None],
+                [user_id for user_id, entry in entries.items() if entry is None],
+            )
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:
