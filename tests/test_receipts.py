@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,12 @@ from ranvier.client_api.receipts import ROUTES
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.spec.filters import parse_filter
-from ranvier.storage.account_data import AccountDataStore
+from ranvier.storage.account_data import AccountDataRow, AccountDataStore
 from ranvier.storage.receipts import ReceiptRow, ReceiptStore
 from ranvier.sync.context import SyncContext
 from ranvier.sync.sections.receipts import ReceiptsSection, receipt_events
 from ranvier.users.account_data import AccountData
-from ranvier.users.receipts import Receipts
+from ranvier.users.receipts import Mark, Receipts
 from ranvier.wire.log_rows import EventRow
 from ranvier.wire.tokens import Token
 from tests.core import Core, running_core
@@ -343,3 +344,45 @@ async def test_a_newcomer_is_told_of_older_receipts(scene: Scene) -> None:
     assert scene.room_id in context.newly_joined
     assert of(await room_events(scene.section, context, scene.room_id), sent, "m.read", ALICE)
     assert (await scene.section.since(context)).get(scene.room_id) is None
+
+
+async def test_a_marker_that_another_worker_moved_does_not_go_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices that read at once through two workers would find read messages unread again."""
+    first, second = [await scene.core.send(scene.room_id, BOB, text) for text in ("first", "second")]
+    (slow, _), (fast, _) = receipts_of(scene.core), receipts_of(scene.core)
+    read, go_on = asyncio.Event(), asyncio.Event()
+    store = AccountDataStore(scene.core.database)
+    get = store.get
+
+    async def read_and_wait(*key: str) -> AccountDataRow | None:
+        found = await get(*key)
+        read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(store, "get", read_and_wait)
+    monkeypatch.setattr(slow._account_data, "_store", store)
+    late = asyncio.create_task(slow.mark(ALICE, scene.room_id, [Mark("m.fully_read", first.event_id)]))
+    await read.wait()
+    await fast.mark(ALICE, scene.room_id, [Mark("m.fully_read", second.event_id)])
+    go_on.set()
+    await late
+    row = await get(ALICE, scene.room_id, "m.fully_read")
+    assert row is not None
+    assert orjson.loads(row.content) == {"event_id": second.event_id}
+
+
+async def test_marks_sent_together_come_to_the_last(scene: Scene) -> None:
+    """Who scrolls fast sends many marks at once: some would be refused, or an earlier one be kept."""
+    sent = [await scene.core.send(scene.room_id, BOB, str(number)) for number in range(8)]
+    workers = [receipts_of(scene.core)[0] for _ in range(3)]
+    async with asyncio.TaskGroup() as tasks:
+        for number, event in enumerate(reversed(sent)):
+            marks = [Mark("m.fully_read", event.event_id), Mark("m.read", event.event_id)]
+            tasks.create_task(workers[number % 3].mark(ALICE, scene.room_id, marks))
+    row = await AccountDataStore(scene.core.database).get(ALICE, scene.room_id, "m.fully_read")
+    assert row is not None
+    assert orjson.loads(row.content) == {"event_id": sent[-1].event_id}
+    assert of(await scene.told(BOB), sent[-1], "m.read", ALICE)

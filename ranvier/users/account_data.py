@@ -47,11 +47,14 @@ class AccountData:
 
     async def content(self, user_id: str, type: str, room_id: str | None = None) -> dict[str, Any] | None:
         """Give the content, parsed; None where there is none."""
+        return (await self.with_position(user_id, type, room_id))[0]
+
+    async def with_position(
+        self, user_id: str, type: str, room_id: str | None = None
+    ) -> tuple[dict[str, Any] | None, int]:
+        """Give the content and the position of its last change; None and 0 where there is none."""
         row = await self._store.get(user_id, room_id or "", type)
-        if row is None:
-            return None
-        content: dict[str, Any] = orjson.loads(row.content)
-        return content
+        return (None, 0) if row is None else (orjson.loads(row.content), row.pos)
 
     async def set(
         self, user_id: str, type: str, content: Mapping[str, Any], room_id: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import orjson
@@ -16,6 +17,7 @@ from ranvier.spec.errors import forbidden, invalid_param, not_found
 from ranvier.storage.events import EventStore
 from ranvier.storage.receipts import ReceiptStore
 from ranvier.users.account_data import ACCOUNT_DATA, FULLY_READ, AccountData
+from ranvier.users.edits import Edits
 from ranvier.wire.log_rows import EventRow, LogRow, Row
 
 RECEIPT: Final = "receipt"
@@ -44,7 +46,8 @@ class Receipts:
     """Move receipts and read markers forward.
 
     The positions of receipts in use are in memory and follow the log; the table compares once more, so
-    that a receipt of another process can not be moved back either.
+    that a receipt of another process can not be moved back either. A read marker is written with the position
+    of the one that it was compared with, and compared again if that moved on.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Receipts:
         self._clock = clock
         self._account_data = account_data
         self._max_known = max_known
+        self._edits = Edits()
         self._known: OrderedDict[_Key, int] = OrderedDict()
         tail.listen(self._apply)
 
@@ -80,13 +84,18 @@ class Receipts:
         membership = (await self._memberships.of(user_id)).get(room_id)
         if membership is None or membership.membership != "join":
             raise forbidden("You are not in this room")
-        events = [await self._check(room_id, mark) for mark in marks]
+        checked = [(mark, await self._check(room_id, mark)) for mark in marks]
+        if any(mark.receipt_type == FULLY_READ for mark in marks):
+            await self._edits.make((user_id, room_id), partial(self._move, user_id, room_id, checked))
+        else:
+            await self._move(user_id, room_id, checked)
+
+    async def _move(self, user_id: str, room_id: str, checked: Sequence[tuple[Mark, EventRow]]) -> None:
         reserved: list[tuple[_Key, int]] = []
         rows: list[LogRow] = []
-        for mark, event in zip(marks, events, strict=True):
+        for mark, event in checked:
             if mark.receipt_type == FULLY_READ:
-                if await self._marker_moves(user_id, room_id, event):
-                    rows.append(_marker_row(user_id, room_id, event))
+                rows.extend(await self._marker_rows(user_id, room_id, event))
                 continue
             key = (room_id, user_id, mark.receipt_type, mark.thread_id)
             before = await self._position(key)
@@ -151,13 +160,15 @@ class Receipts:
 
     # -- where the user stands ---------------------------------------------------------------------
 
-    async def _marker_moves(self, user_id: str, room_id: str, event: EventRow) -> bool:
-        content = await self._account_data.content(user_id, FULLY_READ, room_id)
+    async def _marker_rows(self, user_id: str, room_id: str, event: EventRow) -> Sequence[LogRow]:
+        """Give what moves the marker to an event: nothing if it stands there or further."""
+        content, pos = await self._account_data.with_position(user_id, FULLY_READ, room_id)
         current = content.get("event_id") if content is not None else None
-        if not isinstance(current, str):
-            return True
-        before = await self._event(room_id, current)
-        return before is None or before.pos < event.pos
+        if isinstance(current, str):
+            before = await self._event(room_id, current)
+            if before is not None and before.pos >= event.pos:
+                return ()
+        return (_marker_row(user_id, room_id, event, computed_on=pos),)
 
     async def _position(self, key: _Key) -> int | None:
         known = self._known.get(key)
@@ -211,6 +222,12 @@ def _receipt_row(key: _Key, event: EventRow, now_ms: int) -> LogRow:
     )
 
 
-def _marker_row(user_id: str, room_id: str, event: EventRow) -> LogRow:
-    body = orjson.dumps({"event_id": event.event_id})
-    return LogRow(kind=ACCOUNT_DATA, room_id=room_id, user_id=user_id, key=FULLY_READ, body=body)
+def _marker_row(user_id: str, room_id: str, event: EventRow, *, computed_on: int) -> LogRow:
+    return LogRow(
+        kind=ACCOUNT_DATA,
+        room_id=room_id,
+        user_id=user_id,
+        key=FULLY_READ,
+        key2=str(computed_on),
+        body=orjson.dumps({"event_id": event.event_id}),
+    )
