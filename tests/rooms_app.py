@@ -272,7 +272,12 @@ async def running_rooms_app(
             room = await core.rooms.find(room_id)
             return [] if room is None else [it for it in room.joined if it.startswith("@guest")]
 
-        eviction = GuestEviction(writer=core.writer, tail=core.tail, guests_in=guests_in)
+        async def rooms_with_guests() -> list[tuple[str, bytes]]:
+            return []
+
+        eviction = GuestEviction(
+            writer=core.writer, tail=core.tail, guests_in=guests_in, rooms_with_guests=rooms_with_guests
+        )
         evicting = asyncio.create_task(eviction.run())
         await listener.start()
         address = listener.addresses[0]

@@ -165,7 +165,12 @@ def _run_always(
     sync: SyncParts,
 ) -> LoopLag:
     """Start the work that goes on for as long as the process serves; give what measures the event loop."""
-    guests = GuestEviction(writer=core.writer, tail=core.tail, guests_in=accounts.accounts.guests_in)
+    guests = GuestEviction(
+        writer=core.writer,
+        tail=core.tail,
+        guests_in=accounts.accounts.guests_in,
+        rooms_with_guests=accounts.accounts.rooms_with_guests,
+    )
     loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
     metrics.registry.register(ProcessGauges(core, sync.notifier))
     metrics.registry.register(loop_lag)

@@ -22,6 +22,14 @@ _GUESTS_IN = """
 SELECT a.user_id FROM rooms r JOIN current_state s USING (room_nid) JOIN accounts a ON a.user_id = s.state_key
 WHERE r.room_id = $1 AND s.type = 'm.room.member' AND s.membership = 'join' AND a.is_guest
 """
+_WITH_GUESTS = """
+SELECT r.room_id, e.pdu
+FROM (SELECT DISTINCT s.room_nid FROM accounts a JOIN current_state s ON s.state_key = a.user_id
+      WHERE a.is_guest AND s.type = 'm.room.member' AND s.membership = 'join') g
+JOIN rooms r USING (room_nid)
+JOIN current_state c ON c.room_nid = g.room_nid AND c.type = 'm.room.guest_access' AND c.state_key = ''
+JOIN events e ON e.event_nid = c.event_nid
+"""
 _CREATE = """
 WITH made AS (
     INSERT INTO accounts (user_id, password_hash, created_ts, is_guest, is_admin, appservice_id)
@@ -117,6 +125,10 @@ class AccountStore:
     async def guests_in(self, room_id: str) -> list[str]:
         """Give the guests of ours who are in a room."""
         return [record["user_id"] for record in await self._database.fetch(_GUESTS_IN, room_id)]
+
+    async def rooms_with_guests(self) -> list[tuple[str, bytes]]:
+        """Give the rooms that guests of ours are in, each with what it says of guests (a PDU)."""
+        return [(r["room_id"], r["pdu"]) for r in await self._database.fetch(_WITH_GUESTS)]
 
     async def which_exist(self, user_ids: Sequence[str]) -> set[str]:
         """Give those of the user IDs that have an account."""

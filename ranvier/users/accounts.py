@@ -88,6 +88,10 @@ class Accounts:
         """Give the guests of ours who are in a room."""
         return await self._store.guests_in(room_id)
 
+    async def rooms_with_guests(self) -> list[tuple[str, bytes]]:
+        """Give the rooms that guests of ours are in, each with what it says of guests (a PDU)."""
+        return await self._store.rooms_with_guests()
+
     async def find(self, name: str) -> tuple[Account | None, str | None]:
         """Find the account for a name that somebody typed, and its password hash.
 
