@@ -80,6 +80,9 @@ class Follower:
             self._gap.clear()
             try:
                 await self._catch_up()
+            except storage.LogPruned as error:
+                logger.critical("This process stood still for days and ends, to be started anew: %s", error)
+                raise
             except (MatrixError, TimeoutError) as error:
                 logger.warning("Can not read the log: %s", error)
                 await asyncio.sleep(self._heartbeat_s)
