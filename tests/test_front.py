@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from ranvier.http.listeners import UnixAddress
 from ranvier.processes import front_protocol
 from ranvier.processes.front import Front, FrontListener
+from ranvier.processes.front_end import Adopting, FrontEnd
 from ranvier.processes.front_protocol import Connection, Ready, Refused, Taken, TakesRooms
-from ranvier.processes.offers import refuse, take
+from ranvier.processes.offers import Offers, refuse, take
+from tests.http.edge import serving
 
 WRITES = b"PUT /_matrix/client/v3/rooms/!r%d:test/send/m/1 HTTP/1.1\r\n"
 READS = b"GET /_matrix/client/v3/rooms/!r%d:test/messages HTTP/1.1\r\n"
@@ -49,10 +52,20 @@ class Worker:
         return count
 
 
+@dataclass
+class Kept:
+    """What is kept of a connection that was offered."""
+
+    sock: socket.socket
+
+    def let_go(self) -> None:
+        """Do nothing: the test closes it."""
+
+
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
     """Give a front that accepts."""
-    front = Front([FrontListener([UnixAddress(tmp_path / "socket")], tls=False)])
+    front = Front([FrontListener("one", [UnixAddress(tmp_path / "socket")], tls=False)])
     front.open()
     front.serve()
     running = asyncio.create_task(front.run())
@@ -120,6 +133,27 @@ async def test_a_connection_waits_while_all_workers_are_full(front: Front) -> No
                 one.hear()
                 two.hear()
                 await asyncio.sleep(0.02)
+
+
+async def test_a_worker_leaves_a_connection_of_a_listener_that_it_does_not_have() -> None:
+    """A public port would get what another listener has, or a client would wait for an answer for ever."""
+    ours, theirs = front_protocol.make_pair()
+    theirs.setblocking(False)
+    client, accepted = socket.socketpair()
+    async with serving() as edge, asyncio.TaskGroup() as tasks:
+        adopting = Adopting({"client 8008": edge.listener}, tasks)
+        FrontEnd(theirs, adopting, on_orphaned=lambda: None).start()
+        offers = Offers[Kept](ours)
+        assert offers.make(Kept(accepted), accepted.fileno(), "console")
+        assert offers.make(Kept(accepted), accepted.fileno(), "client 8008")
+        answers: list[front_protocol.Message | None] = []
+        async with asyncio.timeout(5):
+            while len(answers) < 3:
+                answers += [message for message, _ in front_protocol.all_received(ours)]
+                await asyncio.sleep(0.01)
+        assert [type(answer) for answer in answers] == [Ready, Refused, Taken]
+        for sock in (client, accepted, ours):
+            sock.close()
 
 
 async def test_words_of_another_version_are_left_out(front: Front) -> None:

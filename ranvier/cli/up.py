@@ -62,8 +62,7 @@ def up(
         click.echo(greeting(config, data_dir, configs))
 
     def reload() -> Config:
-        again = read_again(data_dir, configs)
-        return again if port is None else with_port(again, port)
+        return read_again(data_dir, configs, port)
 
     with stops_with_a_sentence():
         if workers is None:
@@ -74,6 +73,8 @@ def up(
             arguments = ["--data", str(data_dir)]
             for path in configs:
                 arguments += ["--config-path", str(path)]
+            if port is not None:
+                arguments += ["--port", str(port)]
             run_workers(config, workers, data_dir=data_dir, arguments=arguments, ready=ready)
 
 
@@ -119,12 +120,13 @@ def with_signing_key(config: Config, data_dir: Path) -> Config:
     return replace(config, keys=replace(config.keys, signing_key_path=path))
 
 
-def read_again(data_dir: Path, configs: Sequence[Path]) -> Config:
+def read_again(data_dir: Path, configs: Sequence[Path], port: int | None) -> Config:
     """Read the configuration of a running server. Raises ConfigError, StartError, ``OSError``."""
     try:
-        return with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
+        config = with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
     except click.ClickException as error:
         raise StartError(error.message) from error
+    return config if port is None else with_port(config, port)
 
 
 def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:

@@ -17,7 +17,10 @@ from ranvier.config import Config
 @place_options
 @click.option("--name", metavar="NAME", help="The worker's name; it goes over worker_name.")
 @click.option("--front-fd", type=int, hidden=True)
-def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: int | None) -> None:
+@click.option("--port", type=int, hidden=True)
+def worker(
+    configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: int | None, port: int | None
+) -> None:
     """Run one worker until SIGTERM, then let it finish what it began.
 
     SIGHUP makes it read its configuration again. It finds PostgreSQL and Redis in the configuration, or those
@@ -28,7 +31,7 @@ def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: 
     from ranvier.processes.life import receive_plan, run_worker  # noqa: PLC0415
     from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415
     from ranvier.processes.surroundings import find_surroundings  # noqa: PLC0415
-    from ranvier.processes.worker import Surroundings, named  # noqa: PLC0415
+    from ranvier.processes.worker import Surroundings, named, with_listeners  # noqa: PLC0415
 
     allow_many_files()
     with stops_with_a_sentence():
@@ -37,13 +40,14 @@ def worker(configs: Sequence[Path], data_dir: Path, name: str | None, front_fd: 
             plan = receive_plan(front)
             name = plan.name
             around = Surroundings(plan.dsn, plan.redis_config(), plan.database_size, front)
+            config = with_listeners(config, plan.listeners)
         else:
             around = find_surroundings(config, data_dir)
         if name is not None:
             config = named(config, name)
 
         def reload() -> Config:
-            again = read_again(data_dir, configs)
+            again = read_again(data_dir, configs, port)
             return again if name is None else named(again, name)
 
         run_worker(config, data_dir=data_dir, reload=reload, around=around)

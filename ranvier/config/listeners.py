@@ -34,6 +34,13 @@ class Listener:
     tls: bool = False
     x_forwarded: bool = False
 
+    @property
+    def definition(self) -> str:
+        """Give all of it in a line, by which another process finds the same listener and no other one."""
+        where = str(self.path) if self.path is not None else f"{','.join(self.bind_addresses)} {self.port}"
+        how = f"mode={self.mode:o} tls={self.tls} x_forwarded={self.x_forwarded}"
+        return f"{where} {how} {','.join(sorted(self.resources))}"
+
 
 DEFAULT_LISTENER = Listener(
     frozenset({"client", "federation", "media", "health"}), port=8008, bind_addresses=("127.0.0.1",)

@@ -37,8 +37,12 @@ _ACCEPT_AT_ONCE: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class FrontListener:
-    """One listener of the configuration. TLS is spoken by the workers, so there is nothing to look at."""
+    """One listener of the configuration: what ``definition`` says, at some addresses.
 
+    TLS is spoken by the workers, so there is nothing to look at.
+    """
+
+    definition: str
     addresses: Sequence[TcpAddress | UnixAddress]
     tls: bool
     backlog: int = 2048
@@ -49,7 +53,7 @@ class _Waiting:
     """A connection that no worker serves yet."""
 
     sock: socket.socket
-    listener: int
+    listener: FrontListener
     timer: asyncio.TimerHandle | None = None
     key: tuple[str, str] | None = None
     refused_by: set[str] = field(default_factory=set)
@@ -73,7 +77,7 @@ class Front:
 
     def __init__(self, listeners: Sequence[FrontListener]) -> None:
         self._listeners = listeners
-        self._sockets: list[tuple[socket.socket, int]] = []
+        self._sockets: list[tuple[socket.socket, FrontListener]] = []
         self._files: list[UnixAddress] = []
         self._workers: dict[str, _Worker] = {}
         self._unread: set[_Waiting] = set()
@@ -132,17 +136,17 @@ class Front:
     def open(self) -> None:
         """Bind every address; ``addresses`` then says where. Raises ``OSError``, and none stays open."""
         try:
-            for index, listener in enumerate(self._listeners):
+            for listener in self._listeners:
                 for address in listener.addresses:
-                    self._bind(address, index, listener.backlog)
+                    self._bind(address, listener)
         except BaseException:
             self.close()
             raise
 
     def serve(self) -> None:
         """Accept connections."""
-        for sock, index in self._sockets:
-            self._loop.add_reader(sock.fileno(), self._accept, sock, index)
+        for sock, listener in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._accept, sock, listener)
 
     async def run(self) -> None:
         """Take back what a worker does not come to, and give what none could be given, for ever."""
@@ -172,11 +176,11 @@ class Front:
             self._drop(waiting)
         self._unplaced.clear()
 
-    def _bind(self, address: TcpAddress | UnixAddress, index: int, backlog: int) -> None:
+    def _bind(self, address: TcpAddress | UnixAddress, listener: FrontListener) -> None:
         if isinstance(address, UnixAddress):
             sock = unix_socket(address)
             self._files.append(address)
-            self._listen(sock, index, backlog)
+            self._listen(sock, listener)
             self.addresses.append(address)
             logger.info("Listening on %s", address.path)
             return
@@ -185,16 +189,16 @@ class Front:
         )
         for family, _, _, _, where in dict.fromkeys(found):
             sock = tcp_socket(family, where, reuse_port=False)
-            self._listen(sock, index, backlog)
+            self._listen(sock, listener)
             host, port = sock.getsockname()[:2]
             self.addresses.append(TcpAddress(host, port))
             logger.info("Listening on %s port %d", host, port)
 
-    def _listen(self, sock: socket.socket, index: int, backlog: int) -> None:
-        sock.listen(backlog)
-        self._sockets.append((sock, index))
+    def _listen(self, sock: socket.socket, listener: FrontListener) -> None:
+        sock.listen(listener.backlog)
+        self._sockets.append((sock, listener))
 
-    def _accept(self, listening: socket.socket, index: int) -> None:
+    def _accept(self, listening: socket.socket, listener: FrontListener) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
             try:
                 sock, _ = listening.accept()
@@ -206,12 +210,12 @@ class Front:
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._begin(_Waiting(sock, index))
+            self._begin(_Waiting(sock, listener))
 
     def _begin(self, waiting: _Waiting) -> None:
         if len(self._unread) + len(self._unplaced) >= _MAX_WAITING:
             waiting.sock.close()
-        elif self._listeners[waiting.listener].tls or self._look(waiting):
+        elif waiting.listener.tls or self._look(waiting):
             self._give(waiting)
         else:
             self._unread.add(waiting)
@@ -256,7 +260,7 @@ class Front:
         now = time.monotonic()
         names = [name for name in names if name not in waiting.refused_by]
         for name in sorted(names, key=lambda it: self._workers[it].suspect_until > now):
-            if self._workers[name].given.make(waiting, waiting.sock.fileno(), waiting.listener):
+            if self._workers[name].given.make(waiting, waiting.sock.fileno(), waiting.listener.definition):
                 return
         # Until a worker is ready, or those that refused it have had the time to think again.
         waiting.refused_by.clear()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ranvier.http.listeners import Listener
@@ -30,14 +30,23 @@ _SETTLE_S: Final = 0.5
 
 
 class Adopting:
-    """Serve connections that were accepted elsewhere, each as its listener does."""
+    """Serve connections that were accepted elsewhere, each as its listener does.
 
-    def __init__(self, listeners: Sequence[Listener], tasks: asyncio.TaskGroup) -> None:
+    ``listeners`` are known by their definitions, and not by a number: whoever accepted the connection may
+    have read another configuration than this process, and a public port must not become a private one.
+    """
+
+    def __init__(self, listeners: Mapping[str, Listener], tasks: asyncio.TaskGroup) -> None:
         self.listeners = listeners
         self._tasks = tasks
         self._beginning: set[asyncio.Task[None]] = set()
 
-    def adopt(self, listener: int, sock: socket.socket, begun: bytes = b"") -> None:
+    def accepts(self, listener: str) -> bool:
+        """Tell whether there is a listener of this definition here, and room for a connection."""
+        found = self.listeners.get(listener)
+        return found is not None and not found.is_full
+
+    def adopt(self, listener: str, sock: socket.socket, begun: bytes = b"") -> None:
         """Serve a connection, of which ``begun`` was read already."""
         sock.setblocking(False)
         task = self._tasks.create_task(self._serve(self.listeners[listener], sock, begun))
@@ -97,7 +106,7 @@ class FrontEnd:
                 self._take(message, passed)
 
     def _take(self, message: Connection, passed: Passed) -> None:
-        if self._draining or self._adopting.listeners[message.listener].is_full:
+        if self._draining or not self._adopting.accepts(message.listener):
             refuse(passed)
             self._say(Refused(message.id))
         elif (sock := take(passed)) is not None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from ranvier.config.database import RedisConfig
+from ranvier.config.listeners import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +29,24 @@ def redis_fields(config: RedisConfig) -> dict[str, Any]:
 
 def redis_config(fields: dict[str, Any]) -> RedisConfig:
     """Read what ``redis_fields`` gave."""
+    return msgspec.convert(fields, RedisConfig, dec_hook=_path)
 
-    def make(kind: type, value: Any) -> Any:
-        return Path(value) if kind is Path else value
 
-    return msgspec.convert(fields, RedisConfig, dec_hook=make)
+def _path(kind: type, value: Any) -> Any:
+    return Path(value) if kind is Path else value
 
 
 class Plan(msgspec.Struct, tag="plan", frozen=True):
-    """Tell a worker, once, what its parent runs for it. ``database_size``: connections to PostgreSQL."""
+    """Tell a worker, once, what its parent runs for it. ``database_size``: connections to PostgreSQL.
+
+    ``listeners`` are those that the front has open, whatever is in the configuration by now.
+    """
 
     name: str
     dsn: str
     redis: dict[str, Any]
     database_size: int
+    listeners: tuple[Listener, ...]
 
     def redis_config(self) -> RedisConfig:
         """Give where Redis is."""
@@ -51,11 +56,11 @@ class Plan(msgspec.Struct, tag="plan", frozen=True):
 class Connection(msgspec.Struct, tag="connection", frozen=True):
     """Offer a connection, which comes along as a file descriptor, with the token that says whose it is.
 
-    ``listener`` is its listener's index, ``begun`` what was read of its first request. See ``offers``.
+    ``listener`` is its listener's definition, ``begun`` what was read of its first request. See ``offers``.
     """
 
     id: int
-    listener: int
+    listener: str
     begun: bytes = b""
 
 
@@ -87,8 +92,8 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
 
 Message = Plan | Connection | Ready | Draining | TakesRooms | Taken | Refused
 
-encode: Final = msgspec.msgpack.Encoder().encode
-_decoder: Final = msgspec.msgpack.Decoder(Message)
+encode: Final = msgspec.msgpack.Encoder(enc_hook=str).encode
+_decoder: Final = msgspec.msgpack.Decoder(Message, dec_hook=_path)
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:

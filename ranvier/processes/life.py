@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import uvloop
 
 from ranvier.config import Config, ConfigError
@@ -46,12 +47,19 @@ def run_worker(config: Config, *, data_dir: Path, reload: Reload, around: Surrou
 
 
 def receive_plan(front: socket.socket) -> Plan:
-    """Wait for what the parent has planned for this worker. Raises StartError when there is no parent."""
+    """Wait for what the parent has planned for this worker.
+
+    Raises StartError when there is no parent, or one of another release.
+    """
     front.settimeout(_PLAN_TIMEOUT_S)
     try:
         message, _ = front_protocol.receive(front)
     except TimeoutError:
         message = None
+    except msgspec.MsgspecError as error:
+        raise StartError(
+            f"`ranvier up` is of another release than its workers: restart it ({error})"
+        ) from error
     if not isinstance(message, Plan):
         raise StartError("--front-fd is for workers that `ranvier up` starts")
     front.setblocking(False)

@@ -37,7 +37,7 @@ class _Given:
     """A connection that another worker has not taken yet."""
 
     descriptor: int
-    listener: int
+    listener: str
     begun: bytes
 
     def let_go(self) -> None:
@@ -81,8 +81,8 @@ class Moving:
         self._inode = self._path.stat().st_ino
         sock.listen(_BACKLOG)
         self._loop.add_reader(sock.fileno(), self._accept, sock)
-        for index, listener in enumerate(self._adopting.listeners):
-            listener.let_move(partial(self.give, index))
+        for definition, listener in self._adopting.listeners.items():
+            listener.let_move(partial(self.give, definition))
 
     def drain(self) -> None:
         """Take no more."""
@@ -108,10 +108,10 @@ class Moving:
 
     # -- giving ----------------------------------------------------------------------------------------
 
-    def give(self, listener: int, name: str, descriptor: int, begun: bytes) -> bool:
+    def give(self, listener: str, name: str, descriptor: int, begun: bytes) -> bool:
         """Give a connection to the worker of a name; False if that one cannot be asked now.
 
-        ``listener`` is its listener's index, ``begun`` what was read of its next request. The descriptor
+        ``listener`` is its listener's definition, ``begun`` what was read of its next request. The descriptor
         remains the caller's, who is to close it and do no more with it.
         """
         peer = None if self._ending else self._peers.get(name) or self._connect(name)
@@ -146,7 +146,8 @@ class Moving:
             if message is None:
                 self._lose(peer)
             elif (refused := peer.given.hear(message)) is not None:
-                peer.suspect_until = time.monotonic() + _SUSPECT_S  # it drains, or is full
+                # It drains, is full, or has no such listener.
+                peer.suspect_until = time.monotonic() + _SUSPECT_S
                 self._take_back(refused)
 
     def _look(self, peer: _Peer) -> None:
@@ -199,7 +200,7 @@ class Moving:
 
     def _take(self, giver: socket.socket, message: Connection, passed: Passed) -> None:
         # Whether the giver hears the answer decides nothing: without it, it looks for itself after a while.
-        if self._draining or self._adopting.listeners[message.listener].is_full:
+        if self._draining or not self._adopting.accepts(message.listener):
             refuse(passed)
             front_protocol.send(giver, Refused(message.id))
         elif (sock := take(passed)) is not None:

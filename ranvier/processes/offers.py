@@ -54,7 +54,7 @@ class Offers(Generic[T]):
         """Give when the oldest was offered (monotonic seconds)."""
         return next((offer.at for offer in self._open.values()), None)
 
-    def make(self, kept: T, descriptor: int, listener: int, begun: bytes = b"") -> bool:
+    def make(self, kept: T, descriptor: int, listener: str, begun: bytes = b"") -> bool:
         """Offer a connection; False if the other end is gone or hears nothing now. See ``Connection``."""
         try:
             token = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

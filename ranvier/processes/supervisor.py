@@ -17,6 +17,7 @@ import uvloop
 
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
+from ranvier.config.listeners import Listener
 from ranvier.processes import front_protocol
 from ranvier.processes.cluster_parts import is_for_workers
 from ranvier.processes.front import Front, FrontListener
@@ -135,14 +136,21 @@ async def running_workers(
         finally:
             await database.close()
         stack.enter_context(telling_surroundings(data_dir, dsn, redis))
-        front = Front([_front_listener(config, index) for index in range(len(config.listeners))])
+        front = Front([_front_listener(listener) for listener in config.listeners])
         front.open()
+        plan = Plan(
+            name="",
+            dsn=dsn,
+            redis=front_protocol.redis_fields(redis),
+            database_size=_connections(config, count),
+            listeners=config.listeners,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = Workers(
                     front=front,
                     tasks=tasks,
-                    plan=Plan("", dsn, front_protocol.redis_fields(redis), _connections(config, count)),
+                    plan=plan,
                     arguments=arguments,
                     stop_within_s=config.server.drain_timeout_ms / 1000 + _STOP_MARGIN_S,
                 )
@@ -162,11 +170,10 @@ async def running_workers(
             front.close()
 
 
-def _front_listener(config: Config, index: int) -> FrontListener:
-    listener = config.listeners[index]
+def _front_listener(listener: Listener) -> FrontListener:
     # Workers of one machine have sockets of their own for each other.
     addresses = () if is_for_workers(listener) else addresses_of(listener)
-    return FrontListener(addresses, listener.tls)
+    return FrontListener(listener.definition, addresses, listener.tls)
 
 
 def _connections(config: Config, count: int) -> int:

@@ -19,6 +19,7 @@ from ranvier.cluster.leases import Leases
 from ranvier.cluster.rate_limits import SharedCounts
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
+from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.http.app import Application
 from ranvier.http.listeners import Listener
 from ranvier.http.request_log import LOGGER_NAME, RequestLog
@@ -247,7 +248,8 @@ async def _serving(
     front = moving = None
     if around.front is not None:
         # Not the private one, which is there to ask just this worker.
-        adopting = Adopting(listeners[:-1], core.tasks)
+        definitions = [listener.definition for listener in config.listeners]
+        adopting = Adopting(dict(zip(definitions, listeners[:-1], strict=True)), core.tasks)
         moving = Moving(folder=folder, own_name=config.worker.name, adopting=adopting)
         moving.start()
         front = FrontEnd(around.front, adopting, on_orphaned)
@@ -294,7 +296,7 @@ async def _listeners(
     private = http_listener(config, private_listener(folder, config.worker.name), application)
     await private.start()
     if front is not None:
-        # The front accepts; this process answers on what it is given, by the listener's index.
+        # The front accepts; this process answers on what it is given, by the listener's definition.
         return [*(http_listener(config, listener, application) for listener in config.listeners), private]
     wanted = config.worker.listeners or config.listeners
     found = [http_listener(config, it, application) for it in wanted if not is_for_workers(it)]
@@ -306,3 +308,14 @@ async def _listeners(
 def named(config: Config, name: str) -> Config:
     """Give the configuration with another name of this worker."""
     return replace(config, worker=replace(config.worker, name=name))
+
+
+def with_listeners(config: Config, listeners: tuple[ListenerConfig, ...]) -> Config:
+    """Give the configuration with the listeners that a front has open. Raises StartError."""
+    paths = (config.server.tls_certificate_path, config.server.tls_private_key_path)
+    if any(listener.tls for listener in listeners) and None in paths:
+        raise StartError(
+            "a listener that is open has TLS, and the configuration names no certificate any more: restart "
+            "`ranvier up`"
+        )
+    return replace(config, listeners=listeners)

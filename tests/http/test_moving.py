@@ -82,10 +82,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(folder: Path, name: str, elsewhere: str) -> AsyncIterator[Worker]:
-    """Run a worker that thinks that ``elsewhere`` is better asked."""
+async def worker(folder: Path, name: str, elsewhere: str, listener: str = "client") -> AsyncIterator[Worker]:
+    """Run a worker that thinks that ``elsewhere`` is better asked; ``listener`` is what it answers at."""
     async with serving() as edge, asyncio.TaskGroup() as tasks:
-        moving = Moving(folder=folder, own_name=name, adopting=Adopting([edge.listener], tasks))
+        moving = Moving(folder=folder, own_name=name, adopting=Adopting({listener: edge.listener}, tasks))
         edge.application.neighbours = neighbours = AllElsewhere(elsewhere)
         moving.start()
         try:
@@ -366,10 +366,18 @@ async def test_a_worker_that_ends_has_back_what_nobody_took(a: Worker, tmp_path:
 async def test_a_worker_with_too_many_connections_sends_it_back(a: Worker, tmp_path: Path) -> None:
     """A client would be turned away by a full worker, and the one that it came to has room."""
     async with serving(limits=ConnectionLimits(max_connections=0)) as edge, asyncio.TaskGroup() as tasks:
-        full = Moving(folder=tmp_path, own_name="b", adopting=Adopting([edge.listener], tasks))
+        full = Moving(folder=tmp_path, own_name="b", adopting=Adopting({"client": edge.listener}, tasks))
         full.start()
         async with connected(a) as (reader, writer):
             writer.write(put("one"))
             assert (await read_answer(reader)).status == 200
         full.close()
     assert a.answered == 1
+
+
+async def test_a_worker_that_has_no_such_listener_sends_it_back(a: Worker, tmp_path: Path) -> None:
+    """Who writes at a public port would be given what only administrators get at another one."""
+    async with worker(tmp_path, "b", "a", listener="console") as other, connected(a) as (reader, writer):
+        writer.write(put("one"))
+        assert (await read_answer(reader)).json["text"] == "one"
+        assert (a.answered, other.answered) == (1, 0)

@@ -1,0 +1,97 @@
+"""The listeners of ``ranvier up --workers``: what the front opened is what every worker answers at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.postgres import private_folder
+from tests.server.http_client import HttpClient
+from tests.server.process import ServerProcess, free_port
+
+STATUS = "/_ranvier/api/status"
+
+
+@asynccontextmanager
+async def cluster_of_two() -> AsyncIterator[ClusterProcess]:
+    """Run a front and two workers."""
+    with private_folder() as folder:
+        server = ClusterProcess(folder, 2)
+        try:
+            await server.start()
+            yield server
+        finally:
+            await server.stop()
+
+
+async def statuses(server: ServerProcess, times: int = 12) -> set[int]:
+    """Ask for what only administrators may see, without a token, each time on a new connection."""
+    found = set()
+    for _ in range(times):
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(
+                server.url + STATUS, headers={"X-Ranvier-Console": "1", "Host": "localhost"}
+            ) as answer,
+        ):
+            found.add(answer.status)
+    return found
+
+
+async def start_workers_again(server: ClusterProcess) -> None:
+    """Kill each worker and wait for its successor."""
+    for name in ("worker1", "worker2"):
+        pid = await server.kill_worker(name)
+        await server.wait_live(2, [pid])
+
+
+def path_listener(folder: Path, *names: str) -> dict[str, Any]:
+    """Give the configuration of a UNIX socket."""
+    return {"type": "http", "path": str(folder / "extra.sock"), "resources": [{"names": list(names)}]}
+
+
+async def test_a_port_stays_what_it_was_when_the_configuration_has_another_listener_before_it() -> None:
+    """Everybody at the public port could restart workers once one was started with the new configuration."""
+    async with cluster_of_two() as server:
+        assert await statuses(server) == {401}
+        public = server.config["listeners"]
+        server.write_config(listeners=[path_listener(server.folder, "console"), *public])
+        await start_workers_again(server)
+        assert await statuses(server) == {401}
+        async with HttpClient(server.url) as client:
+            await client.register()
+
+
+async def test_a_port_answers_though_the_configuration_has_it_no_more() -> None:
+    """Connections would be taken and never answered when a worker was started with the new configuration."""
+    async with cluster_of_two() as server:
+        server.write_config(listeners=[])
+        await start_workers_again(server)
+        async with asyncio.timeout(20):
+            assert await statuses(server) == {401}
+        async with HttpClient(server.url) as client:
+            await client.register()
+
+
+async def test_the_port_option_is_for_all_workers() -> None:
+    """Who has only a socket in the configuration and tries a port would get no answer there."""
+    with private_folder() as folder:
+        port = free_port()
+        settings = {"listeners": [path_listener(folder, "client")]}
+        server = ServerProcess(folder, settings, ["--workers", "2", "--port", str(port)])
+        server.port = port
+        try:
+            await server.start()
+            async with HttpClient(server.url) as client, HoppingClient([folder / "extra.sock"]) as other:
+                await client.register()
+                other.token = client.token
+                assert (await other.get("/v3/account/whoami"))["user_id"] == client.user_id
+        finally:
+            await server.stop()
