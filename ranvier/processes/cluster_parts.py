@@ -114,7 +114,7 @@ async def cluster_parts(
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
     secret = config.worker.replication_secret or ""
-    sockets = _sockets(config, folder)
+    sockets = _sockets(config, folder, fronted=fronted)
     paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
     files = [(path, path.stat().st_ino) for path in paths]
     registry = RedisRegistry(redis, prefix=key_prefix(config))
@@ -196,10 +196,14 @@ def _own(config: Config, address: str, heads: str, now_ms: int, *, fronted: bool
     )
 
 
-def _sockets(config: Config, folder: Path) -> list[socket.socket]:
-    """Bind where other workers come in: where the configuration says, else in the folder of this machine."""
+def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:
+    """Bind where other workers come in: where the configuration says, else in the folder of this machine.
+
+    Those that have a front share one configuration, and what it says could be bound by one of them only.
+    """
     found: list[socket.socket] = []
-    for listener in config.worker.listeners or config.listeners:
+    wanted = () if fronted else config.worker.listeners or config.listeners
+    for listener in wanted:
         if not is_for_workers(listener):
             if "replication" in listener.resources:
                 logger.warning("replication has no part in a listener for others; it needs one of its own")

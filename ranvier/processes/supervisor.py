@@ -136,6 +136,7 @@ async def running_workers(
         finally:
             await database.close()
         stack.enter_context(telling_surroundings(data_dir, dsn, redis))
+        _tell_of_replication(config)
         front = Front([_front_listener(listener) for listener in config.listeners])
         front.open()
         plan = Plan(
@@ -174,6 +175,17 @@ def _front_listener(listener: Listener) -> FrontListener:
     # Workers of one machine have sockets of their own for each other.
     addresses = () if is_for_workers(listener) else addresses_of(listener)
     return FrontListener(listener.definition, addresses, listener.tls)
+
+
+def _tell_of_replication(config: Config) -> None:
+    for listener in (*config.listeners, *config.worker.listeners):
+        if "replication" in listener.resources:
+            logger.warning(
+                "No replication at %s: the workers of this command have a socket each in the data folder. "
+                "Workers that those of other machines are to reach are started each by `ranvier worker` "
+                "with worker_listeners of its own",
+                listener.path or f"port {listener.port}",
+            )
 
 
 def _connections(config: Config, count: int) -> int:

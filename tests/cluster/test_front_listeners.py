@@ -95,3 +95,21 @@ async def test_the_port_option_is_for_all_workers() -> None:
                 assert (await other.get("/v3/account/whoami"))["user_id"] == client.user_id
         finally:
             await server.stop()
+
+
+async def test_a_listener_for_other_workers_does_not_keep_it_from_starting() -> None:
+    """Who has a listener for replication could not start several workers by one command."""
+    with private_folder() as folder:
+        server = ClusterProcess(folder, 2)
+        local = {"type": "http", "bind_addresses": ["127.0.0.1"], "resources": [{"names": ["replication"]}]}
+        port = free_port()
+        server.config["listeners"].append(local | {"port": port})
+        server.config["worker_listeners"] = [local | {"port": free_port()}]
+        server.write_config()
+        try:
+            await server.start()
+            assert server.log.count(f"No replication at port {port}: ") == 1
+            async with HttpClient(server.url) as client:
+                await client.register()
+        finally:
+            await server.stop()
