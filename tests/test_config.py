@@ -151,6 +151,42 @@ def test_what_is_no_mapping_in_yaml_is_an_error_and_never_a_crash(tmp_path: Path
         load([tmp_path / "a.yaml"])
 
 
+UNREADABLE = {
+    "an impossible date": "public_baseurl: 2024-02-30",
+    "no number": "admin_contact: x\nlog_level: !!int x",
+    "an empty number": 'log_level: !!float ""',
+    "no truth": "presence: {enabled: !!bool maybe}",
+    "no moment": "log_level: !!timestamp x",
+    "an unknown tag": "log_level: !thing x",
+    "a number as digits without end": f"log_level: 0x{'f' * 5000}",
+    "such a number as a text": f"default_room_version: 0x{'f' * 5000}",
+    "a value that contains itself": "auto_join_rooms: &a [*a]",
+    "NUL in a path": 'signing_key_path: "a\\0b"',
+    "NUL in the path of a secret": 'registration_shared_secret_path: "a\\0b"',
+    "NUL in a path of a section": 'listeners: [{path: "a\\0b"}]',
+    "half a character": 'signing_key_path: "\\ud800"',
+    "half a character in a list": 'auto_join_rooms: ["#\\ud800:a.org"]',
+    "a merge of no mapping": "<<: 5",
+    "a merge of no mapping in a section": "presence:\n  <<: 5",
+    "a merge of no mapping in a list": "listeners:\n  - <<: [1]",
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_value_that_stands_for_nothing_is_an_error_in_its_line(tmp_path: Path, what: str) -> None:
+    """A server that reads its configuration again would end, and check-config show a traceback."""
+    found = problems(tmp_path, UNREADABLE[what])
+    first = next(problem for problem in found if problem.severity == "error")
+    assert first.file == str(tmp_path / "homeserver.yaml")
+    assert first.line == 2 + UNREADABLE[what].count("\n")
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 2000, "a: " + "{a: " * 900 + "}" * 900, 'a: "\\UFFFFFFFF"'])
+def test_a_file_that_goes_too_far_is_an_error(tmp_path: Path, text: str) -> None:
+    """A server that reads its configuration again would end, and check-config show a traceback."""
+    assert problems(tmp_path, text)[0].file == str(tmp_path / "homeserver.yaml")
+
+
 def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
     """One of the two values would silently win."""
     (twice,) = problems(tmp_path, "allow_guest_access: true\nallow_guest_access: false")

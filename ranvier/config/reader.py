@@ -11,7 +11,7 @@ import yaml
 
 from ranvier.config.problems import Problems, Severity
 from ranvier.config.units import parse_duration_ms, parse_size_bytes
-from ranvier.config.yaml_files import Entries, entries_of, place_of, plain_value
+from ranvier.config.yaml_files import Entries, UnreadableError, entries_of, place_of, plain_value
 
 T = TypeVar("T")
 Place = tuple[str, int]
@@ -62,13 +62,16 @@ class Section:
         node = self._entries[key][1]
         try:
             value = plain_value(node)
-        except yaml.YAMLError:
+        except UnreadableError:
             self.error(key, "this value cannot be read")
             return default
         try:
             return read(value)
         except WrongValueError as wrong:
             self.error(key, f"expected {wrong}, got {_shown(value)}")
+            return default
+        except ValueError:  # a number of more digits than Python makes text of
+            self.error(key, "this value cannot be read")
             return default
 
     def text(self, key: str, default: str = "") -> str:
@@ -213,9 +216,12 @@ class Section:
 
 def text(value: Any) -> str:
     """Read a text."""
-    if isinstance(value, str):
-        return value
-    raise WrongValueError("text (put it in quotes)" if value is not None else "text")
+    if not isinstance(value, str):
+        raise WrongValueError("text (put it in quotes)" if value is not None else "text")
+    # Escapes in quotes can make what no file name, and no database, can hold.
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise WrongValueError("text without NUL and halves of characters")
+    return value
 
 
 def boolean(value: Any) -> bool:
@@ -229,7 +235,7 @@ def texts(value: Any) -> tuple[str, ...]:
     """Read a list of texts; a single one counts as a list of one."""
     values = [value] if isinstance(value, str) else value
     if isinstance(values, list) and all(isinstance(item, str) for item in values):
-        return tuple(values)
+        return tuple(map(text, values))
     raise WrongValueError("a list of texts")
 
 
@@ -259,5 +265,8 @@ def _size(value: Any) -> int:
 
 
 def _shown(value: Any) -> str:
-    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -15,6 +15,13 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 Entries = dict[str, tuple[yaml.Node, yaml.Node]]
 """The key node and the value node of each key."""
 
+# What PyYAML raises besides its own errors for values that are none (2024-02-30, `!!int x`, "\\UFFFFFFFF").
+_STRAY_ERRORS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
+
+
+class UnreadableError(ValueError):
+    """Say that a node stands for nothing."""
+
 
 def read_files(paths: Sequence[Path], problems: Problems) -> Entries:
     """Read files, and folders of ``*.yaml`` and ``*.yml`` in the order of their names.
@@ -31,8 +38,15 @@ def entries_of(node: yaml.MappingNode, prefix: str, problems: Problems) -> Entri
     """Give a mapping's entries, with ``<<`` merged in; a key that is given twice is an error."""
     _check_duplicates(node, prefix, problems)
     loader = yaml.SafeLoader("")
-    loader.flatten_mapping(node)
-    loader.dispose()
+    try:
+        loader.flatten_mapping(node)
+    except (yaml.MarkedYAMLError, RecursionError) as error:
+        file, line = place_of(node)
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else line
+        problems.add("error", file, line, prefix, "expected a mapping, or a list of some, after <<")
+    finally:
+        loader.dispose()
     entries: Entries = {}
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode):
@@ -43,10 +57,12 @@ def entries_of(node: yaml.MappingNode, prefix: str, problems: Problems) -> Entri
 
 
 def plain_value(node: yaml.Node) -> Any:
-    """Give what a node stands for as plain Python. Raises ``yaml.YAMLError``."""
+    """Give what a node stands for as plain Python. Raises ``UnreadableError``."""
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, RecursionError, *_STRAY_ERRORS) as error:
+        raise UnreadableError from error
     finally:
         loader.dispose()
 
@@ -59,7 +75,11 @@ def place_of(node: yaml.Node) -> tuple[str, int]:
 def _files(paths: Sequence[Path], problems: Problems) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+            try:
+                found = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml"))
+            except OSError as error:
+                problems.add("error", str(path), 0, "", f"cannot read the folder: {error}")
+                continue
             if not found:
                 problems.add("warning", str(path), 0, "", "there is no .yaml file in this folder")
             yield from found
@@ -80,8 +100,11 @@ def _read_file(path: Path, problems: Problems) -> Entries:
         mark = error.problem_mark or error.context_mark
         problems.add("error", str(path), mark.line + 1 if mark else 0, "", f"not valid YAML: {error.problem}")
         return {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_STRAY_ERRORS) as error:
         problems.add("error", str(path), 0, "", f"not valid YAML: {error}")
+        return {}
+    except RecursionError:
+        problems.add("error", str(path), 0, "", "too many lists and mappings in each other")
         return {}
     if root is None:
         return {}

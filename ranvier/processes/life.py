@@ -125,13 +125,24 @@ async def _reload_when_asked(
         await reread.wait()
         reread.clear()
         manager.reloading()
-        try:
-            worker.apply(await asyncio.to_thread(reload))
-            logger.info("Read the configuration again")
-        except ConfigError as error:
-            for problem in error.problems:
-                logger.error("%s", problem)
-            logger.error("The new configuration is not good; the old one stays")
-        except (OSError, StartError) as error:
-            logger.error("The new configuration cannot be used: %s; the old one stays", error)
+        await read_configuration(reload, worker.apply)
         manager.ready(worker.description)
+
+
+async def read_configuration(reload: Reload, apply: Callable[[Config], None]) -> None:
+    """Read the configuration again and take it over; what is wrong is logged, and the old one stays.
+
+    ``apply`` may raise as ``reload`` does.
+    """
+    try:
+        apply(await asyncio.to_thread(reload))
+        logger.info("Read the configuration again")
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("%s", problem)
+        logger.error("The new configuration is not good; the old one stays")
+    except (OSError, StartError) as error:
+        logger.error("The new configuration cannot be used: %s; the old one stays", error)
+    except Exception:
+        # Whatever was overlooked in reading: it must not end what serves.
+        logger.exception("The new configuration cannot be read; the old one stays")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from ranvier.config import Config
+from ranvier.processes.life import read_configuration
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.services import Notifications
 from tests.server.http_client import Refused
@@ -233,3 +235,16 @@ async def test_two_workers_of_one_name_are_told(cluster: ClusterProcess) -> None
         assert b"Traceback" not in status.stderr
         worker.process.terminate()
         assert await worker.end() == 0
+
+
+async def test_a_configuration_that_cannot_be_read_for_any_reason_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All workers would end at once because of a mistake in reading that nobody thought of."""
+
+    def reload() -> Config:
+        raise ZeroDivisionError("not thought of")
+
+    await read_configuration(reload, lambda config: None)
+    assert "the old one stays" in caplog.text
+    assert "not thought of" in caplog.text
