@@ -328,6 +328,36 @@ def test_listeners_as_synapse_writes_them(tmp_path: Path) -> None:
     assert [problem.severity for problem in config.warnings] == ["note"]
 
 
+def test_sockets_that_ask_for_nothing_are_not_for_other_users(tmp_path: Path) -> None:
+    """Any user of the machine could read and write as any user of the server."""
+    listener = "worker_listeners: [{{path: a.sock, {}resources: [{{names: [{}]}}]}}]"
+    (private,) = read(tmp_path, listener.format("", "replication")).worker.listeners
+    (console,) = read(tmp_path, listener.format("", "console")).worker.listeners
+    (public,) = read(tmp_path, listener.format("", "client")).worker.listeners
+    assert (private.mode, console.mode, public.mode) == (0o600, 0o600, 0o666)
+    for mode in ("0660", "0666", "0606"):
+        (open_to_others,) = problems(tmp_path, listener.format(f"mode: {mode}, ", "replication"))
+        assert open_to_others.key == "worker_listeners"
+        assert "mode: 0600" in open_to_others.message
+    secret = "\nworker_replication_secret: s"
+    (shared,) = read(tmp_path, listener.format("mode: 0660, ", "replication") + secret).worker.listeners
+    assert shared.mode == 0o660
+
+
+def test_a_redis_that_is_not_enabled_is_pointed_out(tmp_path: Path) -> None:
+    """An administrator would believe that workers hear each other through a Redis that nobody uses."""
+    (warned,) = read(tmp_path, "redis: {path: /run/redis.sock}").warnings
+    assert (warned.key, warned.line) == ("redis", 2)
+    assert "enabled: true" in warned.message
+    for text in (
+        "redis: {enabled: true, path: a}",
+        "redis: {enabled: false, path: a}",
+        "redis:",
+        "redis: {}",
+    ):
+        assert read(tmp_path, text).warnings == ()
+
+
 def test_rate_limits_have_synapses_defaults_and_each_can_be_set(tmp_path: Path) -> None:
     """A server would let spammers through, or lock its users out, against its configuration."""
     text = yaml.safe_dump({"rc_message": {"per_second": 5}, "rc_invites": {"per_user": {"burst_count": 7}}})

@@ -119,4 +119,6 @@ def read_redis(root: Section) -> RedisConfig | None:
         ca_path=section.path("ca_path"),
     )
     section.finish()
+    if section.names() and not section.has("enabled"):
+        root.warn("redis", "this has no effect without enabled: true")
     return found if enabled else None

@@ -11,6 +11,7 @@ from ranvier.config.reader import Section, WrongValueError, text, texts
 
 RESOURCES = ("client", "federation", "media", "metrics", "health", "replication", "console")
 _PRIVATE = frozenset({"console", "metrics", "health"})
+_FOR_WORKERS = frozenset({"replication", "health"})
 _ALIASES = {"keys": "federation", "openid": "federation"}
 _POINTLESS = {"static": "it serves no static pages", "consent": "it has no consent pages"}
 # What this version has endpoints for, and what it does not.
@@ -47,6 +48,20 @@ DEFAULT_LISTENER = Listener(
 )
 
 
+def is_for_workers(listener: Listener) -> bool:
+    """Tell whether a listener is there for other workers alone."""
+    return _are_for_workers(listener.resources)
+
+
+def _are_for_workers(resources: frozenset[str]) -> bool:
+    return "replication" in resources and resources <= _FOR_WORKERS
+
+
+def _default_mode(resources: frozenset[str]) -> int:
+    # Who may open these acts as any user, or ends workers, and is asked for nothing.
+    return 0o600 if _are_for_workers(resources) or "console" in resources else 0o666
+
+
 def read_listeners(root: Section, key: str = "listeners") -> tuple[Listener, ...]:
     """Read the listeners; two of them on one place are an error."""
     found = [listener for section in root.sections(key) if (listener := _read_listener(section))]
@@ -70,7 +85,7 @@ def _read_listener(section: Section) -> Listener | None:
         port=port,
         bind_addresses=() if path else addresses,
         path=path,
-        mode=section.take("mode", _mode, 0o666),
+        mode=section.take("mode", _mode, _default_mode(resources)),
         tls=section.boolean("tls", False),
         x_forwarded=section.boolean("x_forwarded", path is not None),
     )

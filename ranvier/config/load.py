@@ -17,7 +17,7 @@ from ranvier.config.accounts import (
     read_sessions,
 )
 from ranvier.config.database import DatabaseConfig, RedisConfig, read_database, read_redis
-from ranvier.config.listeners import DEFAULT_LISTENER, Listener, read_listeners
+from ranvier.config.listeners import DEFAULT_LISTENER, Listener, is_for_workers, read_listeners
 from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED, WITHOUT_EFFECT
 from ranvier.config.problems import Problem, Problems
 from ranvier.config.rate_limits import RateLimit, read_rate_limits
@@ -134,14 +134,21 @@ def _check_tls(root: Section, config: Config) -> None:
 
 
 def _check_replication(root: Section, config: Config) -> None:
+    secret = config.worker.replication_secret
     for key, listeners in (("listeners", config.listeners), ("worker_listeners", config.worker.listeners)):
         for listener in listeners:
             public = [address for address in listener.bind_addresses if address not in _LOOPBACK]
-            if "replication" in listener.resources and public and not config.worker.replication_secret:
+            if "replication" in listener.resources and public and not secret:
                 root.error(
                     key,
                     f"replication on {public[0]} port {listener.port} is open to the network: set "
                     "worker_replication_secret or worker_replication_secret_path, or use a UNIX socket",
+                )
+            if is_for_workers(listener) and listener.path and listener.mode & 0o077 and not secret:
+                root.error(
+                    key,
+                    f"replication at {listener.path} is open to other users of this machine: set mode: 0600, "
+                    "worker_replication_secret or worker_replication_secret_path",
                 )
 
 

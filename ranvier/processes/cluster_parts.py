@@ -30,7 +30,7 @@ from ranvier.cluster.relief import Relief
 from ranvier.cluster.writers import Writers
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
-from ranvier.config.listeners import Listener as ListenerConfig
+from ranvier.config.listeners import is_for_workers
 from ranvier.config.server import SPREAD_ALWAYS
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.listeners import UnixAddress, remove_socket_file, tcp_socket, unix_socket
@@ -43,7 +43,6 @@ from ranvier.wire.members import Member
 logger = logging.getLogger(__name__)
 
 _HTTP_RESOURCES: Final = ("client", "admin", "health", "metrics")
-_REPLICATION: Final = frozenset({"replication", "health"})
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,6 @@ def key_prefix(config: Config) -> str:
     # Messages go to all databases of a Redis alike: a copy of a server may be in another one.
     database = f"/{config.redis.dbid}" if config.redis is not None and config.redis.dbid else ""
     return f"ranvier:{config.server.server_name}{database}:"
-
-
-def is_for_workers(listener: ListenerConfig) -> bool:
-    """Tell whether a listener is there for other workers alone."""
-    return "replication" in listener.resources and listener.resources <= _REPLICATION
 
 
 @asynccontextmanager

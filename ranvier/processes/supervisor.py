@@ -17,9 +17,8 @@ import uvloop
 
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
-from ranvier.config.listeners import Listener
+from ranvier.config.listeners import Listener, is_for_workers
 from ranvier.processes import front_protocol
-from ranvier.processes.cluster_parts import is_for_workers
 from ranvier.processes.front import Front, FrontListener
 from ranvier.processes.front_protocol import Plan
 from ranvier.processes.listeners import addresses_of

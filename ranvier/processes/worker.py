@@ -20,6 +20,7 @@ from ranvier.cluster.rate_limits import SharedCounts
 from ranvier.config import Config
 from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener as ListenerConfig
+from ranvier.config.listeners import is_for_workers
 from ranvier.http.app import Application
 from ranvier.http.listeners import Listener
 from ranvier.http.request_log import LOGGER_NAME, RequestLog
@@ -27,7 +28,7 @@ from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.log.redis_bus import RedisBus
 from ranvier.processes.application import Built, build_application, rates_of
-from ranvier.processes.cluster_parts import ClusterParts, cluster_parts, is_for_workers, key_prefix
+from ranvier.processes.cluster_parts import ClusterParts, cluster_parts, key_prefix
 from ranvier.processes.console import private_listener
 from ranvier.processes.core import Core, start_core
 from ranvier.processes.database_time import DatabaseTimes
