@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,6 +155,54 @@ async def test_a_worker_leaves_a_connection_of_a_listener_that_it_does_not_have(
         assert [type(answer) for answer in answers] == [Ready, Refused, Taken]
         for sock in (client, accepted, ours):
             sock.close()
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Have this process open no more files."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_at_its_limit_of_files_the_front_waits(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    """It would use all of a core and fill the log just when the server has the most to do."""
+    one = Worker(front, "one")
+    await front.wait_ready(["one"])
+    with socket.socket(socket.AF_UNIX) as client:
+        (address,) = front.addresses
+        assert isinstance(address, UnixAddress)
+        with no_more_files():
+            client.connect(str(address.path))
+            client.sendall(WRITES % 1 + b"\r\n")
+            await asyncio.sleep(1.2)
+        assert [record.message for record in caplog.records if "accept" in record.message] == [
+            "Connections cannot be accepted now: [Errno 24] Too many open files"
+        ]
+        async with asyncio.timeout(10):
+            while not one.hear():
+                await asyncio.sleep(0.02)
+
+
+async def test_those_who_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+    """A few clients that connect and wait would keep all others from the server."""
+    front = Front([FrontListener("one", [UnixAddress(tmp_path / "socket")], tls=False)], max_waiting=5)
+    front.open()
+    front.serve()
+    one = Worker(front, "one")
+    await front.wait_ready(["one"])
+    async with AsyncExitStack() as silent:
+        for _ in range(8):
+            client = silent.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(tmp_path / "socket"))
+        await asyncio.sleep(0.1)
+        assert len(front._unread) == 5
+        async with asking(front, WRITES % 1):
+            assert one.hear() == 1
+    front.close()
 
 
 async def test_words_of_another_version_are_left_out(front: Front) -> None:

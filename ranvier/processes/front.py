@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import socket
@@ -22,6 +23,7 @@ from ranvier.http.listeners import TcpAddress, UnixAddress, tcp_socket, unix_soc
 from ranvier.processes import front_protocol
 from ranvier.processes.front_protocol import Draining, Ready, TakesRooms
 from ranvier.processes.offers import Offers
+from ranvier.processes.open_files import most_open_files
 from ranvier.processes.request_head import PEEKED_BYTES, is_enough, key_of
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,11 @@ _MORE_BYTES_S: Final = 0.02
 _LOOK_S: Final = 0.25
 _SUSPECT_S: Final = 2.0
 _MAX_WAITING: Final = 20_000
+_FILES_EACH: Final = 2  # the connection, and its token while it is offered
 _ACCEPT_AT_ONCE: Final = 64
+_FULL_PAUSE_S: Final = 0.5
+_FULL_WARNING_S: Final = 30.0
+_FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +79,22 @@ class _Worker:
 
 
 class Front:
-    """Spread connections over the workers of one machine."""
+    """Spread connections over the workers of one machine.
 
-    def __init__(self, listeners: Sequence[FrontListener]) -> None:
+    No more than ``max_waiting`` connections wait for a worker or for their first bytes; by default, what this
+    process may open files for.
+    """
+
+    def __init__(self, listeners: Sequence[FrontListener], max_waiting: int | None = None) -> None:
+        self._max_waiting = max_waiting or min(_MAX_WAITING, most_open_files() // _FILES_EACH)
         self._listeners = listeners
         self._sockets: list[tuple[socket.socket, FrontListener]] = []
         self._files: list[UnixAddress] = []
         self._workers: dict[str, _Worker] = {}
-        self._unread: set[_Waiting] = set()
+        self._unread: dict[_Waiting, None] = {}  # oldest first
         self._unplaced: list[_Waiting] = []
         self._turns = itertools.count()
+        self._full_at = -_FULL_WARNING_S
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.addresses: list[TcpAddress | UnixAddress] = []
@@ -205,20 +217,39 @@ class Front:
             except BlockingIOError:
                 return
             except OSError as error:
-                logger.warning("A connection could not be accepted: %s", error)
+                if error.errno in _FULL:
+                    self._pause(listening, listener, error)
+                else:  # of that connection alone
+                    logger.debug("A connection could not be accepted: %s", error)
                 return
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._begin(_Waiting(sock, listener))
 
+    def _pause(self, listening: socket.socket, listener: FrontListener, error: OSError) -> None:
+        """Accept no more for a while: what waits there would wake the event loop again and again."""
+        now = time.monotonic()
+        if now - self._full_at >= _FULL_WARNING_S:
+            logger.warning("Connections cannot be accepted now: %s", error)
+        self._full_at = now
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(_FULL_PAUSE_S, self._go_on, listening, listener)
+
+    def _go_on(self, listening: socket.socket, listener: FrontListener) -> None:
+        if (listening, listener) in self._sockets:  # it was not closed meanwhile
+            self._loop.add_reader(listening.fileno(), self._accept, listening, listener)
+
     def _begin(self, waiting: _Waiting) -> None:
-        if len(self._unread) + len(self._unplaced) >= _MAX_WAITING:
-            waiting.sock.close()
-        elif waiting.listener.tls or self._look(waiting):
+        if len(self._unread) + len(self._unplaced) >= self._max_waiting:
+            if not self._unread:
+                waiting.sock.close()
+                return
+            self._drop(next(iter(self._unread)))  # it had the most time to say something
+        if waiting.listener.tls or self._look(waiting):
             self._give(waiting)
         else:
-            self._unread.add(waiting)
+            self._unread[waiting] = None
             waiting.timer = self._loop.call_later(_FIRST_BYTES_S, self._drop, waiting)
             self._loop.add_reader(waiting.sock.fileno(), self._on_bytes, waiting)
 
@@ -249,7 +280,7 @@ class Front:
 
     def _give(self, waiting: _Waiting) -> None:
         """Hand a connection to the worker that has its key, or to the next that takes it."""
-        self._unread.discard(waiting)
+        self._unread.pop(waiting, None)
         if waiting.timer is not None:
             waiting.timer.cancel()
             waiting.timer = None
@@ -272,7 +303,7 @@ class Front:
             self._give(waiting)
 
     def _drop(self, waiting: _Waiting) -> None:
-        self._unread.discard(waiting)
+        self._unread.pop(waiting, None)
         if waiting.timer is not None:
             waiting.timer.cancel()
         with contextlib.suppress(OSError, ValueError):
