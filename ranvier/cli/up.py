@@ -75,7 +75,7 @@ def up(
                 arguments += ["--config-path", str(path)]
             if port is not None:
                 arguments += ["--port", str(port)]
-            run_workers(config, workers, data_dir=data_dir, arguments=arguments, ready=ready)
+            run_workers(config, workers, data_dir=data_dir, arguments=arguments, reload=reload, ready=ready)
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class _Worker:
     sock: socket.socket
     given: Offers[_Waiting]
     ready: bool = False
+    has_served: bool = False
     takes_rooms: bool = True
     suspect_until: float = 0.0
 
@@ -121,6 +122,11 @@ class Front:
         """Give the workers that take connections."""
         return [name for name, worker in self._workers.items() if worker.ready]
 
+    def is_starting(self, name: str) -> bool:
+        """Tell whether a worker has not been ready yet."""
+        worker = self._workers.get(name)
+        return worker is not None and not worker.has_served
+
     async def wait_ready(self, names: Iterable[str]) -> None:
         """Wait until these workers take connections."""
         wanted = set(names)
@@ -135,6 +141,7 @@ class Front:
                 self.remove_worker(name)
             elif isinstance(message, Ready | Draining):
                 worker.ready = isinstance(message, Ready)
+                worker.has_served |= worker.ready
                 self._changed.set()
                 self._give_unplaced()
             elif isinstance(message, TakesRooms):

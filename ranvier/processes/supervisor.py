@@ -21,6 +21,7 @@ from ranvier.config.listeners import Listener, is_for_workers
 from ranvier.processes import front_protocol
 from ranvier.processes.front import Front, FrontListener
 from ranvier.processes.front_protocol import Plan
+from ranvier.processes.life import Reload, read_configuration
 from ranvier.processes.listeners import addresses_of
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import SETTINGS
@@ -48,15 +49,16 @@ def run_workers(
     *,
     data_dir: Path,
     arguments: Sequence[str],
+    reload: Reload,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run everything until SIGTERM or SIGINT, then stop it in order.
+    """Run everything until SIGTERM or SIGINT, then stop it in order; at SIGHUP all read settings again.
 
     ``arguments`` are what a worker is started with, besides its own. ``ready`` is called when all workers
     serve. Raises ``StartError`` and what the parts raise.
     """
     output = set_up_logging(config.server.log_level, "front")
-    uvloop.run(_main(config, count, data_dir, arguments, ready, output))
+    uvloop.run(_main(config, count, data_dir, arguments, reload, ready, output))
 
 
 async def _main(
@@ -64,11 +66,12 @@ async def _main(
     count: int,
     data_dir: Path,
     arguments: Sequence[str],
+    reload: Reload,
     ready: Callable[[], None],
     output: LogOutput,
 ) -> None:
     manager = ServiceManager.take()
-    stop = asyncio.Event()
+    stop, reread = asyncio.Event(), asyncio.Event()
     starting = True
     main = asyncio.current_task()
     assert main is not None
@@ -81,17 +84,17 @@ async def _main(
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_stop)
+    loop.add_signal_handler(signal.SIGHUP, reread.set)
     try:
         async with output.gathering(), running_workers(config, count, data_dir, arguments) as workers:
-            loop.add_signal_handler(signal.SIGHUP, workers.reload)
             loop.add_signal_handler(signal.SIGTTIN, workers.add)
             loop.add_signal_handler(signal.SIGTTOU, workers.remove)
             await workers.wait_ready()
             starting = False
             ready()
             manager.ready(f"{count} workers serve")
-            loop.add_signal_handler(signal.SIGHUP, _reload, workers, manager)
             workers.run_always(manager.watchdog())
+            workers.run_always(_reload_when_asked(workers, manager, reload, reread))
             logger.info("Ready: %d workers", count)
             await stop.wait()
             manager.stopping()
@@ -102,10 +105,19 @@ async def _main(
         logger.info("Stopped before it was ready")
 
 
-def _reload(workers: Workers, manager: ServiceManager) -> None:
-    manager.reloading()
-    workers.reload()
-    manager.ready(f"{len(workers.pids)} workers serve")
+async def _reload_when_asked(
+    workers: Workers, manager: ServiceManager, reload: Reload, reread: asyncio.Event
+) -> None:
+    def take_over(config: Config) -> None:
+        logging.getLogger().setLevel(config.server.log_level)
+        workers.reload()
+
+    while True:
+        await reread.wait()
+        reread.clear()
+        manager.reloading()
+        await read_configuration(reload, take_over)
+        manager.ready(f"{len(workers.pids)} workers serve")
 
 
 @asynccontextmanager
@@ -216,6 +228,7 @@ class Workers:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._unwanted: set[str] = set()
         self._always: list[asyncio.Task[None]] = []
+        self._reloading: dict[str, asyncio.Task[None]] = {}
         self._starting = True
 
     @property
@@ -243,9 +256,22 @@ class Workers:
             self._signal(names[-1], signal.SIGTERM)
 
     def reload(self) -> None:
-        """Have each worker read the configuration again; each says by itself what is wrong with it."""
+        """Have each worker read the configuration again, one that is starting as soon as it serves.
+
+        Until then the signal would end it, and it may have read the files as they were before.
+        """
         for name in self._processes:
-            self._signal(name, signal.SIGHUP)
+            if not self._front.is_starting(name):
+                self._signal(name, signal.SIGHUP)
+            elif name not in self._reloading:
+                self._reloading[name] = self._tasks.create_task(self._reload_later(name))
+
+    async def _reload_later(self, name: str) -> None:
+        try:
+            await self._front.wait_ready([name])
+        finally:
+            del self._reloading[name]
+        self._signal(name, signal.SIGHUP)
 
     async def wait_ready(self) -> None:
         """Wait until every worker takes connections. Until then, one that ends takes all others with it."""
@@ -257,7 +283,7 @@ class Workers:
         self._unwanted.update(self._keeping)
         for name in list(self._processes):
             self._signal(name, signal.SIGTERM)
-        for task in self._always:
+        for task in (*self._always, *self._reloading.values()):
             task.cancel()
         if self._keeping:
             _, late = await asyncio.wait(self._keeping.values(), timeout=self._stop_within_s)

@@ -98,14 +98,14 @@ async def test_a_reload_changes_what_can_change_and_refuses_what_is_wrong() -> N
                 await logged(server, "the old one stays", before + 1)
                 await refused_to_create(client)
             text = json.dumps(server.config)
-            for wrong in (
+            for broken in (
                 "public_baseurl: 2024-02-30",
                 'signing_key_path: "a\\0b"',
                 "<<: 5",
                 "a: " + "[" * 999,
             ):
                 before = server.log.count("the old one stays")
-                (server.folder / "homeserver.yaml").write_text(f"{text[:-1]}, {wrong}}}")
+                (server.folder / "homeserver.yaml").write_text(f"{text[:-1]}, {broken}}}")
                 os.kill(server.pid, signal.SIGHUP)
                 await logged(server, "the old one stays", before + 1)
                 await refused_to_create(client)
