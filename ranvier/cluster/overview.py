@@ -139,9 +139,13 @@ class ClusterWorkers:
         return self._placement.place(ROOM, room_id).name
 
     def actions(self, member: Member) -> Sequence[str]:
-        """Give what can be asked of a worker; the last that takes requests is not drained."""
+        """Give what can be asked of a worker.
+
+        The last that takes requests is not drained, and what nobody would start again is not ended.
+        """
         serving = [other for other in self._members.alive() if other.state != DRAINING]
-        return (DRAIN, RESTART) if member in serving and len(serving) > 1 else (RESTART,)
+        drain = (DRAIN,) if member in serving and len(serving) > 1 else ()
+        return (*drain, RESTART) if member.restarts else drain
 
     async def act(self, name: str, action: str) -> None:
         """Drain or restart a worker. Raises 404 for an unknown one, 400, 503 if it cannot be reached."""
@@ -149,9 +153,8 @@ class ClusterWorkers:
         if member is None:
             raise not_found(f"There is no worker {name}")
         if action not in self.actions(member):
-            raise MatrixError(
-                "M_UNKNOWN", 400, f"Worker {name} cannot {action}: no other would take its work"
-            )
+            why = "no other would take its work" if action == DRAIN else "nothing would start it again"
+            raise MatrixError("M_UNKNOWN", 400, f"Worker {name} cannot {action}: {why}")
         if name != self.own_name():
             await self._ask(name, action)
         elif action == DRAIN:

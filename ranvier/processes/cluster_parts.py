@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 import ranvier
 from ranvier.cluster.absences import Absences
 from ranvier.cluster.claims import RoomClaims
@@ -104,6 +106,7 @@ async def cluster_parts(
     folder: Path,
     board: HeadBoard,
     fronted: bool,
+    restarts: bool,
 ) -> AsyncIterator[ClusterParts]:
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
@@ -112,7 +115,11 @@ async def cluster_parts(
     paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
     files = [(path, path.stat().st_ino) for path in paths]
     registry = RedisRegistry(redis, prefix=key_prefix(config))
-    own = _own(config, _address(sockets[0]), board.identity, core.clock.now_ms(), fronted=fronted)
+    own = msgspec.structs.replace(
+        _own(config, _address(sockets[0]), board.identity, core.clock.now_ms()),
+        fronted=fronted,
+        restarts=restarts,
+    )
 
     def figures() -> dict[str, int | bool | Figures]:
         return {
@@ -175,7 +182,7 @@ def _end_this_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _own(config: Config, address: str, heads: str, now_ms: int, *, fronted: bool) -> Member:
+def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
     return Member(
         name=config.worker.name,
         instance=secrets.token_hex(8),
@@ -186,7 +193,6 @@ def _own(config: Config, address: str, heads: str, now_ms: int, *, fronted: bool
         roles=config.worker.roles,
         version=ranvier.__version__,
         started_ts=now_ms,
-        fronted=fronted,
     )
 
 

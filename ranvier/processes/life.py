@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +37,12 @@ Start = Callable[[Callable[[], None]], AbstractAsyncContextManager[RunningWorker
 def run_worker(config: Config, *, data_dir: Path, reload: Reload, around: Surroundings) -> None:
     """Run one worker of several, see ``live``."""
     output = set_up_logging(config.server.log_level, config.worker.name)
+    manager = ServiceManager.take()
+    around = replace(around, restarts=around.front is not None or manager.is_there)
     uvloop.run(
         live(
             lambda on_stop: running_worker(config, data_dir, around, output, on_stop),
+            manager=manager,
             output=output,
             reload=reload,
             ready=lambda: None,
@@ -66,13 +70,19 @@ def receive_plan(front: socket.socket) -> Plan:
     return message
 
 
-async def live(start: Start, *, output: LogOutput, reload: Reload, ready: Callable[[], None]) -> None:
+async def live(
+    start: Start,
+    *,
+    manager: ServiceManager,
+    output: LogOutput,
+    reload: Reload,
+    ready: Callable[[], None],
+) -> None:
     """Run a worker until SIGTERM or SIGINT, then drain and stop it; at SIGHUP read its configuration again.
 
     ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a
     group; a part that fails later ends it in the same way.
     """
-    manager = ServiceManager.take()
     stop, reread = asyncio.Event(), asyncio.Event()
     starting = True
     main = asyncio.current_task()

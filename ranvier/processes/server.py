@@ -12,6 +12,7 @@ from ranvier.config import Config
 from ranvier.processes.life import Reload, live
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.postgres import EmbeddedPostgres
+from ranvier.processes.service_manager import ServiceManager
 from ranvier.processes.surroundings import telling_surroundings
 from ranvier.processes.worker import RunningWorker, Surroundings, running_worker
 
@@ -27,9 +28,11 @@ def run(config: Config, *, data_dir: Path, reload: Reload, ready: Callable[[], N
     ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a group.
     """
     output = set_up_logging(config.server.log_level)
+    manager = ServiceManager.take()
     uvloop.run(
         live(
-            lambda on_stop: _running_server(config, data_dir, output, on_stop),
+            lambda on_stop: _running_server(config, data_dir, output, on_stop, restarts=manager.is_there),
+            manager=manager,
             output=output,
             reload=reload,
             ready=ready,
@@ -39,11 +42,11 @@ def run(config: Config, *, data_dir: Path, reload: Reload, ready: Callable[[], N
 
 @asynccontextmanager
 async def _running_server(
-    config: Config, data_dir: Path, output: LogOutput, on_stop: Callable[[], None]
+    config: Config, data_dir: Path, output: LogOutput, on_stop: Callable[[], None], *, restarts: bool
 ) -> AsyncIterator[RunningWorker]:
     async with database_dsn(config, data_dir) as (dsn, supervise):
         size = config.database.max_connections if config.database is not None else _CONNECTIONS
-        around = Surroundings(dsn, config.redis, size, supervise=supervise)
+        around = Surroundings(dsn, config.redis, size, supervise=supervise, restarts=restarts)
         # Where PostgreSQL is in the configuration, workers find it there, and this folder may be another's.
         told = telling_surroundings(data_dir, dsn, config.redis) if supervise is not None else nullcontext()
         with told:

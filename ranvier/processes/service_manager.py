@@ -1,6 +1,6 @@
 """Tell systemd how this process is: sd_notify, the few lines of it that are needed.
 
-Source: sd_notify(3), sd_watchdog_enabled(3).
+Source: sd_notify(3), sd_watchdog_enabled(3), systemd.exec(5).
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Final
 _NOTIFY: Final = "NOTIFY_SOCKET"
 _WATCHDOG: Final = "WATCHDOG_USEC"
 _WATCHDOG_PID: Final = "WATCHDOG_PID"
+_EXEC_PID: Final = "SYSTEMD_EXEC_PID"
 
 
 class ServiceManager:
     """Tell whoever runs this process what it does; nothing happens where ``address`` is empty.
 
     ``watchdog_s``: within how many seconds it wants to hear that the event loop runs; 0 if it does not.
+    ``is_there`` tells whether there is one at all, which starts the process again when it ends.
     """
 
-    def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
+    def __init__(self, address: str = "", watchdog_s: float = 0.0, *, is_there: bool = False) -> None:
+        self.is_there = is_there
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog_s = watchdog_s
 
@@ -35,7 +38,9 @@ class ServiceManager:
         address = os.environ.pop(_NOTIFY, "")
         watchdog, pid = os.environ.pop(_WATCHDOG, ""), os.environ.pop(_WATCHDOG_PID, "")
         mine = watchdog.isdigit() and pid in ("", str(os.getpid()))
-        return cls(address, int(watchdog) / 1e6 if mine else 0.0)
+        # Whatever is started in a terminal has INVOCATION_ID, too, from the terminal's own unit.
+        is_there = bool(address) or os.environ.get(_EXEC_PID) == str(os.getpid())
+        return cls(address, int(watchdog) / 1e6 if mine else 0.0, is_there=is_there)
 
     def ready(self, status: str) -> None:
         """Say that the process serves."""

@@ -56,7 +56,8 @@ _LEFT_OVER_S = 5.0
 class Surroundings:
     """What a worker finds: PostgreSQL; Redis, or it is alone; perhaps a front that brings connections.
 
-    ``supervise`` keeps running what this process started for itself.
+    ``supervise`` keeps running what this process started for itself, and ``restarts`` says that somebody
+    starts this process again when it ends.
     """
 
     dsn: str
@@ -64,6 +65,7 @@ class Surroundings:
     database_size: int
     front: socket.socket | None = None
     supervise: Callable[[], Coroutine[None, None, None]] | None = None
+    restarts: bool = False
 
 
 @dataclass
@@ -214,7 +216,7 @@ def _leases(config: Config, database: Database) -> Leases:
 async def _cluster(
     config: Config, core: Core, built: Built, around: Surroundings, folder: Path, board: HeadBoard | None
 ) -> AsyncIterator[ClusterParts | None]:
-    redis, fronted = around.redis, around.front is not None
+    redis = around.redis
     if redis is None or board is None:
         # Nobody is beside this process, so all that others left behind is its own.
         for name in await built.returning_users.left_by():
@@ -222,7 +224,14 @@ async def _cluster(
         yield None
         return
     async with cluster_parts(
-        config, core, built, redis=redis, folder=folder, board=board, fronted=fronted
+        config,
+        core,
+        built,
+        redis=redis,
+        folder=folder,
+        board=board,
+        fronted=around.front is not None,
+        restarts=around.restarts,
     ) as cluster:
         yield cluster
 

@@ -218,3 +218,42 @@ async def test_workers_beside_it_find_its_embedded_database(database: str) -> No
                 await hear_each_other(one, other)
             worker.process.terminate()
             assert await worker.end() == 0
+
+
+async def ask_page(server: ServerProcess, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    """Ask what the page asks, on a server's private socket."""
+    connector = aiohttp.UnixConnector(str(run_folder(server) / "main.http"))
+    async with (
+        aiohttp.ClientSession(connector=connector, headers={"X-Ranvier-Console": "1"}) as session,
+        session.request(method, f"http://localhost/_ranvier/api/{path}") as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def offered(server: ServerProcess) -> list[str]:
+    """Give what the page offers to do with a server."""
+    _, status = await ask_page(server, "GET", "status")
+    (own,) = status["workers"]
+    return list(own["actions"])
+
+
+async def test_only_what_is_started_again_can_be_restarted_with_a_click(database: str) -> None:
+    """A click on Restart would end for good a server that somebody started by hand."""
+    async with services(database) as settings, watched(settings) as (server, _):
+        await server.start()
+        assert await offered(server) == ["restart"]
+        assert (await ask_page(server, "POST", "workers/main/restart"))[0] == 200
+        assert await server.wait() == 0
+    async with services(database) as settings:
+        with private_folder() as folder:
+            by_hand = ServerProcess(folder, settings)
+            try:
+                await by_hand.start()
+                assert await offered(by_hand) == []
+                status, answer = await ask_page(by_hand, "POST", "workers/main/restart")
+                assert (status, answer["errcode"]) == (400, "M_UNKNOWN")
+                assert "nothing would start it again" in answer["error"]
+                async with HttpClient(by_hand.url) as client:
+                    await client.register()
+            finally:
+                await by_hand.stop()
