@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
+import pytest
 
+from ranvier.config import load
+from ranvier.config.listeners import DEFAULT_LISTENER
+from ranvier.processes import front_protocol
+from ranvier.processes.life import receive_plan
+from ranvier.processes.start_error import StartError
+from ranvier.processes.worker import with_listeners
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.postgres import private_folder
 from tests.server.http_client import HttpClient
@@ -113,3 +122,16 @@ async def test_a_listener_for_other_workers_does_not_keep_it_from_starting() -> 
                 await client.register()
         finally:
             await server.stop()
+
+
+async def test_a_worker_that_cannot_have_the_fronts_listeners_says_why(tmp_path: Path) -> None:
+    """A worker would end with a traceback again and again after an upgrade, or a change of its files."""
+    ours, theirs = front_protocol.make_pair()
+    with ours, theirs:
+        assert ours.send(msgspec.msgpack.encode({"type": "plan", "name": "a", "dsn": "", "redis": {}}))
+        with pytest.raises(StartError, match="of another release"):
+            receive_plan(theirs)
+    (tmp_path / "homeserver.yaml").write_text("server_name: example.org\n")
+    config = load([tmp_path / "homeserver.yaml"])
+    with pytest.raises(StartError, match="no certificate any more"):
+        with_listeners(config, (replace(DEFAULT_LISTENER, tls=True),))
