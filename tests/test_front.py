@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ranvier.processes.front_end import Adopting, FrontEnd
 from ranvier.processes.front_protocol import Connection, Ready, Refused, Taken, TakesRooms
 from ranvier.processes.offers import Offers, refuse, take
 from tests.http.edge import serving
+from tests.open_files import no_more_files
 
 WRITES = b"PUT /_matrix/client/v3/rooms/!r%d:test/send/m/1 HTTP/1.1\r\n"
 READS = b"GET /_matrix/client/v3/rooms/!r%d:test/messages HTTP/1.1\r\n"
@@ -155,17 +155,6 @@ async def test_a_worker_leaves_a_connection_of_a_listener_that_it_does_not_have(
         assert [type(answer) for answer in answers] == [Ready, Refused, Taken]
         for sock in (client, accepted, ours):
             sock.close()
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """Have this process open no more files."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_at_its_limit_of_files_the_front_waits(front: Front, caplog: pytest.LogCaptureFixture) -> None:

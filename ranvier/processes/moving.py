@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _TAKE_WITHIN_S: Final = 0.4
 _SUSPECT_S: Final = 2.0
 _MAX_GIVEN: Final = 1000
+_FULL_PAUSE_S: Final = 2.0
 _BACKLOG: Final = 64
 _SUFFIX: Final = ".move"
 
@@ -184,12 +185,17 @@ class Moving:
         except BlockingIOError:
             return
         except OSError as error:
-            logger.warning("Other workers cannot give connections to this one any more: %s", error)
-            self._stop_listening()  # else the loop would tell of it again and again
+            logger.warning("Other workers cannot give connections to this one now: %s", error)
+            self._loop.remove_reader(listening.fileno())  # else the loop would tell of it again and again
+            self._loop.call_later(_FULL_PAUSE_S, self._go_on, listening)
             return
         giver.setblocking(False)
         self._givers.add(giver)
         self._loop.add_reader(giver.fileno(), self._hear_offers, giver)
+
+    def _go_on(self, listening: socket.socket) -> None:
+        if listening is self._listening:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
 
     def _hear_offers(self, giver: socket.socket) -> None:
         for message, passed in front_protocol.all_received(giver):

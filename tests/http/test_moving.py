@@ -22,6 +22,7 @@ from ranvier.processes.front_protocol import Connection, Passed, Taken
 from ranvier.processes.moving import Moving
 from ranvier.processes.offers import take
 from tests.http.edge import Edge, read_answer, serving
+from tests.open_files import no_more_files
 
 V3 = "/_matrix/client/v3"
 GET = f"GET {V3}/maybe HTTP/1.1\r\nHost: a\r\n\r\n".encode()
@@ -381,3 +382,15 @@ async def test_a_worker_that_has_no_such_listener_sends_it_back(a: Worker, tmp_p
         writer.write(put("one"))
         assert (await read_answer(reader)).json["text"] == "one"
         assert (a.answered, other.answered) == (1, 0)
+
+
+async def test_a_worker_takes_connections_again_when_it_may_open_files(a: Worker, tmp_path: Path) -> None:
+    """After one moment with too many connections no other worker could ever give it any until its restart."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as giver:
+        with no_more_files():
+            giver.connect(str(tmp_path / "a.move"))
+            await asyncio.sleep(0.1)
+            assert not a.moving._givers
+        async with asyncio.timeout(10):
+            while not a.moving._givers:
+                await asyncio.sleep(0.02)
