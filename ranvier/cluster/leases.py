@@ -77,6 +77,10 @@ class Leases:
         self._lease_ms = lease_ms
         self.willing = willing
 
+    def leave(self) -> None:
+        """Leave jobs to the others, as one that is not willing does."""
+        self.willing = False
+
     async def run_alone(self, name: str, job: Job) -> None:
         """Do a job whenever this process has the lease, for ever; it is cancelled when the lease is lost.
 

@@ -26,7 +26,7 @@ from ranvier.spec.errors import MatrixError, not_found
 from ranvier.storage.database import Database
 from ranvier.storage.statistics import read_size, read_statistics
 from ranvier.wire.forwarded import ForwardedRequest
-from ranvier.wire.members import DRAINING, Member
+from ranvier.wire.members import CLIENT_ROLES, DRAINING, Member
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class ClusterWorkers:
         self._when_drained: list[Callable[[], None]] = []
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when this worker is asked to take nothing new."""
+        """Have ``callback`` called when this worker is to be left by all clients, though it runs on."""
         self._when_drained.append(callback)
 
     def members(self) -> Sequence[Member]:
@@ -141,11 +141,28 @@ class ClusterWorkers:
     def actions(self, member: Member) -> Sequence[str]:
         """Give what can be asked of a worker.
 
-        The last that takes requests is not drained, and what nobody would start again is not ended.
+        One whose clients nobody would take is not drained, and what nobody would start again is not ended.
         """
-        serving = [other for other in self._members.alive() if other.state != DRAINING]
-        drain = (DRAIN,) if member in serving and len(serving) > 1 else ()
+        drain = (DRAIN,) if self._is_drainable(member) else ()
         return (*drain, RESTART) if member.restarts else drain
+
+    def _is_drainable(self, member: Member) -> bool:
+        members = self._members
+        left = [
+            other
+            for other in members.alive()
+            if other.name != member.name
+            and other.state != DRAINING
+            and (other is members.own or members.is_fresh(other.name))
+            # A front brings connections to the workers that it started, and to no others.
+            and (not member.fronted or (other.fronted and other.heads == member.heads))
+        ]
+        roles = [role for role in CLIENT_ROLES if member.takes(role)]
+        return (
+            member.state != DRAINING
+            and bool(left)
+            and all(any(it.takes(role) for it in left) for role in roles)
+        )
 
     async def act(self, name: str, action: str) -> None:
         """Drain or restart a worker. Raises 404 for an unknown one, 400, 503 if it cannot be reached."""

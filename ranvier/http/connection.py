@@ -31,6 +31,9 @@ Move = Callable[[str, int, bytes], bool]
 Given its file descriptor, which is closed afterwards, and what was read of its next request.
 """
 
+Successor = Callable[[bytes], str | None]
+"""Names the worker that goes on with a connection, by what was read of its next request; None if none can."""
+
 LINGER_S: Final = 0.25
 """How long a connection that has nothing to do stays open when the server stops."""
 
@@ -49,13 +52,14 @@ class ConnectionLimits:
 class Open:
     """What a listener has open: its connections, and the requests that are being answered.
 
-    ``move`` is there if its connections may go on to other workers.
+    ``move`` is there if its connections may go on to other workers, ``successor`` once all of them are to.
     """
 
     heads: RepeatedHeads = field(default_factory=RepeatedHeads)
     connections: set[Connection] = field(default_factory=set)
     exchanges: set[Exchange] = field(default_factory=set)
     move: Move | None = None
+    successor: Successor | None = None
     _none_left: asyncio.Future[None] | None = None
 
     def answered(self, exchange: Exchange) -> None:
@@ -276,6 +280,11 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._current = exchange
+        if self._state.successor is not None:
+            if self._request_bytes and self._go_on_elsewhere(self._state.successor):
+                exchange.done = True
+                return
+            exchange.keep_alive = exchange.keep_alive and bool(self._waiting)
         if self._last:
             exchange.keep_alive = False
         self._state.exchanges.add(exchange)
@@ -294,6 +303,8 @@ class Connection(asyncio.Protocol):
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._start_idle_timer(self._limits.keep_alive_s)
+        if self._state.successor is not None:
+            self._loop.call_later(LINGER_S, self._leave_if_idle)
         if self._waiting:
             # Not from here: many that are answered at once would stand on each other's shoulders.
             self._loop.call_soon(self._start_next)
@@ -339,16 +350,19 @@ class Connection(asyncio.Protocol):
 
         Nothing may have been sent of the answer, and nothing read of the body but by the parser.
         """
+        return self.is_whole and self._give_to(name, self._request_bytes)
+
+    def _give_to(self, name: str, begun: bytes) -> bool:
         move = self._state.move
         if (
             move is None
-            or not self.is_whole
+            or self._scheme == "https"
             or self._waiting  # their order is known here alone
             or self.transport.is_closing()
             or self.transport.get_write_buffer_size()
         ):
             return False
-        if not move(name, self.transport.get_extra_info("socket").fileno(), self._request_bytes):
+        if not move(name, self.transport.get_extra_info("socket").fileno(), begun):
             return False
         self.transport.close()
         return True
@@ -360,6 +374,27 @@ class Connection(asyncio.Protocol):
         """
         self._stays = True
         self._request_bytes = b""  # whoever waits for long need not be kept in mind
+
+    def leave(self, after_s: float) -> None:
+        """Go on where ``successor`` says, with the next request, or without one after so many seconds.
+
+        Where that cannot be, the connection is closed after the request that is being answered.
+        """
+        if self._current is None:
+            self._loop.call_later(after_s, self._leave_if_idle)
+        elif not self._waiting and (self._state.move is None or self._scheme == "https"):
+            self._current.keep_alive = False
+
+    def _leave_if_idle(self) -> None:
+        successor = self._state.successor
+        if self._current is not None or self._in_message or successor is None:
+            return  # a request that is on its way finds it as well
+        if not self._go_on_elsewhere(successor):
+            self.transport.close()
+
+    def _go_on_elsewhere(self, successor: Successor) -> bool:
+        name = successor(self._request_bytes)
+        return name is not None and self._give_to(name, self._request_bytes)
 
     def shut_down(self) -> None:
         """Close the connection after the request that is being answered, or that is on its way already.

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ranvier.http.app import Edge
-from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Move, Open
+from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Move, Open, Successor
 
 logger = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 1.0
 _BREAK_OFF_S = 1.0
+_LEAVE_EVERY_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,7 @@ class Listener:
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Take no more requests, let those in flight finish for ``grace_s`` seconds, then break them off."""
-        for server in self._servers:
-            server.close()
+        self._close_servers()
         self._remove_socket_files()
         for connection in list(self._state.connections):
             connection.shut_down()
@@ -99,6 +99,17 @@ class Listener:
         for connection in list(self._state.connections):
             connection.transport.close()
         self._servers.clear()
+
+    def leave(self, successor: Successor) -> None:
+        """Take nobody any more, and have all who are here go on at the workers that ``successor`` names.
+
+        Those that cannot move are closed when they have their answers. ``stop`` is still to be called.
+        """
+        self._state.successor = successor
+        self._remove_socket_files()
+        asyncio.get_running_loop().call_later(LINGER_S, self._close_servers)  # who just came is not cut off
+        for number, connection in enumerate(list(self._state.connections)):
+            connection.leave(LINGER_S + number * _LEAVE_EVERY_S)
 
     async def adopt(self, sock: socket.socket, begun: bytes = b"") -> None:
         """Serve a connection that another process accepted, and of which it has read ``begun``.
@@ -154,6 +165,10 @@ class Listener:
         self._servers.append(server)
         self.addresses.append(address)
         logger.info("Listening on %s", address.path)
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
 
     def _remove_socket_files(self) -> None:
         for path, inode in self._socket_files:

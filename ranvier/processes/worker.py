@@ -9,9 +9,10 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from ranvier.cluster.head_board import HeadBoard
@@ -41,8 +42,9 @@ from ranvier.processes.moving import Moving
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.run_folder import run_folder
 from ranvier.processes.start_error import StartError
+from ranvier.processes.successors import Successors
 from ranvier.storage.database import Database
-from ranvier.wire.members import BACKGROUND
+from ranvier.wire.members import BACKGROUND, DRAINING
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,8 @@ class RunningWorker:
         if self.cluster is not None and config.worker.roles != before.worker.roles:
             self.cluster.members.set_roles(config.worker.roles)
         if self.leases is not None:
-            self.leases.willing = BACKGROUND in config.worker.roles
+            drained = self.cluster is not None and self.cluster.members.own.state == DRAINING
+            self.leases.willing = BACKGROUND in config.worker.roles and not drained
         changed = _taken_over(before, config)
         names = [it.name for it in fields(config)]
         if later := [name for name in names if getattr(changed, name) != getattr(config, name)]:
@@ -269,6 +272,8 @@ async def _serving(
         if cluster is not None:
             cluster.workers.when_drained(front.drain)
             cluster.workers.when_drained(moving.drain)
+    if cluster is not None:
+        _leave_when_drained(config, core, built, cluster, listeners, fronted=front is not None)
     core.run_always(collect_garbage())
     if around.supervise is not None:
         core.run_always(around.supervise())
@@ -299,19 +304,48 @@ async def _serving(
         await core.stop()
 
 
+def _leave_when_drained(
+    config: Config,
+    core: Core,
+    built: Built,
+    cluster: ClusterParts,
+    listeners: Sequence[Listener],
+    *,
+    fronted: bool,
+) -> None:
+    """Have clients and jobs go on elsewhere once this worker is drained, though it runs on.
+
+    Who asks for its health or its metrics alone goes on here, unless the front can bring them to others.
+    """
+    successors = Successors(cluster.members)
+    of_clients = [fronted or "client" in it.resources for it in _configured(config, fronted=fronted)]
+    for listener, leaves in zip(listeners[:-1], of_clients, strict=True):
+        if leaves:
+            cluster.workers.when_drained(partial(listener.leave, successors))
+    cluster.workers.when_drained(built.drain)
+    if core.leases is not None:
+        cluster.workers.when_drained(core.leases.leave)
+
+
+def _configured(config: Config, *, fronted: bool) -> list[ListenerConfig]:
+    """Give the listeners that clients find this worker by, in order."""
+    if fronted:
+        return list(config.listeners)
+    wanted = config.worker.listeners or config.listeners
+    return [it for it in wanted if not is_for_workers(it)]
+
+
 async def _listeners(
     config: Config, application: Application, front: socket.socket | None, folder: Path
 ) -> list[Listener]:
     # For those who want to ask just this worker.
     private = http_listener(config, private_listener(folder, config.worker.name), application)
     await private.start()
-    if front is not None:
-        # The front accepts; this process answers on what it is given, by the listener's definition.
-        return [*(http_listener(config, listener, application) for listener in config.listeners), private]
-    wanted = config.worker.listeners or config.listeners
-    found = [http_listener(config, it, application) for it in wanted if not is_for_workers(it)]
-    for listener in found:
-        await listener.start()
+    configured = _configured(config, fronted=front is not None)
+    found = [http_listener(config, it, application) for it in configured]
+    if front is None:  # else that one accepts, and gives what it accepted with the listener's definition
+        for listener in found:
+            await listener.start()
     return [*found, private]
 
 

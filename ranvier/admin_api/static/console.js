@@ -233,7 +233,7 @@ function fill(id, rows) {
 }
 
 const TEXTS = {
-  drain: ["Drain", "It finishes what it was given and takes nothing new; its rooms move to the other workers at once. It stays there until it is restarted."],
+  drain: ["Drain", "Its rooms move to the other workers at once, and its clients within seconds; it takes nobody any more, and /health there answers 503. That lasts until it is restarted, even if all other workers stop."],
   restart: ["Restart", "It finishes what it was given, ends, and is started again by what runs it. Its rooms move to the other workers meanwhile."],
 };
 
