@@ -13,10 +13,10 @@ import click
 from ranvier.cli.data_folder import load_config, place_options
 from ranvier.cli.up import stops_with_a_sentence
 from ranvier.config import Config
-from ranvier.wire.members import ROLES
+from ranvier.wire.members import LIVE, ROLES
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 _PERIOD_S = 1.0
 _WIDTH_OF_NO_TERMINAL = 180
@@ -25,17 +25,17 @@ Status = dict[str, Any]
 
 _COLUMNS: dict[str, Callable[[Status], str]] = {
     "worker": lambda worker: worker["name"],
-    "state": lambda worker: worker["state"],
+    "state": lambda worker: f"silent {worker['heard_s_ago']:.0f}s" if worker["silent"] else worker["state"],
     "pid": lambda worker: str(worker["pid"]),
     "roles": lambda worker: "all" if len(worker["roles"]) == len(ROLES) else ",".join(worker["roles"]),
     "version": lambda worker: worker["version"],
     "CPU": lambda worker: f"{worker['load']:.0%}",
     "memory": lambda worker: _size(worker["memory_bytes"]),
     "lag": lambda worker: _number(worker["lag"]),
-    "loop": lambda worker: _ms(worker.get("loop_lag_ms")),
-    "req/s": lambda worker: _number(worker.get("requests_per_s")),
-    "rooms": lambda worker: _number(worker.get("rooms")),
-    "commit": lambda worker: _ms(worker.get("commit_ms")),
+    "loop": lambda worker: _ms(worker["loop_lag_ms"]),
+    "req/s": lambda worker: _number(worker["requests_per_s"]),
+    "rooms": lambda worker: _number(worker["rooms"]),
+    "commit": lambda worker: _ms(worker["commit_ms"]),
     "redis": lambda worker: "yes" if worker["bus_connected"] else "no",
     "up": lambda worker: _duration(worker["uptime_s"]),
 }
@@ -50,40 +50,65 @@ _RIGHT = {"pid", "CPU", "memory", "lag", "loop", "req/s", "rooms", "commit", "up
 )
 @click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
 @place_options
-def status(as_json: bool, watch: bool, data_dir: Path, configs: Sequence[Path]) -> None:
-    """Show the workers of a running server."""
+@click.pass_context
+def status(
+    context: click.Context, as_json: bool, watch: bool, data_dir: Path, configs: Sequence[Path]
+) -> None:
+    """Show the workers of a running server.
+
+    Ends with status 1 when no worker is known to serve, or PostgreSQL or Redis does not answer; "rooms" are
+    those active lately, 5000 at most, by the worker that each is placed on.
+    """
     config = load_config(data_dir, configs)
     with stops_with_a_sentence():
-        if as_json:
-            _print_json(config, data_dir, watch)
-        else:
-            _print_table(config, data_dir, watch)
-
-
-def _print_json(config: Config, data_dir: Path, watch: bool) -> None:
-    while True:
-        click.echo(json.dumps(_read(config, data_dir)))
-        if not watch:
+        if watch:
+            _watch(config, data_dir, as_json)
             return
-        time.sleep(_PERIOD_S)
+        found = _read(config, data_dir)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        console = _console()
+        console.print(_rendered(found, console.width))
+    context.exit(0 if _is_well(found) else 1)
 
 
-def _print_table(config: Config, data_dir: Path, watch: bool) -> None:
+def _is_well(found: Status) -> bool:
+    """Tell whether somebody serves, and has what that takes."""
+    serves = any(it["state"] == LIVE and not it["silent"] for it in found["workers"])
+    stores = [store for store in (found["database"], found["redis"]) if store is not None]
+    return serves and all(store["reachable"] for store in stores)
+
+
+def _watch(config: Config, data_dir: Path, as_json: bool) -> None:
+    """Look again each second, also while nobody answers, for ever."""
+    if as_json:
+        while True:
+            click.echo(json.dumps(_read_or_say(config, data_dir)))
+            time.sleep(_PERIOD_S)
+    from rich.live import Live  # noqa: PLC0415 (as in ``_console``)
+
+    console = _console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_rendered(_read_or_say(config, data_dir), console.width), refresh=True)
+            time.sleep(_PERIOD_S)
+
+
+def _console() -> Console:
     # Imported here, so that other commands do not wait for it.
     from rich.console import Console  # noqa: PLC0415
-    from rich.live import Live  # noqa: PLC0415
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_OF_NO_TERMINAL)
-    found = _read(config, data_dir)
-    if not watch:
-        console.print(_rendered(found, console.width))
-        return
-    with Live(_rendered(found, console.width), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(_PERIOD_S)
-            live.update(_rendered(_read(config, data_dir), console.width), refresh=True)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH_OF_NO_TERMINAL)
+
+
+def _read_or_say(config: Config, data_dir: Path) -> Status:
+    """Do as ``_read``; if nothing is there say so, as what was found."""
+    try:
+        return _read(config, data_dir)
+    except click.ClickException as error:
+        return {"error": error.message, "workers": []}
 
 
 def _read(config: Config, data_dir: Path) -> Status:
@@ -109,27 +134,37 @@ def _rendered(found: Status, width: int) -> RenderableType:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    if "error" in found:
+        return Text(found["error"], style="red")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     names = [name for name in _COLUMNS if width >= _WIDE or name not in _NOT_IF_NARROW]
     for name in names:
         justify: Literal["left", "right"] = "right" if name in _RIGHT else "left"
         table.add_column(name, justify=justify, no_wrap=name != "roles", overflow="fold")
     for worker in found["workers"]:
-        styles = {
-            "state": "green" if worker["state"] == "live" else "yellow",
-            "redis": "" if worker["bus_connected"] else "red",
-        }
+        styles = {"state": _style(worker), "redis": "" if worker["bus_connected"] else "red"}
         table.add_row(*(Text(_COLUMNS[name](worker), style=styles.get(name, "")) for name in names))
     lines = [Text(f"{found['server_name']}: {_log_line(found)}")]
     lines += [_store_line("PostgreSQL", found["database"]), _store_line("Redis", found["redis"])]
     if not found["workers"]:
-        lines.append(Text("no worker has announced itself", style="red"))
+        unknown = not found["redis"]["reachable"]
+        said = "nobody answers here, and only Redis knows who else is there" if unknown else "no worker runs"
+        lines.append(Text(said, style="red"))
+    for worker in found["gone"]:
+        seconds = (found["now_ts"] - worker["gone_ts"]) / 1000
+        lines.append(Text(f"{worker['name']} has been gone for {_duration(seconds)}", style="yellow"))
     return Group(*lines, Text(), table)
+
+
+def _style(worker: Status) -> str:
+    if worker["silent"]:
+        return "red"
+    return "green" if worker["state"] == LIVE else "yellow"
 
 
 def _log_line(found: Status) -> str:
     log = found["log"]
-    if "rows_per_s" not in log:
+    if found["answered_by"] is None:
         return f"log at {_number(log['head'])}; no worker answers, so this is what they last announced"
     return (
         f"log at {log['head']:,}, {_number(log['rows_per_s'])} rows/s in {_number(log['commits_per_s'])} "

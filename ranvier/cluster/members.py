@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 1.0
 LEASE_S: Final = 4.0
-_FRESH_S: Final = 3.0
+FRESH_S: Final = 3.0
+"""For how long what a worker announced is as good as new."""
 
 Change = Callable[[], None]
 
@@ -87,10 +88,15 @@ class Members:
         """Give the worker of a name, if it is alive."""
         return self.own if name == self.own.name else self._others.get(name)
 
+    def heard_s_ago(self, name: str) -> float:
+        """Give how old is what is known of a worker, in seconds; 0 for this one."""
+        heard_s = self._heard.get(name)
+        return 0.0 if heard_s is None else time.monotonic() - heard_s
+
     def is_fresh(self, name: str) -> bool:
         """Tell whether what is known of another worker is of the last seconds."""
         heard_s = self._heard.get(name)
-        return heard_s is not None and time.monotonic() - heard_s < _FRESH_S
+        return heard_s is not None and time.monotonic() - heard_s < FRESH_S
 
     @property
     def knows_all(self) -> bool:

@@ -7,24 +7,24 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import ranvier
+from ranvier.cluster.descriptions import describe_log, describe_worker, is_silent, natural_order
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
 from ranvier.cluster.members import Members
 from ranvier.cluster.placement import ROOM, Placement
+from ranvier.cluster.stores import database_size, describe_postgresql, describe_redis
 from ranvier.cluster.writers import room_writers
 from ranvier.config.database import RedisConfig
 from ranvier.log.clock import Clock
-from ranvier.log.redis_connection import RedisUnavailable
-from ranvier.log.redis_statistics import read_statistics as read_redis
 from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError, not_found
 from ranvier.storage.database import Database
-from ranvier.storage.statistics import read_size, read_statistics
 from ranvier.wire.forwarded import ForwardedRequest
 from ranvier.wire.members import CLIENT_ROLES, DRAINING, Member
 
@@ -35,8 +35,8 @@ RESTART: Final = "restart"
 API: Final = "/_ranvier/api"
 HISTORY_S: Final = 120
 _MAX_ROOMS: Final = 5000  # of those active lately; placing one anew costs some microseconds
+_GONE_S: Final = 300
 _FRESH_S: Final = 0.9
-_PATIENCE_S: Final = 1.5
 _SIZE_FRESH_S: Final = 30.0
 
 T = TypeVar("T")
@@ -53,6 +53,9 @@ class Workers(Protocol):
 
     def members(self) -> Sequence[Member]:
         """Give all, with their newest figures."""
+
+    def heard_s_ago(self, member: Member) -> float:
+        """Give of how long ago the figures of a worker are."""
 
     def own_name(self) -> str:
         """Give the name of the one that is asked."""
@@ -78,6 +81,10 @@ class OneProcess:
     def members(self) -> Sequence[Member]:
         """Give the one."""
         return [self._own()]
+
+    def heard_s_ago(self, member: Member) -> float:
+        """Give none."""
+        return 0.0
 
     def own_name(self) -> str:
         """Give its name."""
@@ -127,8 +134,12 @@ class ClusterWorkers:
         self._when_drained.append(callback)
 
     def members(self) -> Sequence[Member]:
-        """Give all that are alive; the figures of others are up to a second old."""
+        """Give all that are alive; the figures of others are up to a second old, if Redis brings them."""
         return self._members.alive()
+
+    def heard_s_ago(self, member: Member) -> float:
+        """Give when a worker's announcement was last seen to go on."""
+        return round(self._members.heard_s_ago(member.name), 1)
 
     def own_name(self) -> str:
         """Give the name of this worker."""
@@ -223,6 +234,39 @@ class _Recent:
         return value
 
 
+class _Departed:
+    """Remember for some minutes who is there no more: else a worker that dies is just not to be seen."""
+
+    def __init__(self) -> None:
+        self._there: Sequence[Member] = ()
+        self._gone: dict[str, tuple[Member, int]] = {}
+
+    def look(self, members: Sequence[Member], now_ms: int) -> None:
+        """See who is there now."""
+        names = {member.name for member in members}
+        for member in self._there:
+            if member.name not in names:
+                self._gone[member.name] = (member, now_ms)
+        for name, (_, gone_ts) in list(self._gone.items()):
+            if name in names or now_ms - gone_ts > 1000 * _GONE_S:
+                del self._gone[name]
+        self._there = members
+
+    def tell(self) -> list[dict[str, Any]]:
+        """Give those who are gone."""
+        return [
+            {
+                "name": name,
+                "pid": member.pid,
+                "host": member.host,
+                "version": member.version,
+                "state": member.state,
+                "gone_ts": gone_ts,
+            }
+            for name, (member, gone_ts) in sorted(self._gone.items(), key=lambda it: natural_order(it[0]))
+        ]
+
+
 class Overview:
     """Tell how the server is, in a form for JSON. ``record`` is to be called once a second."""
 
@@ -241,16 +285,23 @@ class Overview:
         self._database = database
         self._clock = clock
         self._history: deque[Moment] = deque(maxlen=HISTORY_S)
+        self._departed = _Departed()
         self._postgresql = _Recent(_FRESH_S)
         self._size = _Recent(_SIZE_FRESH_S)
         self._redis = _Recent(_FRESH_S)
 
     async def status(self, *, with_history: bool) -> dict[str, Any]:
-        """Give everything as it was in the last second, with the last minutes of the log if wanted."""
+        """Give everything as it was in the last second, with the last minutes of the log if wanted.
+
+        ``gone`` names the workers that went away in the last minutes.
+        """
         workers = self.workers
-        members = workers.members()
+        members = sorted(workers.members(), key=lambda member: natural_order(member.name))
         writers = room_writers(members)
         rooms = Counter(workers.worker_of(room) for room in islice(self._tail.rooms_active(), _MAX_ROOMS))
+        database, redis = await asyncio.gather(
+            self._postgresql.get(self._read_postgresql), self._redis.get(self._read_redis)
+        )
         status: dict[str, Any] = {
             "server_name": self._server_name,
             "version": ranvier.__version__,
@@ -258,9 +309,10 @@ class Overview:
             "answered_by": workers.own_name(),
             "one_process": isinstance(workers, OneProcess),
             "workers": [self._worker(it, rooms[it.name], it in writers) for it in members],
+            "gone": self._departed.tell(),
             "log": self._log(members),
-            "database": await self._postgresql.get(self._read_postgresql),
-            "redis": await self._redis.get(self._read_redis),
+            "database": database,
+            "redis": redis,
         }
         if with_history:
             status["history"] = list(self._history)
@@ -268,7 +320,9 @@ class Overview:
 
     def record(self) -> None:
         """Keep this second for those who will want the last minutes."""
-        log = self._log(self.workers.members())
+        members = self.workers.members()
+        self._departed.look(members, self._clock.now_ms())
+        log = self._log(members)
         self._history.append(
             (
                 self._clock.now_ms(),
@@ -280,79 +334,28 @@ class Overview:
         )
 
     def _log(self, members: Sequence[Member]) -> dict[str, Any]:
-        own = self.workers.own_name()
-        return {
-            "head": self._tail.pos,
-            "rows_per_s": next(it.figures.rows_per_s for it in members if it.name == own),
-            "commits_per_s": round(sum(it.figures.commits_per_s for it in members), 1),
-            "commit_ms": max(it.figures.commit_ms for it in members),
-            "delivery_ms": max(it.figures.delivery_ms for it in members),
-            "requests_per_s": round(sum(it.figures.requests_per_s for it in members), 1),
-        }
+        workers = self.workers
+        own = next(it for it in members if it.name == workers.own_name())
+        heard = [it for it in members if not is_silent(workers.heard_s_ago(it))]
+        return describe_log(self._tail.pos, own.figures.rows_per_s, heard)
 
     def _worker(self, member: Member, rooms: int, takes_rooms: bool) -> dict[str, Any]:
-        figures = member.figures
-        return {
-            "name": member.name,
-            "pid": member.pid,
-            "host": member.host,
-            "state": member.state,
-            "roles": member.roles,
-            "version": member.version,
-            "started_ts": member.started_ts,
-            "uptime_s": round((self._clock.now_ms() - member.started_ts) / 1000, 1),
-            "load": member.load,
-            "memory_bytes": member.memory_bytes,
-            "pos": member.pos,
-            "lag": figures.behind_rows,
-            "loop_lag_ms": figures.loop_lag_ms,
-            "requests_per_s": figures.requests_per_s,
-            "in_flight": figures.in_flight,
-            "sync_waiting": figures.sync_waiting,
-            "takes_rooms": takes_rooms,
-            "rooms": rooms,
-            "rooms_held": figures.rooms_held,
-            "commits_per_s": figures.commits_per_s,
-            "commit_ms": figures.commit_ms,
-            "delivery_ms": figures.delivery_ms,
-            "queued_writes": figures.queued_writes,
-            "database_connections": figures.database_used + figures.database_idle,
-            "database_reachable": figures.database_reachable,
-            "bus_connected": member.bus_connected,
-            "actions": self.workers.actions(member),
-        }
+        return describe_worker(
+            member,
+            now_ms=self._clock.now_ms(),
+            heard_s_ago=self.workers.heard_s_ago(member),
+            lag=member.figures.behind_rows,
+            takes_rooms=takes_rooms,
+            rooms=rooms,
+            actions=self.workers.actions(member),
+        )
 
     async def _read_postgresql(self) -> Mapping[str, Any]:
         if not self._database.reachable:
-            return {"reachable": False}
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                found = await read_statistics(self._database)
-                size = await self._size.get(lambda: read_size(self._database))
-        except (MatrixError, TimeoutError):
-            return {"reachable": False}
-        return {
-            "reachable": True,
-            "version": found.version,
-            "connections": found.connections,
-            "max_connections": found.max_connections,
-            "started_ts": found.started_ts,
-            "size_bytes": size,
-            "pos": found.pos,
-        }
+            return {"reachable": False, "error": "it cannot be connected to"}
+        size = partial(self._size.get, partial(database_size, self._database))
+        return await describe_postgresql(self._database, size)
 
     async def _read_redis(self) -> Mapping[str, Any] | None:
-        if self.workers.redis is None:
-            return None
-        try:
-            found = await read_redis(self.workers.redis)
-        except RedisUnavailable:
-            return {"reachable": False}
-        return {
-            "reachable": True,
-            "version": found.get("valkey_version") or found.get("redis_version", ""),
-            "clients": int(found.get("connected_clients", "0")),
-            "memory_bytes": int(found.get("used_memory", "0")),
-            "commands_per_s": int(found.get("instantaneous_ops_per_sec", "0")),
-            "started_ts": self._clock.now_ms() - 1000 * int(found.get("uptime_in_seconds", "0")),
-        }
+        redis = self.workers.redis
+        return None if redis is None else await describe_redis(redis, self._clock.now_ms())

@@ -4,52 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import msgspec
-
+import ranvier
+from ranvier.cluster.descriptions import describe_log, describe_worker, natural_order
 from ranvier.cluster.members import RegistryLostError
 from ranvier.cluster.registry import RedisRegistry
+from ranvier.cluster.stores import Store, database_size, describe_postgresql, describe_redis
 from ranvier.cluster.writers import room_writers
 from ranvier.config import Config
 from ranvier.processes.cluster_parts import key_prefix
 from ranvier.processes.surroundings import find_redis, find_surroundings
-from ranvier.spec.errors import MatrixError
-from ranvier.storage import log as storage
 from ranvier.storage.database import Database
 from ranvier.wire.members import Member, decode_members
+
+_PATIENCE_S: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a cluster. ``head`` is None while the database cannot be reached."""
+    """The state of a cluster. ``members`` are empty while Redis cannot be asked for them."""
 
     server_name: str
-    head: int | None
-    redis_error: str | None
+    database: Store
+    redis: Store
     members: tuple[Member, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """Give the same as plain values.
-
-        ``lag`` counts rows of the log that a worker has not followed; those that ``takes_rooms`` is true for
-        are the ones that rooms are placed on.
-        """
-        workers, writers = [], room_writers(self.members)
-        for member in self.members:
-            values = msgspec.to_builtins(member)
-            lag = None if self.head is None else max(0, self.head - member.pos)
-            uptime_s = round(time.time() - member.started_ts / 1000, 1)
-            more = {"lag": lag, "uptime_s": uptime_s, "takes_rooms": member in writers}
-            workers.append(values | more)
+        """Give the same as plain values, in the form in which workers tell it (``cluster.overview``)."""
+        members, now_ms = self.members, int(time.time() * 1000)
+        writers = room_writers(members)
+        head: int | None = self.database.get("pos")
+        rows_per_s = max((it.figures.rows_per_s for it in members), default=None)
         return {
             "server_name": self.server_name,
-            "log": {"head": self.head},
-            "database": {"reachable": self.head is not None},
-            "redis": {"reachable": self.redis_error is None, "error": self.redis_error},
-            "workers": workers,
+            "version": ranvier.__version__,
+            "now_ts": now_ms,
+            "answered_by": None,
+            "one_process": False,
+            "workers": [
+                describe_worker(
+                    member,
+                    now_ms=now_ms,
+                    heard_s_ago=None,
+                    lag=None if head is None else max(0, head - member.pos),
+                    takes_rooms=member in writers,
+                    rooms=None,
+                    actions=(),
+                )
+                for member in members
+            ],
+            "gone": [],
+            "log": describe_log(head, rows_per_s, members),
+            "database": self.database,
+            "redis": self.redis,
         }
 
 
@@ -60,23 +72,25 @@ def read_status(config: Config, data_dir: Path) -> Status:
 
 async def look(config: Config, data_dir: Path) -> Status:
     """Look at the cluster once. Raises StartError where it is not known where to look."""
-    around = find_surroundings(config, data_dir)
-    registry = RedisRegistry(find_redis(config, data_dir), prefix=key_prefix(config))
+    around, redis = find_surroundings(config, data_dir), find_redis(config, data_dir)
+    registry = RedisRegistry(redis, prefix=key_prefix(config))
     database = Database({"dsn": around.dsn}, size=1)
-    error: str | None = None
-    members: list[Member] = []
-    head: int | None = None
     try:
-        try:
-            members = decode_members(await registry.all())
-        except RegistryLostError as lost:
-            error = str(lost)
-        try:
-            head = await storage.head(database)
-        except MatrixError:
-            head = None
+        members, base, bus = await asyncio.gather(
+            _members(registry),
+            describe_postgresql(database, partial(database_size, database)),
+            describe_redis(redis, int(time.time() * 1000)),
+        )
     finally:
         registry.close()
         await database.close()
-    ordered = tuple(sorted(members, key=lambda member: member.name))
-    return Status(config.server.server_name, head, error, ordered)
+    ordered = tuple(sorted(members, key=lambda member: natural_order(member.name)))
+    return Status(config.server.server_name, base, bus, ordered)
+
+
+async def _members(registry: RedisRegistry) -> Sequence[Member]:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            return decode_members(await registry.all())
+    except (RegistryLostError, TimeoutError):
+        return ()  # that Redis does not answer is told of it
