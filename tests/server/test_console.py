@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import stat
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from ranvier.users.access_tokens import ACCESS, new_token
+from tests.cluster.services import tcp_port_of
 from tests.postgres import private_folder
-from tests.server.administrator import PASSWORD, options, ranvier
+from tests.redis import private_redis
+from tests.server.administrator import PASSWORD, database_settings, options, ranvier
 from tests.server.browser import Page, browser_page, find_chromium
 from tests.server.http_client import HttpClient, Refused
 from tests.server.process import ServerProcess
@@ -201,6 +207,65 @@ async def test_drain_and_restart_with_a_click(page: Page) -> None:
             await _drain_and_restart(server, page)
         finally:
             await server.stop()
+
+
+@needs_chromium
+async def test_who_is_silent_or_gone_is_seen(page: Page, database: str) -> None:
+    """If this fails, old figures pass for new ones, and a worker that died is just not to be seen.
+
+    And who opens the page because PostgreSQL is away learns nothing from it.
+    """
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(private_folder())
+        redis = await stack.enter_async_context(private_redis())
+        assert redis.config.path is not None
+        base_away, redis_away = AsyncExitStack(), AsyncExitStack()
+        for away in (base_away, redis_away):
+            await stack.enter_async_context(away)
+        settings = database_settings(database)
+        args = settings["args"]
+        postgres = Path(args["host"]) / f".s.PGSQL.{args['port']}"
+        args |= {"host": "127.0.0.1", "port": await base_away.enter_async_context(tcp_port_of(postgres))}
+        args["sslmode"] = "disable"
+        redis_port = await redis_away.enter_async_context(tcp_port_of(redis.config.path))
+        bus = {"enabled": True, "host": "127.0.0.1", "port": redis_port}
+        server = ServerProcess(folder, {"database": settings, "redis": bus}, ["--workers", "3"])
+        stack.push_async_callback(server.stop)
+        await server.start()
+        async with await administrator(server, "boss") as boss:
+            await log_in(page, server, boss.token)
+        await page.until("document.querySelectorAll('.worker').length === 3")
+        os.kill(server.pid, signal.SIGTTOU)
+        summary = "document.getElementById('summary').innerText"
+        third = "document.querySelector('[data-worker=worker3] .state')"
+        await page.until(f"{third}.innerText.startsWith('gone')")
+        await page.until(f"{summary}.includes('2 workers, 1 gone')")
+        await redis_away.aclose()
+        await page.until("document.getElementById('redis').innerText.includes('not reachable')")
+        await page.until(f"{summary}.includes('1 not heard of')")
+        states = await page.run("[...document.querySelectorAll('.worker .state')].map((it) => it.innerText)")
+        assert any(state.startswith("not heard of for") for state in states[:2])
+        assert "no Redis" in states[:2]
+        assert states[2].startswith("gone for")  # it was drained, so that is not bad
+
+        await page.click("#leave")
+        await base_away.aclose()
+        await log_in(page, server, new_token(ACCESS, boss.user_id))  # one that no worker has in memory
+        notice = "document.getElementById('notice').innerText"
+        await page.until(f"{notice}.includes('PostgreSQL is not reachable')")
+        assert "ssh -L" in await page.run(notice)
+        private = folder / "data" / "run" / "worker1.http"
+        async with asyncio.timeout(20):  # what was found is kept for a second
+            while (found := await _stores(private)) != (False, False):
+                assert found[1] is False
+                await asyncio.sleep(0.1)
+
+
+async def _stores(socket: Path) -> tuple[bool, bool]:
+    """Ask whether PostgreSQL and Redis are reachable."""
+    status, found = await ask_privately(socket, **{"X-Ranvier-Console": "1"})
+    assert status == 200
+    return found["database"]["reachable"], found["redis"]["reachable"]
 
 
 async def _drain_and_restart(server: ServerProcess, page: Page) -> None:

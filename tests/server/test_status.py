@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from ranvier.cluster.descriptions import natural_order
 from tests.cluster.cluster_process import ClusterProcess
 from tests.cluster.machine import Machine
 from tests.cluster.services import tcp_port_of
@@ -24,6 +25,12 @@ from tests.server.process import ServerProcess
 def redis_pid(cluster: ClusterProcess) -> int:
     """Give the process of the Redis that a server runs for itself."""
     return int((cluster.folder / "data" / "redis" / "redis.pid").read_text())
+
+
+def test_names_are_in_the_order_of_people() -> None:
+    """Of forty workers the one that is looked for would not be where it is looked for."""
+    names = ["worker10", "worker2", "b", "worker1", "7"]
+    assert sorted(names, key=natural_order) == ["7", "b", "worker1", "worker2", "worker10"]
 
 
 async def test_status_while_redis_and_a_worker_stand_still() -> None:

@@ -7,12 +7,16 @@ const WAIT_MS = 5000;
 const SECONDS = 120;
 const TOKEN = "ranvier-console-token";
 const API = "api";
+const RANKS = { bad: 0, warn: 1, good: 2 };
+const PRIVATELY = "On its machine “ranvier status” needs no token, nor does this page through the private socket "
+  + "of a worker: ssh -L 8080:DATA/run/WORKER.http HOST, then http://localhost:8080/_ranvier/";
 
 const $ = (id) => document.getElementById(id);
 const pace = new Plot($("pace"), "Rows of the log each second", ["first"], SECONDS);
 const latency = new Plot($("latency"), "Latency in milliseconds", ["first", "second"], SECONDS);
 const requests = new Plot($("requests"), "Requests each second", ["first"], SECONDS);
 const cards = new Map();
+const byName = new Intl.Collator("en", { numeric: true }).compare;
 let timer = 0;
 let known = false; // the history was read
 
@@ -51,9 +55,17 @@ async function poll() {
     }
     document.body.classList.add("stale");
     known = false; // what was missed is in the history
-    notice(`The server does not answer (${error.message}); trying again.`, "poll");
+    notice(`${whyNot(error)}; trying again.`, "poll", error.status === 503 ? PRIVATELY : "");
   }
   if (!document.hidden) timer = setTimeout(poll, PERIOD_MS);
+}
+
+function whyNot(error) {
+  if (!(error instanceof Refusal)) return `The server does not answer (${error.message})`;
+  if (error.status === 503 && error.message.includes("database")) {
+    return "PostgreSQL is not reachable, so nobody can be recognised";
+  }
+  return `The server does not tell (${error.message})`;
 }
 
 function askForToken(message) {
@@ -67,8 +79,9 @@ function askForToken(message) {
   if (message) notice(message, "login");
 }
 
-function notice(text, kind) {
+function notice(text, kind, hint = "") {
   $("notice").textContent = text;
+  if (hint) $("notice").append(make("p", "hint", hint));
   $("notice").dataset.kind = kind;
   $("notice").hidden = false;
 }
@@ -78,17 +91,27 @@ function hideNotice() {
 }
 
 function show(status) {
+  status.gone ??= []; // a worker of the release before does not tell of them
   $("login").hidden = true;
   $("main").hidden = false;
   $("leave").hidden = !sessionStorage.getItem(TOKEN);
   $("server").textContent = status.server_name;
   document.title = `${status.server_name} – Ranvier`;
-  const count = status.workers.length;
-  const form = status.one_process ? "one process" : `${count} worker${count === 1 ? "" : "s"}`;
-  $("summary").textContent = `Ranvier ${status.version}, ${form}, log at ${status.log.head.toLocaleString("en")}`;
+  $("summary").textContent = `Ranvier ${status.version}, ${formOf(status)}, log at ${status.log.head.toLocaleString("en")}`;
   showPlots(status);
   showWorkers(status);
   showStores(status);
+}
+
+function formOf(status) {
+  if (status.one_process) return "one process";
+  const silent = status.workers.filter((worker) => worker.silent).length;
+  const count = status.workers.length;
+  return [
+    `${count} worker${count === 1 ? "" : "s"}`,
+    ...(silent ? [`${silent} not heard of`] : []),
+    ...(status.gone.length ? [`${status.gone.length} gone`] : []),
+  ].join(", ");
 }
 
 function showPlots(status) {
@@ -110,23 +133,26 @@ function showPlots(status) {
 }
 
 function showWorkers(status) {
-  const names = new Set(status.workers.map((worker) => worker.name));
+  const shown = [
+    ...status.workers.map((worker) => ({ worker, state: stateOf(worker, status) })),
+    ...status.gone.map((worker) => ({ worker, state: stateOfGone(worker, status) })),
+  ];
+  // What is bad comes first: on a small screen that is what there is to be seen.
+  shown.sort((one, other) => RANKS[one.state[1]] - RANKS[other.state[1]] || byName(one.worker.name, other.worker.name));
+  const names = new Set(shown.map(({ worker }) => worker.name));
   for (const [name, card] of cards) {
     if (!names.has(name)) {
       card.root.remove();
       cards.delete(name);
     }
   }
-  for (const worker of status.workers) {
+  shown.forEach(({ worker, state }, index) => {
     let card = cards.get(worker.name);
-    if (!card) {
-      card = new Card(worker.name);
-      cards.set(worker.name, card);
-      const after = [...cards.keys()].sort().find((name) => name > worker.name && cards.get(name).root.isConnected);
-      $("workers").insertBefore(card.root, after ? cards.get(after).root : null);
-    }
-    card.show(worker, status);
-  }
+    if (!card) cards.set(worker.name, card = new Card(worker.name));
+    const there = $("workers").children[index];
+    if (there !== card.root) $("workers").insertBefore(card.root, there ?? null);
+    card.show(worker, state, status);
+  });
 }
 
 function make(name, className = "", text = "") {
@@ -140,7 +166,7 @@ const FIGURES = {
   CPU: (worker) => `${Math.round(worker.load * 100)} %`,
   Memory: (worker) => bytes(worker.memory_bytes),
   "Requests/s": (worker) => number(worker.requests_per_s),
-  Rooms: (worker) => number(worker.rooms),
+  "Active rooms": (worker) => number(worker.rooms),
   "Rows behind": (worker) => number(worker.lag),
   "Loop lag": (worker) => `${number(worker.loop_lag_ms)} ms`,
   "Syncs waiting": (worker) => number(worker.sync_waiting),
@@ -162,7 +188,7 @@ class Card {
     this.level = svg("rect", { width: 0, height: 1 });
     drawing.append(this.level);
     this.bar.append(drawing);
-    const list = make("dl", "figures");
+    const list = this.list = make("dl", "figures");
     this.figures = Object.keys(FIGURES).map((label) => {
       const pair = make("div");
       const value = make("dd");
@@ -181,10 +207,17 @@ class Card {
     this.root.append(title, this.place, this.roles, this.bar, list, this.buttons);
   }
 
-  show(worker, status) {
-    const [state, kind] = stateOf(worker, status);
+  show(worker, [state, kind], status) {
     this.state.textContent = state;
     this.state.className = `state ${kind}`;
+    const gone = "gone_ts" in worker;
+    for (const part of [this.roles, this.bar, this.list, this.buttons]) part.hidden = gone;
+    this.root.classList.toggle("old", gone || worker.silent);
+    if (gone) this.place.textContent = `was process ${worker.pid} on ${worker.host}, ${worker.version}`;
+    else this.showFigures(worker, status);
+  }
+
+  showFigures(worker, status) {
     this.place.textContent = `process ${worker.pid} on ${worker.host}, ${worker.version}, up ${duration(status.now_ts - worker.started_ts)}`;
     this.roles.textContent = worker.roles.length === 8 ? "every role" : worker.roles.join(", ");
     this.roles.title = worker.roles.join(", ");
@@ -199,7 +232,13 @@ class Card {
   }
 }
 
+function stateOfGone(worker, status) {
+  // Who was drained before is not missed.
+  return [`gone for ${duration(status.now_ts - worker.gone_ts)}`, worker.state === "draining" ? "warn" : "bad"];
+}
+
 function stateOf(worker, status) {
+  if (worker.silent) return [`not heard of for ${duration(1000 * worker.heard_s_ago)}`, "bad"];
   if (!worker.database_reachable) return ["no database", "bad"];
   if (worker.state === "draining") return ["draining", "warn"];
   if (!worker.bus_connected) return ["no Redis", "bad"];
