@@ -151,8 +151,8 @@ def _rendered(found: Status, width: int) -> RenderableType:
         said = "nobody answers here, and only Redis knows who else is there" if unknown else "no worker runs"
         lines.append(Text(said, style="red"))
     for worker in found["gone"]:
-        seconds = (found["now_ts"] - worker["gone_ts"]) / 1000
-        lines.append(Text(f"{worker['name']} has been gone for {_duration(seconds)}", style="yellow"))
+        since = _duration(worker["gone_s_ago"])
+        lines.append(Text(f"{worker['name']} has been gone for {since}", style="yellow"))
     return Group(*lines, Text(), table)
 
 

@@ -54,6 +54,9 @@ class Workers(Protocol):
     def members(self) -> Sequence[Member]:
         """Give all, with their newest figures."""
 
+    def gone(self) -> Sequence[Mapping[str, Any]]:
+        """Give those who went away in the last minutes, and what they were."""
+
     def heard_s_ago(self, member: Member) -> float:
         """Give of how long ago the figures of a worker are."""
 
@@ -82,6 +85,10 @@ class OneProcess:
         """Give the one."""
         return [self._own()]
 
+    def gone(self) -> Sequence[Mapping[str, Any]]:
+        """Give nobody."""
+        return ()
+
     def heard_s_ago(self, member: Member) -> float:
         """Give none."""
         return 0.0
@@ -107,6 +114,40 @@ class OneProcess:
         )
 
 
+class _Departed:
+    """Remember for some minutes who is there no more: else a worker that dies is just not to be seen."""
+
+    def __init__(self) -> None:
+        self._there: Sequence[Member] = ()
+        self._gone: dict[str, tuple[Member, float]] = {}
+
+    def look(self, members: Sequence[Member]) -> None:
+        """See who is there now; to be called with each change, as somebody may drain and be gone at once."""
+        names = {member.name for member in members}
+        for member in self._there:
+            if member.name not in names:
+                self._gone[member.name] = (member, time.monotonic())
+        for name in names:
+            self._gone.pop(name, None)
+        self._there = members
+
+    def tell(self) -> list[dict[str, Any]]:
+        """Give those who went away in the last minutes."""
+        now = time.monotonic()
+        self._gone = {name: it for name, it in self._gone.items() if now - it[1] < _GONE_S}
+        return [
+            {
+                "name": name,
+                "pid": member.pid,
+                "host": member.host,
+                "version": member.version,
+                "state": member.state,
+                "gone_s_ago": round(now - gone_s, 1),
+            }
+            for name, (member, gone_s) in sorted(self._gone.items(), key=lambda it: natural_order(it[0]))
+        ]
+
+
 class ClusterWorkers:
     """A server of several workers. What one is asked to do is passed on to it.
 
@@ -128,6 +169,8 @@ class ClusterWorkers:
         self._forwarding = forwarding
         self._end = end
         self._when_drained: list[Callable[[], None]] = []
+        self._departed = _Departed()
+        members.listen(lambda: self._departed.look(members.alive()))
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called when this worker is to be left by all clients, though it runs on."""
@@ -136,6 +179,10 @@ class ClusterWorkers:
     def members(self) -> Sequence[Member]:
         """Give all that are alive; the figures of others are up to a second old, if Redis brings them."""
         return self._members.alive()
+
+    def gone(self) -> Sequence[Mapping[str, Any]]:
+        """Give those who went away in the last minutes, by what they last said."""
+        return self._departed.tell()
 
     def heard_s_ago(self, member: Member) -> float:
         """Give when a worker's announcement was last seen to go on."""
@@ -234,39 +281,6 @@ class _Recent:
         return value
 
 
-class _Departed:
-    """Remember for some minutes who is there no more: else a worker that dies is just not to be seen."""
-
-    def __init__(self) -> None:
-        self._there: Sequence[Member] = ()
-        self._gone: dict[str, tuple[Member, int]] = {}
-
-    def look(self, members: Sequence[Member], now_ms: int) -> None:
-        """See who is there now."""
-        names = {member.name for member in members}
-        for member in self._there:
-            if member.name not in names:
-                self._gone[member.name] = (member, now_ms)
-        for name, (_, gone_ts) in list(self._gone.items()):
-            if name in names or now_ms - gone_ts > 1000 * _GONE_S:
-                del self._gone[name]
-        self._there = members
-
-    def tell(self) -> list[dict[str, Any]]:
-        """Give those who are gone."""
-        return [
-            {
-                "name": name,
-                "pid": member.pid,
-                "host": member.host,
-                "version": member.version,
-                "state": member.state,
-                "gone_ts": gone_ts,
-            }
-            for name, (member, gone_ts) in sorted(self._gone.items(), key=lambda it: natural_order(it[0]))
-        ]
-
-
 class Overview:
     """Tell how the server is, in a form for JSON. ``record`` is to be called once a second."""
 
@@ -285,7 +299,6 @@ class Overview:
         self._database = database
         self._clock = clock
         self._history: deque[Moment] = deque(maxlen=HISTORY_S)
-        self._departed = _Departed()
         self._postgresql = _Recent(_FRESH_S)
         self._size = _Recent(_SIZE_FRESH_S)
         self._redis = _Recent(_FRESH_S)
@@ -309,7 +322,7 @@ class Overview:
             "answered_by": workers.own_name(),
             "one_process": isinstance(workers, OneProcess),
             "workers": [self._worker(it, rooms[it.name], it in writers) for it in members],
-            "gone": self._departed.tell(),
+            "gone": workers.gone(),
             "log": self._log(members),
             "database": database,
             "redis": redis,
@@ -320,9 +333,7 @@ class Overview:
 
     def record(self) -> None:
         """Keep this second for those who will want the last minutes."""
-        members = self.workers.members()
-        self._departed.look(members, self._clock.now_ms())
-        log = self._log(members)
+        log = self._log(self.workers.members())
         self._history.append(
             (
                 self._clock.now_ms(),

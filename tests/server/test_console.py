@@ -246,6 +246,9 @@ async def test_who_is_silent_or_gone_is_seen(page: Page, database: str) -> None:
         states = await page.run("[...document.querySelectorAll('.worker .state')].map((it) => it.innerText)")
         assert any(state.startswith("not heard of for") for state in states[:2])
         assert "no Redis" in states[:2]
+        trouble = await page.run("document.getElementById('trouble').innerText")
+        assert trouble.startswith("Redis: not reachable; worker1: ")
+        assert "worker3" not in trouble
         assert states[2].startswith("gone for")  # it was drained, so that is not bad
 
         await page.click("#leave")

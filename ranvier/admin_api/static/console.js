@@ -7,6 +7,7 @@ const WAIT_MS = 5000;
 const SECONDS = 120;
 const TOKEN = "ranvier-console-token";
 const API = "api";
+const MAX_TROUBLES = 5;
 const RANKS = { bad: 0, warn: 1, good: 2 };
 const PRIVATELY = "On its machine “ranvier status” needs no token, nor does this page through the private socket "
   + "of a worker: ssh -L 8080:DATA/run/WORKER.http HOST, then http://localhost:8080/_ranvier/";
@@ -135,10 +136,11 @@ function showPlots(status) {
 function showWorkers(status) {
   const shown = [
     ...status.workers.map((worker) => ({ worker, state: stateOf(worker, status) })),
-    ...status.gone.map((worker) => ({ worker, state: stateOfGone(worker, status) })),
+    ...status.gone.map((worker) => ({ worker, state: stateOfGone(worker) })),
   ];
   // What is bad comes first: on a small screen that is what there is to be seen.
   shown.sort((one, other) => RANKS[one.state[1]] - RANKS[other.state[1]] || byName(one.worker.name, other.worker.name));
+  showTrouble(status, shown.filter(({ state }) => state[1] === "bad"));
   const names = new Set(shown.map(({ worker }) => worker.name));
   for (const [name, card] of cards) {
     if (!names.has(name)) {
@@ -153,6 +155,17 @@ function showWorkers(status) {
     if (there !== card.root) $("workers").insertBefore(card.root, there ?? null);
     card.show(worker, state, status);
   });
+}
+
+function showTrouble(status, bad) {
+  const stores = [["PostgreSQL", status.database], ["Redis", status.redis]].filter(([, store]) => store && !store.reachable);
+  const troubles = [
+    ...stores.map(([name]) => `${name}: not reachable`),
+    ...bad.map(({ worker, state }) => `${worker.name}: ${state[0]}`),
+  ];
+  const more = troubles.length - MAX_TROUBLES;
+  $("trouble").textContent = troubles.slice(0, MAX_TROUBLES).join("; ") + (more > 0 ? `; and ${more} more` : "");
+  $("trouble").hidden = troubles.length === 0;
 }
 
 function make(name, className = "", text = "") {
@@ -210,7 +223,7 @@ class Card {
   show(worker, [state, kind], status) {
     this.state.textContent = state;
     this.state.className = `state ${kind}`;
-    const gone = "gone_ts" in worker;
+    const gone = "gone_s_ago" in worker;
     for (const part of [this.roles, this.bar, this.list, this.buttons]) part.hidden = gone;
     this.root.classList.toggle("old", gone || worker.silent);
     if (gone) this.place.textContent = `was process ${worker.pid} on ${worker.host}, ${worker.version}`;
@@ -232,9 +245,9 @@ class Card {
   }
 }
 
-function stateOfGone(worker, status) {
+function stateOfGone(worker) {
   // Who was drained before is not missed.
-  return [`gone for ${duration(status.now_ts - worker.gone_ts)}`, worker.state === "draining" ? "warn" : "bad"];
+  return [`gone for ${duration(1000 * worker.gone_s_ago)}`, worker.state === "draining" ? "warn" : "bad"];
 }
 
 function stateOf(worker, status) {
