@@ -56,12 +56,13 @@ async function poll() {
     }
     document.body.classList.add("stale");
     known = false; // what was missed is in the history
-    notice(`${whyNot(error)}; trying again.`, "poll", error.status === 503 ? PRIVATELY : "");
+    notice(`${whyNot(error)}; trying again.`, "poll", error.status === 503 || error.name === "TimeoutError" ? PRIVATELY : "");
   }
   if (!document.hidden) timer = setTimeout(poll, PERIOD_MS);
 }
 
 function whyNot(error) {
+  if (error.name === "TimeoutError") return "The server does not answer in time: it or PostgreSQL may stand still";
   if (!(error instanceof Refusal)) return `The server does not answer (${error.message})`;
   if (error.status === 503 && error.message.includes("database")) {
     return "PostgreSQL is not reachable, so nobody can be recognised";
