@@ -121,7 +121,9 @@ def _each(before: Mapping[str, Member], after: Mapping[str, Member], head: int) 
                 f"it uses {member.load:.0%} of a core: add a worker, or restart it if it does not catch up",
             )
         elif member.state == DRAINING:
-            yield note("worker-draining", f"the worker {name} is about to stop")
+            yield note(
+                "worker-draining", f"the worker {name} has no clients until it is restarted, or it stops"
+            )
         else:
             yield ok("worker", f"the worker {name} is at {member.pos}, {member.load:.0%} of a core")
 
