@@ -122,6 +122,7 @@ async def running_core(
             tasks=tasks,
             many_ends=ManyEnds(forks=forks),
         )
+        running.append(tasks.create_task(writer.standstill.run()))
         yield Core(
             database=database,
             tail=tail,

@@ -33,8 +33,14 @@ async def positions(core: Core) -> list[int]:
     return [record["pos"] for record in await core.database.fetch("SELECT pos FROM log ORDER BY pos")]
 
 
+@pytest.fixture(autouse=True)
+def no_row_is_kept_for_being_among_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few rows do."""
+    monkeypatch.setattr(pruning, "LOG_KEPT_ROWS", 0)
+
+
 def pruning_of(core: Core) -> LogPruning:
-    return LogPruning(transactions=TransactionStore(core.database))
+    return LogPruning(database=core.database, transactions=TransactionStore(core.database))
 
 
 async def test_rows_go_when_they_are_old_and_not_before(
@@ -60,6 +66,32 @@ async def test_rows_go_when_they_are_old_and_not_before(
         await job.sweep(begin)
         assert await positions(core) == left
         assert await core.database.fetchval("SELECT count(*) FROM log_marks WHERE pos < $1", old) == 0
+
+
+async def test_the_last_rows_are_kept_however_old_they_are(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart of a quiet server everybody would be answered from the database, not from memory."""
+    monkeypatch.setattr(pruning, "LOG_KEPT_ROWS", 8)
+    async with running_core(database) as core:
+        newest = await write_data(core, 20)
+        await pruning_of(core).sweep(core.database.transaction)
+        await core.database.execute(_AGE, pruning.LOG_KEPT_S + 60)
+        await pruning_of(core).sweep(core.database.transaction)
+        assert await positions(core) == list(range(newest - 7, newest + 1))
+
+
+async def test_an_index_that_was_broken_off_is_built_anew(database: str) -> None:
+    """Old transaction ids would be looked for in the whole table each hour."""
+    async with running_core(database) as core:
+        is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'transactions_by_age'::regclass"
+        await pruning_of(core).sweep(core.database.transaction)
+        await core.database.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'transactions_by_age'::regclass"
+        )
+        assert not await core.database.fetchval(is_valid)
+        await pruning_of(core).sweep(core.database.transaction)
+        assert await core.database.fetchval(is_valid)
 
 
 async def test_transaction_ids_are_kept_for_as_long_as_clients_try_again(database: str) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from ranvier.log.bus import Ephemeral
 from ranvier.log.redis_bus import RedisBus
-from ranvier.sync.ephemeral_news import EphemeralNews
 from ranvier.users.typing import TypingUsers
 from ranvier.users.typing_rooms import TYPING, WHOLE_LIST, Said, TypingRoom
 from ranvier.wire.tokens import Token
@@ -191,21 +190,6 @@ async def test_clients_that_saw_somebody_at_an_earlier_release_are_told(scene: S
     typists = typing.of(scene.room_id)
     assert typists is not None
     assert typists.body == b"[]"
-
-
-async def test_a_reminder_concerns_no_client_that_asks(scene: Scene) -> None:
-    """Each reminder would have the clients of a room answered from the ground up at their next request."""
-    bus = scene.workers[1].bus
-    news = EphemeralNews(bus=bus, memberships=scene.core.memberships, rooms=scene.core.rooms)
-    rooms = await scene.core.memberships.of(BOB)
-    before = Token(0, *bus.ephemeral_now())
-    await scene.say(0, ALICE, 30_000)
-    await scene.seen()
-    assert news.concern(BOB, rooms, before)
-    since = Token(0, *bus.ephemeral_now())
-    await scene.say(1, ALICE, 30_000)
-    assert bus.ephemeral_now()[0] > since.ephemeral
-    assert not news.concern(BOB, rooms, since)
 
 
 def hear(room: TypingRoom, message: bytes, count: int, now: float = 0.0) -> set[str]:

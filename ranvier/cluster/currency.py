@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -22,6 +24,8 @@ from ranvier.storage.database import Database
 
 _PATIENCE_S: Final = 0.02  # what the bus brings is here by then; after that the log itself is asked
 _LIMIT_S: Final = 1.0
+_UNHEARD_S: Final = 60.0
+"""So long a worker of another machine that is not heard of may commit all the same."""
 
 
 class Currency:
@@ -41,7 +45,7 @@ class Currency:
         self._tail = tail
         self._database = database
         self._hurry = hurry
-        self._elsewhere = False
+        self._elsewhere_until = -math.inf
         self._asking: asyncio.Task[int] | None = None
         self._next: asyncio.Task[int] | None = None
         self.waited = 0
@@ -61,7 +65,7 @@ class Currency:
     @property
     def _asks_log(self) -> bool:
         """Whether somebody may commit of whom the memory of this machine does not tell."""
-        return self._elsewhere or not self._members.knows_all
+        return time.monotonic() < self._elsewhere_until or not self._members.knows_all
 
     async def _catch_up_with_all(self) -> None:
         newest = self._board.newest()
@@ -100,6 +104,8 @@ class Currency:
                 self._asking = None
 
     def _on_change(self) -> None:
-        # One that is not heard of for a while may commit all the same.
         heads = self._members.own.heads
-        self._elsewhere = self._elsewhere or any(it.heads != heads for it in self._members.others())
+        if any(member.heads != heads for member in self._members.others()):
+            self._elsewhere_until = math.inf
+        elif self._elsewhere_until == math.inf:
+            self._elsewhere_until = time.monotonic() + _UNHEARD_S

@@ -13,6 +13,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.turns import resolve
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
+from ranvier.storage.account_data import ChangedMeanwhile
 from ranvier.storage.database import Database, DatabaseUnavailable
 from ranvier.storage.log import Appended, RoomWrite
 from ranvier.wire.log_rows import Batch, LogRow, Row
@@ -146,7 +147,7 @@ class Appender:
                 while self._queue:
                     await self._gather()
                     if self._line is None:
-                        await self._commit(self._take())
+                        await self._commit_or_tell(self._take())
                     else:
                         await self._commit_in_turn(self._line)
         finally:
@@ -159,7 +160,7 @@ class Appender:
         await self._stand_in(line)
         line.begin_commit()
         try:
-            await self._commit(self._take())
+            await self._commit_or_tell(self._take())
         finally:
             line.end_commit()
 
@@ -209,6 +210,15 @@ class Appender:
         del self._queue[:taken]
         return batch
 
+    async def _commit_or_tell(self, batch: list[_Pending]) -> None:
+        """Commit a batch; whoever waits for it is told, too, if this is broken off."""
+        try:
+            await self._commit(batch)
+        except asyncio.CancelledError:
+            for pending in batch:
+                _fail(pending, DatabaseUnavailable())
+            raise
+
     async def _commit(self, batch: list[_Pending]) -> None:
         started = time.perf_counter()
         try:
@@ -217,19 +227,16 @@ class Appender:
             for pending in batch:
                 _fail(pending, error)
             return
-        except asyncio.CancelledError:
-            for pending in batch:
-                _fail(pending, DatabaseUnavailable())
-            raise
         except Exception as error:
-            if len(batch) == 1:
-                logger.exception("A write to the log failed")
-                _fail(batch[0], error)
+            if len(batch) > 1:
+                # One bad write must not take the others with it.
+                half = len(batch) // 2
+                for part in (batch[:half], batch[half:]):
+                    await self._commit(part)
                 return
-            # One bad write must not take the others with it: each gets a commit of its own.
-            logger.warning("A batch of %d writes failed, trying them one by one", len(batch))
-            for pending in batch:
-                await self._commit([pending])
+            if not isinstance(error, ChangedMeanwhile):
+                logger.exception("A write to the log failed")
+            _fail(batch[0], error)
             return
         self.commits += 1
         self.commit_s += time.perf_counter() - started

@@ -13,6 +13,7 @@ from typing import Final
 
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log_pruning as storage
+from ranvier.storage.database import Database
 from ranvier.storage.job_leases import Transactions
 from ranvier.storage.transactions import TransactionStore
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 LOG_KEPT_S: Final = 3 * 86_400
 """A process that stood still for longer can not go on, and is to be started anew."""
+LOG_KEPT_ROWS: Final = 20_000
+"""Those are kept however old they are: a process that starts reads some thousand."""
 TRANSACTIONS_KEPT_S: Final = 7 * 86_400
 """How long a client that got no answer may try again."""
 SWEEP_INTERVAL_S: Final = 3600.0
@@ -30,7 +33,8 @@ _PAUSE_S: Final = 0.02
 class LogPruning:
     """Remove old rows. ``run`` does it in one process at a time."""
 
-    def __init__(self, *, transactions: TransactionStore) -> None:
+    def __init__(self, *, database: Database, transactions: TransactionStore) -> None:
+        self._database = database
         self._sent = transactions
 
     async def run(self, transactions: Transactions) -> None:
@@ -44,9 +48,10 @@ class LogPruning:
 
     async def sweep(self, transactions: Transactions) -> None:
         """Remove all that is old enough, in pieces."""
+        await storage.build_index(self._database)
         async with transactions() as connection:
             await storage.mark(connection)
-            upto = await storage.reached(connection, LOG_KEPT_S)
+            upto = await storage.reached(connection, LOG_KEPT_S, LOG_KEPT_ROWS)
         more = upto is not None
         while more and upto is not None:
             async with transactions() as connection:

@@ -188,7 +188,9 @@ def _run_always(
     core.run_once("expiry", accounts.expiry.run)
     core.run_fenced("forgotten rooms", room_purge.run)
     core.run_fenced("redacted events", redaction_retention.run)
-    core.run_fenced("old rows of the log", LogPruning(transactions=core.transactions).run)
+    core.run_fenced(
+        "old rows of the log", LogPruning(database=core.database, transactions=core.transactions).run
+    )
     core.run_once("profile changes", users.profile_changes.run)
     core.run_fenced("user directory", users.user_directory_upkeep.run)
     for name, work in {

@@ -91,9 +91,7 @@ class ClusterParts:
 
 def key_prefix(config: Config) -> str:
     """Give what stands before every key and channel of this server in Redis."""
-    # Messages go to all databases of a Redis alike: a copy of a server may be in another one.
-    database = f"/{config.redis.dbid}" if config.redis is not None and config.redis.dbid else ""
-    return f"ranvier:{config.server.server_name}{database}:"
+    return f"ranvier:{config.server.server_name}:"
 
 
 @asynccontextmanager

@@ -162,7 +162,7 @@ async def start_core(
         identity=identity,
         pool=pool,
         tasks=tasks,
-        log_tasks=[tasks.create_task(follower.run()), tasks.create_task(appender.run())],
+        log_tasks=[tasks.create_task(it) for it in (follower.run(), appender.run(), writer.standstill.run())],
         background=[],
         closing=[],
         leases=leases,

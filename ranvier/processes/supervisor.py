@@ -40,7 +40,7 @@ _MOST_CONNECTIONS: Final = 10
 _LEAST_CONNECTIONS: Final = 2
 _RESTART_PAUSE_S: Final = 1.0
 _STEADY_S: Final = 10.0
-_STOP_MARGIN_S: Final = 10.0
+_STOP_MARGIN_S: Final = 15.0
 
 
 def run_workers(

@@ -144,7 +144,7 @@ async def running_worker(
                 built = await build_application(config, core, times, request_log, shared_counts=shared_counts)
                 if isinstance(bus, RedisBus):
                     await bus.start()
-                    core.run_always(bus.run())
+                    core.log_tasks.append(tasks.create_task(bus.run()))
                 await built.returning_users.resume()
                 async with (
                     _cluster(config, core, built, around, folder, board) as cluster,

@@ -16,6 +16,7 @@ from ranvier.rooms.draft import Base, Draft, Identity, Txn
 from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.room import Room
 from ranvier.rooms.rooms import Rooms
+from ranvier.rooms.standstill import Standstill
 from ranvier.spec.errors import MatrixError, not_found
 from ranvier.spec.room_versions import RoomVersion
 from ranvier.storage.database import DatabaseUnavailable
@@ -33,12 +34,6 @@ _MAX_WAITING = 1000
 _MAX_BATCH = 50
 _MAX_ATTEMPTS = 10
 _ATTEMPTS_BEFORE_CLAIM = 2
-LATE_S = 3.0
-"""What has waited for so long, and has no transaction id, is not done after what others wrote meanwhile.
-
-Its process may have stood still, and another one have done it in its place, as the lease of a worker had
-ended (``cluster.members``).
-"""
 _PATIENCE_S = 0.05
 
 
@@ -113,6 +108,7 @@ class RoomWriter:
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._created_ms = 0
+        self.standstill = Standstill()
         self.claims: RoomClaims | None = None
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
@@ -237,7 +233,7 @@ class RoomWriter:
             pos = await self._appender.append_room(draft.write())
         except HeadMoved as moved:
             await self._follow(room, head, moved.pos)
-            again = _again(_not_late([waiting for waiting, _ in results]))
+            again = _again(self._not_late([waiting for waiting, _ in results]))
             if again:
                 await self.overtaken(room_id, max(waiting.attempts for waiting in again))
             return again
@@ -254,6 +250,21 @@ class RoomWriter:
         """Wait for what another process wrote to a room; if the log does not bring it, load the room anew."""
         if not await self._tail.wait_for(pos, _PATIENCE_S) or room.head == head:
             self._rooms.drop(room.room_id)
+
+    def _not_late(self, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+        """Give those of a batch that was overtaken which may be done after what overtook them.
+
+        While this process stood still, another one may have done the same in its place, and somebody else
+        have changed it since. (What has a transaction id is done once anyway.)
+        """
+        until_s = self.standstill.look()
+        in_time: list[_Waiting[Any]] = []
+        for waiting in batch:
+            if waiting.txn is not None or waiting.since_s > until_s:
+                in_time.append(waiting)
+            else:
+                _fail(waiting, always_overtaken())
+        return in_time
 
     async def _without_repeated(self, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
         known = await self._transactions.event_ids([w.txn for w in batch if w.txn is not None])
@@ -289,18 +300,6 @@ def _do(draft: Draft, waiting: _Waiting[Any]) -> tuple[Any] | None:
         _fail(waiting, error)
         return None
     return (result,)
-
-
-def _not_late(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
-    """Give those of a batch that was overtaken which may be done after what overtook them."""
-    begun_s = time.monotonic() - LATE_S
-    in_time: list[_Waiting[Any]] = []
-    for waiting in batch:
-        if waiting.txn is not None or waiting.since_s >= begun_s:
-            in_time.append(waiting)
-        else:
-            _fail(waiting, always_overtaken())
-    return in_time
 
 
 def _again(batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:

@@ -11,10 +11,9 @@ from ranvier.rooms.memberships import Membership, Memberships
 from ranvier.rooms.rooms import Rooms
 from ranvier.sync.notifier import ROOM_EPHEMERALS
 from ranvier.users.presence_states import OWNER
-from ranvier.users.typing_rooms import RENEWED
 from ranvier.wire.tokens import Token
 
-_UNSHOWN: Final = frozenset({OWNER, RENEWED})
+_UNSHOWN: Final = frozenset({OWNER})
 _REMEMBERED: Final = 500
 _ROOMS_LOOKED_AT: Final = 200
 

@@ -21,7 +21,6 @@ from ranvier.spec.errors import forbidden
 from ranvier.users.deadlines import Deadlines
 from ranvier.users.typing_rooms import (
     MAX_TYPING,
-    RENEWED,
     TYPING,
     WHOLE_LIST,
     Said,
@@ -87,20 +86,20 @@ class TypingUsers:
             if not typing or timeout_ms <= 0:
                 self._wanted.pop(key, None)
                 if typist is not None:
-                    await self._tell(key, TYPING, None)
+                    await self._tell(key, None)
                 return
             until = self._clock.monotonic() + min(timeout_ms, MAX_TIMEOUT_MS) / 1000
             if typist is None:
                 if len(self._room(room_id).typists) < MAX_TYPING:
                     self._wanted[key] = until
-                    await self._tell(key, TYPING, until)
+                    await self._tell(key, until)
                 return
             self._wanted[key] = until
             if typist.by == self._name:
                 # It is told when the time comes that was told before.
                 self._deadlines.set(key, min(until, typist.until))
             else:
-                await self._tell(key, RENEWED, until)
+                await self._tell(key, until)
 
     def of(self, room_id: str) -> Typists | None:
         """Give who types in a room, None if nobody did lately."""
@@ -144,14 +143,14 @@ class TypingUsers:
         if typist is None:
             self._wanted.pop(key, None)
         elif wanted > self._clock.monotonic():
-            await self._tell(key, RENEWED, wanted, seen=typist.at)
+            await self._tell(key, wanted, seen=typist.at)
         else:
-            await self._tell(key, TYPING, None, seen=typist.at)
+            await self._tell(key, None, seen=typist.at)
 
-    async def _tell(self, key: _Key, kind: str, until: float | None, *, seen: int | None = None) -> None:
+    async def _tell(self, key: _Key, until: float | None, *, seen: int | None = None) -> None:
         room_id, user_id = key
         message = self._room(room_id).message(self._name, user_id, until, self._clock.monotonic(), seen=seen)
-        told = await self._bus.publish_ephemeral(kind, room_id, message)
+        told = await self._bus.publish_ephemeral(TYPING, room_id, message)
         if told is not None:
             return
         if self._typist(key) is not None:
@@ -177,7 +176,7 @@ class TypingUsers:
             room = self._room(message.key)
             room.shown = room.shown._replace(at=message.count)
             self._show(message.key, room)
-        elif message.kind in (TYPING, RENEWED):
+        elif message.kind == TYPING:
             self._hear(message.key, _decode(message.body), message.count)
 
     def _hear(self, room_id: str, said: Said, count: int) -> None:

@@ -9,10 +9,7 @@ import msgspec
 import orjson
 
 TYPING: Final = "typists"
-"""The kind of what is told of a room when somebody begins or stops."""
-
-RENEWED: Final = "typists_renewed"
-"""Likewise when somebody goes on, of which clients are told nothing."""
+"""The kind of what is told of a room when somebody begins, goes on or stops."""
 
 WHOLE_LIST: Final = "typing"
 """Likewise by processes of release 0.1.0, as a mere list of users."""

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from ranvier.log.pruning import LOG_KEPT_ROWS
 from ranvier.processes.postgres import running_dsn
 from tests.server.http_client import HttpClient
 from tests.server.process import ServerProcess
@@ -69,6 +70,8 @@ async def age_log(server: ServerProcess) -> None:
         "INSERT INTO log_marks SELECT pos, 'epoch' FROM log_head "
         "ON CONFLICT (pos) DO UPDATE SET ts = 'epoch' RETURNING pos"
     )
+    # The last rows are kept however old they are: these are the last no more.
+    await connection.execute("UPDATE log_head SET pos = pos + $1", LOG_KEPT_ROWS)
     await connection.close()
     await server.restart()
     connection = await asyncpg.connect(running_dsn(server.folder / "data"))

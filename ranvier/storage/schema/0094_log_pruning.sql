@@ -15,6 +15,3 @@ CREATE TABLE log_marks (
 COMMENT ON TABLE log_marks IS 'How far the log was when, now and then: by it is known how old its rows are';
 COMMENT ON COLUMN log_marks.pos IS 'Position of the newest row then';
 COMMENT ON COLUMN log_marks.ts IS 'By the clock of the database';
-
-CREATE INDEX transactions_by_age ON transactions (sent_ts);
-COMMENT ON INDEX transactions_by_age IS 'What is old is removed';
