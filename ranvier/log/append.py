@@ -109,6 +109,8 @@ class Appender:
         self.commits = 0
         """How many commits this process made, and how many seconds they took."""
         self.commit_s = 0.0
+        self.overtaken = 0
+        """How many writes to a room were given back, as another process had written there first."""
 
     @property
     def queued(self) -> int:
@@ -274,6 +276,7 @@ class Appender:
             if pending.room is None:
                 _succeed(pending, pending.rows[-1].pos)
             elif pending.room.room_nid in moved:
+                self.overtaken += 1
                 _fail(pending, HeadMoved(appended.before))
             elif pending.room.room_nid in repeated:
                 _fail(pending, TransactionRepeated(appended.before))

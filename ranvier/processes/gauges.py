@@ -59,6 +59,11 @@ class ProcessGauges(Collector):
         yield GaugeMetricFamily(
             "ranvier_log_queued_writes", "Writes that wait for the next commit.", self._core.appender.queued
         )
+        yield CounterMetricFamily(
+            "ranvier_log_overtaken_writes",
+            "Writes to a room that were computed again, as another process wrote there first.",
+            value=self._core.appender.overtaken,
+        )
 
     def _memory(self) -> Iterator[Metric]:
         tail, rooms = self._core.tail, self._core.rooms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,10 @@ _LOST = (aiohttp.ClientError, ConnectionError, Unavailable, TimeoutError)
 
 @dataclass
 class Told:
-    """What one member was told: the messages in order, and how often a token went back."""
+    """What one member was told: messages (event ids, and texts) in order, and how often a token went back."""
 
     messages: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     backwards: int = 0
     failed: int = 0
 
@@ -63,11 +65,18 @@ class Talk:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def check(self) -> None:
-        """Demand that each message reached each member once, all in one order, and no token went back."""
+        """Demand that each message reached each member once, all in one order, and no token went back.
+
+        A message that a client repeated, and that became two events, is told twice as well.
+        """
         for told in self.told:
             assert told.backwards == 0
-            assert len(told.messages) == len(set(told.messages)), "somebody was told of a message twice"
+            assert len(told.messages) == len(set(told.messages)), "somebody was told of an event twice"
+            twice = [text for text, count in Counter(told.texts).items() if count > 1]
+            assert not twice, f"messages became two events: {twice[:5]}"
             assert set(self.sent) <= set(told.messages), "somebody was not told of a message"
+            read = dict(zip(told.messages, told.texts, strict=True))
+            assert read == self.sent, "somebody was told of what nobody sent, or of another text"
         for told in self.told[1:]:
             assert told.messages == self.told[0].messages, "two members were told in different orders"
 
@@ -115,7 +124,10 @@ class Talk:
                 if timeline["limited"]:
                     events += await self._gap(member, room_id, timeline["prev_batch"], since)
                 events += timeline["events"]
-        told.messages += [it["event_id"] for it in events if it["type"] == "m.room.message"]
+        for event in events:
+            if event["type"] == "m.room.message":
+                told.messages.append(event["event_id"])
+                told.texts.append(event["content"]["body"])
 
     async def _gap(self, member: HttpClient, room_id: str, start: str, since: str) -> list[Any]:
         """Read what a sync left out, as clients do; in order."""

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.figures import overtaken
 from tests.server.http_client import HttpClient
 
 _PEOPLE = 24
@@ -50,7 +51,9 @@ async def test_everybody_can_write_into_a_room_at_once(own_cluster: ClusterProce
 
         # Whoever begins at the same moment writes where they are: nobody has written elsewhere lately.
         await asyncio.sleep(1.5)
+        before = await overtaken(sockets)
         await asyncio.gather(*(talk(n) for n in range(_PEOPLE)))
+        assert await overtaken(sockets) > before, "the workers did not get into each other's way"
         for room_id in rooms:
             told = await _texts(people[0], room_id)
             assert sorted(told) == sorted(sent[room_id])
