@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 
+from ranvier.cluster.members import BEAT_S, LEASE_S
 from tests.chaos.storm import storm
 
 
@@ -15,7 +16,7 @@ async def _main(minutes: float, seed: int) -> None:
     print(f"seed {seed} (python -m tests.chaos --seed {seed} does the same faults again)", flush=True)
     chance = random.Random(seed)
     until = time.monotonic() + minutes * 60
-    async with storm(seed, pause_s=10.0) as made:
+    async with storm(seed, pause_s=10.0, watch_s=LEASE_S + BEAT_S) as made:
         while time.monotonic() < until:
             await made.strike(chance.choice(list(made.all)))
     print("Nothing was lost, told twice or told in another order.")

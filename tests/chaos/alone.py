@@ -16,6 +16,7 @@ import aiohttp
 
 from ranvier.processes.postgres import running_dsn
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.server.http_client import HttpClient
 
 _START_WITHIN_S = 30.0
 
@@ -50,7 +51,7 @@ async def lone_worker(cluster: ClusterProcess) -> AsyncIterator[Path]:
             process.wait()
 
 
-async def _is_up(client: HoppingClient) -> bool:
+async def _is_up(client: HttpClient) -> bool:
     try:
         await client.get("/versions")
     except (aiohttp.ClientError, ConnectionError):
@@ -67,7 +68,7 @@ def _configure(cluster: ClusterProcess) -> tuple[Path, Path]:
     settings = {
         "worker_name": "alone",
         "worker_listeners": [
-            {"type": "http", "path": str(socket), "resources": [{"names": ["client", "health"]}]}
+            {"type": "http", "path": str(socket), "resources": [{"names": ["client", "health", "metrics"]}]}
         ],
         "database": {
             "name": "psycopg2",

@@ -6,45 +6,29 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ranvier.config.database import RedisConfig
 from ranvier.log.redis_connection import RedisConnection
-from tests.chaos.talk import Failure
-from tests.cluster.cluster_process import ClusterProcess
+from tests.chaos.excuses import AT_ONCE_S, NO_EXCUSE, Excuse, one_of
+from tests.chaos.processes import client_ports, command_of, is_stopped, listener_at, started
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.figures import IN_FLIGHT, figures
+from tests.cluster.late_writes import late_writes
+from tests.server.http_client import Refused
 
 _WITHIN_S = 60.0
-_MARGIN_S: Final = 0.5
-_TRANSIT_S: Final = 1.0
-_TRANSIT_OF_ONE: Final = 10
-
-
-@dataclass(frozen=True)
-class Excuse:
-    """Which requests may have failed: those that were begun before a moment (monotonic seconds).
-
-    And ``in_transit`` of those that were on their way, on a connection that was kept alive, when a worker
-    that was asked to end closed it (RFC 9112, section 9.3.1: clients repeat those by themselves).
-    """
-
-    begun_before: float = 0.0
-    in_transit: int = 0
-
-    def stray(self, failures: Sequence[Failure]) -> list[Failure]:
-        """Give those that it does not excuse."""
-        left = [it for it in failures if it.began >= self.begun_before]
-        passing = [it for it in left if it.disconnected and it.ended - it.began < _TRANSIT_S]
-        excused = {id(it) for it in passing[: self.in_transit]}
-        return [it for it in left if id(it) not in excused]
-
-
-NO_EXCUSE: Final = Excuse()
+_CLOSED_WITHIN_S: Final = 0.1
+_LOOK_S: Final = 0.02
+# Of 20 clients, each with some connections: written in the moment in which the connection is closed.
+_TRANSIT_OF_ONE: Final = 5
+_TOKEN_LIMIT: Final = "rc_registration_token_validity"
+_SLOW: Final = {"per_second": 5, "burst_count": 2}
 
 
 class Faults:
@@ -80,36 +64,73 @@ class Faults:
         return await self._kill(self._chance.sample(self.workers(), 2))
 
     async def freeze_worker(self) -> Excuse:
-        """Stop a worker where it stands, and let it go on later with what it had in hand."""
-        pid = self._chance.choice(self.workers())
-        self._signal(pid, signal.SIGSTOP)
-        await asyncio.sleep(self._pause_s)
-        self._signal(pid, signal.SIGCONT)
+        """Stop a worker that writes, with writes in its hand, and let it go on with them later."""
+        members = await self._cluster.workers()
+        name = self._chance.choice([it["name"] for it in members.values() if it["takes_rooms"]])
+        async with late_writes(self._cluster, name) as late:
+            pid = self._pid(name)
+            async with late.under_way():
+                begun = time.monotonic()
+                await self._stop(pid)
+            await late.overtake()
+            await asyncio.sleep(begun + self._pause_s - time.monotonic())
+            self._signal(pid, signal.SIGCONT)
+            stopped_s = time.monotonic() - begun
+            await late.check()
         await self.wait_whole()
-        return NO_EXCUSE
+        return Excuse(slowest_s=stopped_s + AT_ONCE_S)
 
     async def add_and_drain(self) -> Excuse:
-        """Start one worker more; then drain one, as when a server is given less to do."""
+        """Start one worker more; drain it, as when there is less to do, and one in the middle of its work."""
+        added, loaded = f"worker{self._cluster.count + 1}", f"worker{self._cluster.count}"
         self._signal(self._cluster.pid, signal.SIGTTIN)
         await self.wait_whole(self._cluster.count + 1)
         await asyncio.sleep(self._chance.uniform(0.2, 1.0))
-        self._signal(self._cluster.pid, signal.SIGTTOU)
-        await self._until(lambda: len(self.workers()) == self._cluster.count)
-        return Excuse(in_transit=_TRANSIT_OF_ONE)
+        drain = partial(self._signal, self._cluster.pid, signal.SIGTTOU)
+        excuses = [await self._end_in_order(self._pid(added), drain)]
+        async with asyncio.timeout(_WITHIN_S):  # the question is one of the requests in flight
+            while (await figures(self._cluster.worker_socket(loaded)))[IN_FLIGHT] < 2:
+                await asyncio.sleep(_LOOK_S)
+        excuses.append(await self._end_in_order(self._pid(loaded), drain))
+        self._signal(self._cluster.pid, signal.SIGTTIN)
+        await self.wait_whole()
+        return one_of(excuses)
 
     async def restart_one_by_one(self) -> Excuse:
         """Ask each worker in turn to end, as for a new version; the next when it is back."""
+        excuses = []
         for pid in self.workers():
-            self._signal(pid, signal.SIGTERM)
-            await self._gone(pid)
+            excuses.append(await self._end_in_order(pid, partial(self._signal, pid, signal.SIGTERM)))
             await self.wait_whole()
-        return Excuse(in_transit=_TRANSIT_OF_ONE * self._cluster.count)
+        return one_of(excuses)
 
     async def reload(self) -> Excuse:
-        """Have all workers read their configuration again."""
+        """Have all workers read a configuration with another limit, and then the first one again."""
+        names = [f"worker{number}" for number in range(1, self._cluster.count + 1)]
+        self._cluster.write_config(**{_TOKEN_LIMIT: _SLOW})
         self._signal(self._cluster.pid, signal.SIGHUP)
-        await asyncio.sleep(0.2)
+        await asyncio.gather(*(self._wait_limited(it, limited=True) for it in names))
+        self._cluster.write_config()
+        self._signal(self._cluster.pid, signal.SIGHUP)
+        await asyncio.gather(*(self._wait_limited(it, limited=False) for it in names))
         return NO_EXCUSE
+
+    async def _wait_limited(self, name: str, *, limited: bool) -> None:
+        """Wait until a worker has refused somebody who asks too often, or has not for a while."""
+        passed = 0
+        async with asyncio.timeout(_WITHIN_S), HoppingClient([self._cluster.worker_socket(name)]) as client:
+            while limited or passed < 5 * _SLOW["burst_count"]:
+                try:
+                    await client.get("/v1/register/m.login.registration_token/validity", token="none")
+                except Refused as refused:
+                    if refused.status != 429:
+                        raise
+                    if limited:
+                        return
+                    passed = 0
+                    await asyncio.sleep(_LOOK_S)
+                else:
+                    passed += 1
 
     # -- Redis and PostgreSQL ----------------------------------------------------------------------------
 
@@ -118,7 +139,7 @@ class Faults:
         pid = self._redis_pid()
         self._signal(pid, signal.SIGKILL)
         await self._gone(pid)
-        await self._until(lambda: self._redis_pid() != pid and _answers(self._redis_socket()))
+        await self._until(lambda: self._redis_pid() != pid and listener_at(self._redis_socket()))
         return NO_EXCUSE
 
     async def empty_redis(self) -> Excuse:
@@ -133,7 +154,7 @@ class Faults:
     async def pause_redis(self) -> Excuse:
         """Have Redis stand still."""
         pid = self._redis_pid()
-        self._signal(pid, signal.SIGSTOP)
+        await self._stop(pid)
         await asyncio.sleep(self._pause_s)
         self._signal(pid, signal.SIGCONT)
         return NO_EXCUSE
@@ -147,39 +168,68 @@ class Faults:
         return await self._end_postgres(signal.SIGQUIT)
 
     async def _end_postgres(self, signum: int) -> Excuse:
-        pid = self._postgres_status()[0]
+        pid, begun = self._postgres_status()[0], time.monotonic()
         self._signal(pid, signum)
         await self._gone(pid)
         await self._until(lambda: self._postgres_status()[0] not in (0, pid) and self._postgres_status()[1])
         # Connections are made anew within the pause between two attempts.
-        return Excuse(time.monotonic() + 2.0)
+        return Excuse(
+            unavailable_until=time.monotonic() + 2.0, slowest_s=time.monotonic() - begun + AT_ONCE_S
+        )
 
     # -- the processes -----------------------------------------------------------------------------------
 
     def workers(self) -> list[int]:
         """Give the pids of the workers, the one that has run longest first."""
         children = Path(f"/proc/{self._cluster.pid}/task/{self._cluster.pid}/children").read_text().split()
-        found = [pid for pid in map(int, children) if b"ranvier.app.worker" in _command_of(pid)]
-        return sorted(found, key=_started)
+        found = [pid for pid in map(int, children) if b"ranvier.app.worker" in command_of(pid)]
+        return sorted(found, key=started)
 
     async def wait_whole(self, count: int | None = None) -> None:
         """Wait until so many workers answer."""
         names = [f"worker{number}" for number in range(1, (count or self._cluster.count) + 1)]
-        await self._until(lambda: all(_answers(self._cluster.worker_socket(name)) for name in names))
+        await self._until(lambda: all(listener_at(self._cluster.worker_socket(name)) for name in names))
 
     def release(self) -> None:
         """Let go on whatever stands still."""
         for pid in list(self._stopped):
             self._signal(pid, signal.SIGCONT)
 
-    async def _kill(self, pids: list[int]) -> Excuse:
+    async def _kill(self, pids: Sequence[int]) -> Excuse:
+        ports: set[int] = set()
+        for pid in pids:  # what stands still neither takes connections nor gives them away
+            await self._stop(pid)
         for pid in pids:
+            ports |= client_ports(pid)
             self._signal(pid, signal.SIGKILL)
-        killed = time.monotonic()
         for pid in pids:
             await self._gone(pid)
+        gone = time.monotonic()
         await self.wait_whole()
-        return Excuse(killed + _MARGIN_S)
+        return Excuse(frozenset(pids), frozenset(ports), until=gone + _CLOSED_WITHIN_S)
+
+    async def _end_in_order(self, pid: int, ask: Callable[[], None]) -> Excuse:
+        """Have a worker drain and end; note whose connections it holds until then."""
+        await self._stop(pid)
+        ask()
+        ports = set(client_ports(pid))
+        self._signal(pid, signal.SIGCONT)
+        async with asyncio.timeout(_WITHIN_S):
+            while Path(f"/proc/{pid}").exists():
+                ports |= client_ports(pid)
+                await asyncio.sleep(_LOOK_S)
+        until = time.monotonic() + _CLOSED_WITHIN_S
+        return Excuse(frozenset([pid]), frozenset(ports), until, at_most=_TRANSIT_OF_ONE)
+
+    def _pid(self, name: str) -> int:
+        pid = listener_at(self._cluster.worker_socket(name))
+        assert pid, f"{name} is not there"
+        return pid
+
+    async def _stop(self, pid: int) -> None:
+        """Have a process stand still, and wait until it does."""
+        self._signal(pid, signal.SIGSTOP)
+        await self._until(lambda: is_stopped(pid))
 
     def _signal(self, pid: int, signum: int) -> None:
         assert pid > 1
@@ -194,7 +244,7 @@ class Faults:
     async def _until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(_WITHIN_S):
             while not condition():
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(_LOOK_S)
 
     def _redis_socket(self) -> Path:
         return self._cluster.folder / "data" / "redis" / "redis.sock"
@@ -213,30 +263,3 @@ class Faults:
             return int(lines[0]), len(lines) > 7 and lines[7].strip() == "ready"
         except (FileNotFoundError, ValueError):
             return 0, False
-
-
-def _command_of(pid: int) -> bytes:
-    """Give the command line of a process; nothing if it is gone or about to be."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
-def _started(pid: int) -> int:
-    """Give when a process was started, in ticks since the machine was (source: proc(5), ``starttime``)."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
-def _answers(path: Path) -> bool:
-    """Tell whether somebody listens on a UNIX socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
-            connection.connect(str(path))
-        except OSError:
-            return False
-        return True

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import asyncpg
 
 from ranvier.processes.postgres import running_dsn
-from tests.chaos.alone import lone_worker
-from tests.chaos.faults import NO_EXCUSE, Excuse, Faults
+from tests.chaos.clients import Direct, Through
+from tests.chaos.excuses import NO_EXCUSE, Excuse
+from tests.chaos.faults import Faults
 from tests.chaos.talk import Talk
-from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.chaos.two_writers import written_by_two
+from tests.cluster.cluster_process import ClusterProcess
 from tests.postgres import private_folder
 from tests.server.http_client import HttpClient
 
@@ -26,54 +27,23 @@ PEOPLE = 20
 HOPPERS = 4
 ROOMS = 4
 WORKERS = 4
-WRITERS_ALONE = 4
-MESSAGES_ALONE = 20
-
-
-class _Through(HttpClient):
-    """Ask whoever the front chooses, and tell of each request that fails."""
-
-    async def request(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Send a request and give the answer. Raises Refused."""
-        if self._session is None:
-            self._session = _candid(aiohttp.TCPConnector(limit=0))
-        return await super().request(method, path, body, **query)
-
-
-class _Direct(HoppingClient):
-    """Ask workers directly and at random, so that several are asked to write into one room at once.
-
-    It knows that workers come and go: where nobody listens, it asks the next.
-    """
-
-    async def request(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Send a request and give the answer. Raises Refused."""
-        for where in self.sockets:
-            if where not in self._sessions:
-                self._sessions[where] = _candid(aiohttp.UnixConnector(str(where), limit=0))
-        while True:
-            try:
-                return await super().request(method, path, body, **query)
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.02)
-
-
-def _candid(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """Make a session that does not quietly repeat requests that failed."""
-    session = aiohttp.ClientSession(connector=connector)
-    session._retry_connection = False
-    return session
 
 
 class Storm:
     """Faults upon people who talk; after each, everything that people would notice is checked."""
 
-    def __init__(self, cluster: ClusterProcess, faults: Faults, talk: Talk) -> None:
+    def __init__(
+        self, cluster: ClusterProcess, faults: Faults, talk: Talk, chance: random.Random, *, watch_s: float
+    ) -> None:
         self.cluster = cluster
         self.faults = faults
         self.talk = talk
         self.done: Counter[str] = Counter()
+        self.slowest_s: dict[str, float] = {}
+        self._chance = chance
+        self._watch_s = watch_s
         self._begun = time.monotonic()
+        self._name, self._excuse, self._first_failure = "people alone", NO_EXCUSE, 0
 
     @property
     def all(self) -> Mapping[str, Callable[[], Awaitable[Excuse]]]:
@@ -81,38 +51,44 @@ class Storm:
         return {**self.faults.all, "rooms written by two": self.write_twice}
 
     async def write_twice(self) -> Excuse:
-        """Have a worker that knows of no other write into the rooms that the others write into."""
-        async with lone_worker(self.cluster) as where, asyncio.TaskGroup() as tasks:
-            for number, member in enumerate(self.talk.members[:WRITERS_ALONE]):
-                tasks.create_task(self._write_alone(where, number, member.token))
+        """Have a worker that knows of no other write where the others write, and rooms placed at random."""
+        await written_by_two(self.cluster, self.talk, self._chance)
         return NO_EXCUSE
 
-    async def _write_alone(self, where: Path, writer: int, token: str | None) -> None:
-        async with HoppingClient([where]) as client:
-            client.token = token
-            for number in range(MESSAGES_ALONE):
-                name = f"alone {self.done.total()} {writer} {number}"
-                room_id = self.talk.rooms[number % len(self.talk.rooms)]
-                self.talk.answered[name] = room_id, await client.send(room_id, name, txn_id=name)
-
     async def strike(self, name: str) -> None:
-        """Do it, then wait until all is heard; only requests that it excuses may have failed."""
+        """Do it, watch for a while, and wait until all is heard; only what it excuses may have failed."""
         await self.talk.wait_said(PEOPLE)
-        failures, begun = len(self.talk.failures), time.monotonic()
-        in_flight = len(self.talk.in_flight)
-        excuse = await self.all[name]()
+        self.check(self.talk.take_slowest_s())
+        self._name, self._excuse, self._first_failure = name, NO_EXCUSE, len(self.talk.failures)
+        begun, in_flight = time.monotonic(), len(self.talk.in_flight)
+        self._excuse = await self.all[name]()
+        ended = time.monotonic()
+        await asyncio.sleep(self._watch_s)
         await self.talk.wait_said(PEOPLE)
         await self.talk.wait_heard()
-        failed = self.talk.failures[failures:]
         self.done[name] += 1
+        slowest_s = self.talk.take_slowest_s()
+        self.slowest_s[name] = max(slowest_s, self.slowest_s.get(name, 0.0))
         print(
-            f"{begun - self._begun:6.1f} s  {name}: {time.monotonic() - begun:.1f} s, "
-            f"{len(failed)} requests failed ({in_flight} were in flight), "
+            f"{begun - self._begun:6.1f} s  {name}: {ended - begun:.1f} s, "
+            f"{len(self.talk.failures) - self._first_failure} requests failed ({in_flight} were in flight), "
+            f"the slowest message took {slowest_s:.1f} s; "
             f"{len(self.talk.answered)} messages, {self.talk.deliveries} deliveries",
             flush=True,
         )
-        stray = excuse.stray(failed)
-        assert not stray, f"{name}: {len(stray)} requests failed that had nothing to do with it: {stray[:5]}"
+        self.check(slowest_s)
+
+    def check(self, slowest_s: float) -> None:
+        """Demand that whatever failed since the last fault began is excused by it, and took no longer."""
+        stray = self._excuse.stray(self.talk.failures[self._first_failure :])
+        assert not stray, (
+            f"{self._name}: {len(stray)} requests failed that had nothing to do with it "
+            f"(excused are {self._excuse}): {stray[:5]}"
+        )
+        limit_s = self._excuse.slowest_s
+        assert slowest_s < limit_s, (
+            f"{self._name}: a message took {slowest_s:.1f} s (at most {limit_s:.1f} s)"
+        )
 
     def summary(self) -> str:
         """Say what was done and what came of it."""
@@ -120,13 +96,16 @@ class Storm:
             f"{self.done.total()} faults ({', '.join(f'{n} × {it}' for it, n in self.done.items())}), "
             f"{self.talk.requests} requests, {len(self.talk.failures)} of them failed and were repeated, "
             f"{len(self.talk.answered)} messages answered, {self.talk.deliveries} deliveries; "
-            f"the slowest message took {self.talk.slowest_s:.1f} s with its repetitions"
+            f"the slowest message took {max(self.slowest_s.values()):.1f} s with its repetitions"
         )
 
 
 @asynccontextmanager
-async def storm(seed: int, *, pause_s: float) -> AsyncIterator[Storm]:
-    """Start a server and have people talk; on leaving, they finish, and the whole account is checked."""
+async def storm(seed: int, *, pause_s: float, watch_s: float) -> AsyncIterator[Storm]:
+    """Start a server and have people talk; on leaving, they finish, and the whole account is checked.
+
+    ``pause_s`` is how long what stands still does, ``watch_s`` how long people are watched after each fault.
+    """
     with private_folder() as folder:
         cluster = ClusterProcess(folder, WORKERS)
         faults = Faults(cluster, random.Random(seed), pause_s=pause_s)
@@ -140,13 +119,16 @@ async def storm(seed: int, *, pause_s: float) -> AsyncIterator[Storm]:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(talk.run(started))
                     await started.wait()
-                    made = Storm(cluster, faults, talk)
+                    made = Storm(cluster, faults, talk, random.Random(seed), watch_s=watch_s)
                     yield made
                     talk.finish()
+                made.check(talk.take_slowest_s())
                 await check_positions(folder)
                 print(made.summary(), flush=True)
         except BaseException:
-            print(f"The server wrote at last:\n{cluster.log[-20_000:]}", flush=True)
+            kept = Path(tempfile.mkdtemp(prefix="ranvier-chaos-")) / "server.log"
+            kept.write_text(cluster.log)
+            print(f"All that the server wrote is in {kept}; at last:\n{cluster.log[-20_000:]}", flush=True)
             raise
         finally:
             faults.release()
@@ -156,7 +138,7 @@ async def storm(seed: int, *, pause_s: float) -> AsyncIterator[Storm]:
 def _clients(cluster: ClusterProcess, seed: int) -> list[HttpClient]:
     sockets = [cluster.worker_socket(f"worker{number}") for number in range(1, WORKERS + 1)]
     return [
-        _Direct(sockets, seed=seed + number) if number < HOPPERS else _Through(cluster.url)
+        Direct(sockets, seed=seed + number) if number < HOPPERS else Through(cluster.url, seed=seed + number)
         for number in range(PEOPLE)
     ]
 

@@ -13,24 +13,15 @@ from urllib.parse import quote
 
 import aiohttp
 
+from tests.chaos.clients import noting_way
+from tests.chaos.excuses import Failure, How
 from tests.server.http_client import HttpClient, Unavailable
 
 _LOST = (aiohttp.ClientError, ConnectionError, TimeoutError, Unavailable)
 _FILTER = '{"room":{"timeline":{"limit":200}}}'
 _PAUSE_S = 0.05
-_REQUEST_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S = 15.0  # beyond what it asks to wait: more than any fault lasts
 _SYNC_TIMEOUT_MS = 5_000
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A request that a client had to repeat: when it was begun and ended (monotonic seconds), and how."""
-
-    what: str
-    began: float
-    ended: float
-    error: str
-    disconnected: bool
 
 
 @dataclass
@@ -70,13 +61,15 @@ class Talk:
     def __init__(self, members: Sequence[HttpClient], rooms: Sequence[str], *, seed: int) -> None:
         self.members = members
         self.rooms = rooms
+        self.sent: dict[str, tuple[str, str]] = {}  # text → room, sender
         self.answered: dict[str, tuple[str, str]] = {}  # text → room, event id
-        self.texts: dict[str, str] = {}  # event id → text that came with it
+        self.event_ids: dict[str, str] = {}  # text → event id that it was told with
         self.conversations: dict[str, Conversation] = defaultdict(Conversation)
         self.failures: list[Failure] = []
         self.in_flight: dict[int, tuple[str, float]] = {}
         self.requests = 0
-        self.slowest_s = 0.0
+        self._slowest_s = 0.0
+        self._unanswered: dict[str, float] = {}  # text → when it was first sent (monotonic seconds)
         self._seed = seed
         self._over = False
         self._heard = asyncio.Condition()
@@ -85,6 +78,13 @@ class Talk:
     def deliveries(self) -> int:
         """How many messages were told to how many members."""
         return sum(sum(it.heard.values()) for it in self.conversations.values())
+
+    def take_slowest_s(self) -> float:
+        """Give how long the slowest message took since this was asked last, or has taken so far."""
+        now = time.monotonic()
+        slowest_s = max([self._slowest_s, *(now - begun for begun in self._unanswered.values())])
+        self._slowest_s = 0.0
+        return slowest_s
 
     async def run(self, started: asyncio.Event) -> None:
         """Talk until ``finish`` and until all is heard. Raises AssertionError for what a person would see."""
@@ -101,13 +101,13 @@ class Talk:
             await self.wait_heard()
             for task in listening:
                 task.cancel()
-        assert {self.texts[event_id] for _, event_id in self.answered.values()} == self.answered.keys()
+        assert self.event_ids.keys() == self.answered.keys() == self.sent.keys()
 
     def finish(self) -> None:
         """Have the members stop sending."""
         self._over = True
 
-    async def wait_heard(self, timeout_s: float = 60.0) -> None:
+    async def wait_heard(self, timeout_s: float = 30.0) -> None:
         """Wait until all members were told of all that is answered by now, and check it."""
         answered = dict(self.answered)
         try:
@@ -116,12 +116,11 @@ class Talk:
         except TimeoutError:
             raise AssertionError(f"not told after {timeout_s:.0f} s: {self._missing(answered)[:5]}") from None
         for text, (_, event_id) in answered.items():
-            assert self.texts[event_id] == text, (
-                f"{text} was answered with the event of {self.texts[event_id]}"
+            assert self.event_ids[text] == event_id, (
+                f"{text} was answered with {event_id}, and told as {self.event_ids[text]}"
             )
-        assert len({event_id for _, event_id in answered.values()}) == len(answered)
 
-    async def wait_said(self, count: int, timeout_s: float = 60.0) -> None:
+    async def wait_said(self, count: int, timeout_s: float = 30.0) -> None:
         """Wait until so many messages more are answered."""
         wanted = len(self.answered) + count
         async with asyncio.timeout(timeout_s):
@@ -149,12 +148,14 @@ class Talk:
             text, room_id = f"{member.user_id} {number}", chance.choice(self.rooms)
             content = {"msgtype": "m.text", "body": text}
             path = f"/v3/rooms/{quote(room_id)}/send/m.room.message/n{number}"
-            begun = time.monotonic()
+            self.sent[text] = room_id, member.user_id
+            begun = self._unanswered[text] = time.monotonic()
             while text not in self.answered:
                 answer = await self._ask("send", member, "PUT", path, content)
                 if answer is not None:
                     self.answered[text] = room_id, answer["event_id"]
-            self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+            del self._unanswered[text]
+            self._slowest_s = max(self._slowest_s, time.monotonic() - begun)
             await asyncio.sleep(chance.uniform(0.2, 0.8))
 
     async def _listen(self, member: HttpClient, since: str) -> None:
@@ -167,9 +168,8 @@ class Talk:
             news = await self._news(member, answer)
             if news is None:
                 continue  # the part before a gap could not be had: sync again, as if nothing had come
-            for room_id, event_id, text in news:
-                self.texts.setdefault(event_id, text)
-                self.conversations[room_id].hear(member.user_id, event_id)
+            for room_id, event in news:
+                self._hear(member, room_id, event)
             token = answer["next_batch"]
             assert position(token) >= position(since), f"the token of {member.user_id} went back"
             since = token
@@ -177,9 +177,24 @@ class Talk:
                 async with self._heard:
                     self._heard.notify_all()
 
-    async def _news(self, member: HttpClient, answer: Any) -> list[tuple[str, str, str]] | None:
-        """Give the messages (room, event id, text) of an answer, with those before a gap."""
-        found: list[tuple[str, str, str]] = []
+    def _hear(self, member: HttpClient, room_id: str, event: Any) -> None:
+        """Note a message. Raises AssertionError if nobody sent it there, or if it is two events."""
+        text, event_id = event["content"]["body"], event["event_id"]
+        assert self.sent.get(text) == (room_id, event["sender"]), (
+            f"{member.user_id} was told {event} in {room_id}, and sent was {self.sent.get(text)}"
+        )
+        first = self.event_ids.setdefault(text, event_id)
+        if first != event_id:
+            failed = [it for it in self.failures if event["sender"] in it.what]
+            raise AssertionError(
+                f"{text} was sent once and is two events, {first} and {event_id}, in {room_id}; answered was "
+                f"{self.answered.get(text)}, failed were {failed}"
+            )
+        self.conversations[room_id].hear(member.user_id, event_id)
+
+    async def _news(self, member: HttpClient, answer: Any) -> list[tuple[str, Any]] | None:
+        """Give the messages of an answer, each with its room, with those before a gap."""
+        found: list[tuple[str, Any]] = []
         for room_id, room in answer.get("rooms", {}).get("join", {}).items():
             timeline = room.get("timeline", {})
             events = list(timeline.get("events", []))
@@ -193,11 +208,7 @@ class Talk:
                 older = [it for it in page["chunk"] if not conversation.knows(member.user_id, it["event_id"])]
                 events[:0] = reversed(older)
                 token = page.get("end") if len(older) == len(page["chunk"]) else None
-            found += [
-                (room_id, it["event_id"], it["content"]["body"])
-                for it in events
-                if it["type"] == "m.room.message"
-            ]
+            found += [(room_id, it) for it in events if it["type"] == "m.room.message"]
         return found
 
     async def _ask(
@@ -207,17 +218,24 @@ class Talk:
         self.requests += 1
         number, began = self.requests, time.monotonic()
         self.in_flight[number] = what, began
-        try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
-                return await member.request(method, path, body, **query)
-        except _LOST as error:
-            who, ended = f"{what} of {member.user_id}", time.monotonic()
-            cut = isinstance(error, aiohttp.ClientConnectionError | ConnectionError)
-            self.failures.append(Failure(who, began, ended, f"{error!r:.200}", cut))
-            await asyncio.sleep(_PAUSE_S)
-            return None
-        finally:
-            del self.in_flight[number]
+        within_s = _REQUEST_TIMEOUT_S + query.get("timeout", 0) / 1000
+        with noting_way() as way:
+            try:
+                async with asyncio.timeout(within_s):
+                    return await member.request(method, path, body, **query)
+            except _LOST as error:
+                who, ended = f"{what} of {member.user_id}", time.monotonic()
+                self.failures.append(Failure(who, began, ended, _how(error), f"{error!r:.200}", way))
+                await asyncio.sleep(_PAUSE_S)
+                return None
+            finally:
+                del self.in_flight[number]
+
+
+def _how(error: Exception) -> How:
+    if isinstance(error, Unavailable):
+        return How.UNAVAILABLE
+    return How.CUT if isinstance(error, aiohttp.ClientError | ConnectionError) else How.HUNG
 
 
 def position(token: str) -> int:

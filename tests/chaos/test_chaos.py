@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.chaos.storm import storm
 
 SEED = 3
@@ -14,12 +16,14 @@ FAULTS = (
     "Redis emptied",
     "Redis paused",
     "PostgreSQL restarted",
+    "configuration read again",
     "workers restarted one by one",
 )
 
 
-async def test_people_who_talk_notice_nothing_but_a_repeated_request() -> None:
+async def test_people_who_talk_notice_nothing_but_a_repeated_request(record_property: Any) -> None:
     """Messages would vanish, come twice or in another order, or people would have to log in again."""
-    async with storm(SEED, pause_s=10.0) as made:
+    async with storm(SEED, pause_s=10.0, watch_s=0.5) as made:
         for name in FAULTS:
             await made.strike(name)
+    record_property("summary", made.summary())

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.late_writes import late_writes
 from tests.cluster.load import Talk
+from tests.postgres import private_folder
 from tests.server.http_client import HttpClient
 
 
@@ -70,6 +72,32 @@ async def test_a_frozen_worker_does_no_harm(own_cluster: ClusterProcess) -> None
         finally:
             os.kill(pid, signal.SIGCONT)
         await own_cluster.wait_live(4)
+
+
+async def test_what_a_frozen_writer_had_in_hand_comes_late_and_undoes_nothing() -> None:
+    """A worker that goes on would bring back whoever was banned meanwhile, or say again what it had said."""
+    with private_folder() as folder:
+        cluster = ClusterProcess(folder, 3)
+        try:
+            await cluster.start()
+            workers = await cluster.workers()
+            (writer,) = (name for name, it in workers.items() if it["takes_rooms"])
+            pid = workers[writer]["pid"]
+            async with late_writes(cluster, writer) as late:
+                async with late.under_way():
+                    os.kill(pid, signal.SIGSTOP)
+                try:
+                    await late.overtake()
+                    async with asyncio.timeout(20):
+                        while writer in await cluster.workers():
+                            await asyncio.sleep(0.05)
+                    assert await late.is_committed(), "PostgreSQL was not at work on what it had in hand"
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                # The message, that of who was banned, and the join: each was computed on an old head.
+                assert await late.check() >= 3
+        finally:
+            await cluster.stop()
 
 
 async def test_a_worker_is_added_and_another_drained(own_cluster: ClusterProcess) -> None:
