@@ -19,6 +19,7 @@ from tests.chaos.excuses import AT_ONCE_S, NO_EXCUSE, Excuse, one_of
 from tests.chaos.processes import client_ports, command_of, is_stopped, listener_at, started
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.figures import IN_FLIGHT, figures
+from tests.cluster.last_commit import last_commit
 from tests.cluster.late_writes import late_writes
 from tests.server.http_client import Refused
 
@@ -41,6 +42,7 @@ class Faults:
         self._stopped: set[int] = set()
         self.all: Mapping[str, Callable[[], Awaitable[Excuse]]] = {
             "worker killed": self.kill_worker,
+            "worker killed in a commit": self.kill_in_commit,
             "two workers killed": self.kill_two,
             "worker frozen": self.freeze_worker,
             "worker added and drained": self.add_and_drain,
@@ -59,17 +61,24 @@ class Faults:
         """Kill the worker that has run longest (so each in turn) on the spot; it is started again."""
         return await self._kill(self.workers()[:1])
 
+    async def kill_in_commit(self) -> Excuse:
+        """Kill a worker that writes when PostgreSQL has its commit: nobody is told that it takes place."""
+        name = await self._writer()
+        async with last_commit(self._cluster, name):
+            excuse = await self._end_at_once([self._pid(name)])
+        await self.wait_whole()
+        return excuse
+
     async def kill_two(self) -> Excuse:
         """Kill two workers at once."""
         return await self._kill(self._chance.sample(self.workers(), 2))
 
     async def freeze_worker(self) -> Excuse:
         """Stop a worker that writes, with writes in its hand, and let it go on with them later."""
-        members = await self._cluster.workers()
-        name = self._chance.choice([it["name"] for it in members.values() if it["takes_rooms"]])
+        name = await self._writer()
         async with late_writes(self._cluster, name) as late:
             pid = self._pid(name)
-            async with late.under_way():
+            async with late.under_way(alone=False):
                 begun = time.monotonic()
                 await self._stop(pid)
             await late.overtake()
@@ -196,6 +205,12 @@ class Faults:
             self._signal(pid, signal.SIGCONT)
 
     async def _kill(self, pids: Sequence[int]) -> Excuse:
+        excuse = await self._end_at_once(pids)
+        await self.wait_whole()
+        return excuse
+
+    async def _end_at_once(self, pids: Sequence[int]) -> Excuse:
+        """Kill workers; note whose connections they held."""
         ports: set[int] = set()
         for pid in pids:  # what stands still neither takes connections nor gives them away
             await self._stop(pid)
@@ -204,9 +219,7 @@ class Faults:
             self._signal(pid, signal.SIGKILL)
         for pid in pids:
             await self._gone(pid)
-        gone = time.monotonic()
-        await self.wait_whole()
-        return Excuse(frozenset(pids), frozenset(ports), until=gone + _CLOSED_WITHIN_S)
+        return Excuse(frozenset(pids), frozenset(ports), until=time.monotonic() + _CLOSED_WITHIN_S)
 
     async def _end_in_order(self, pid: int, ask: Callable[[], None]) -> Excuse:
         """Have a worker drain and end; note whose connections it holds until then."""
@@ -220,6 +233,10 @@ class Faults:
                 await asyncio.sleep(_LOOK_S)
         until = time.monotonic() + _CLOSED_WITHIN_S
         return Excuse(frozenset([pid]), frozenset(ports), until, at_most=_TRANSIT_OF_ONE)
+
+    async def _writer(self) -> str:
+        members = await self._cluster.workers()
+        return self._chance.choice(sorted(name for name, it in members.items() if it["takes_rooms"]))
 
     def _pid(self, name: str) -> int:
         pid = listener_at(self._cluster.worker_socket(name))

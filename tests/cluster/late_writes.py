@@ -16,26 +16,24 @@ from urllib.parse import quote
 import asyncpg
 
 from ranvier.cluster.placement import ROOM, ranked
-from ranvier.processes.postgres import running_dsn
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
-from tests.cluster.figures import IN_FLIGHT, OVERTAKEN, QUEUED, figures
+from tests.cluster.figures import OVERTAKEN, QUEUED, figures
+from tests.cluster.log_lock import connection_of, log_locked
 from tests.server.http_client import HttpClient, Refused, Unavailable
 
 _WITHIN_S: Final = 30.0
 _LOOK_S: Final = 0.01
-_COMPUTED: Final = 3  # of the writes, one after the other is begun: the first is in PostgreSQL's hands
+_SENT_WITHIN_S: Final = 0.05
+_COMPUTED: Final = 3  # while PostgreSQL has the first
 
 
 @asynccontextmanager
 async def late_writes(cluster: ClusterProcess, victim: str) -> AsyncIterator[LateWrites]:
     """Have people and rooms ready; the victim is a worker that takes rooms."""
-    dsn = running_dsn(cluster.folder / "data")
-    assert dsn is not None
     members = await cluster.workers()
     elsewhere = next(name for name in sorted(members) if name != victim)
     async with AsyncExitStack() as stack:
-        locking = await asyncpg.connect(dsn)
-        stack.push_async_callback(locking.close)
+        locking = await stack.enter_async_context(connection_of(cluster))
         late = LateWrites(cluster, victim, elsewhere, locking, stack)
         await late.gather([name for name, it in members.items() if it["takes_rooms"]])
         yield late
@@ -79,24 +77,26 @@ class LateWrites:
         await self.owner.put(f"/v3/directory/room/{quote(self.alias)}", {"room_id": self.rooms[3]})
 
     @asynccontextmanager
-    async def under_way(self) -> AsyncIterator[None]:
-        """Have all of it under way, as far as it goes without the lock of the log; then let that go."""
-        async with self._locking.transaction(), asyncio.timeout(_WITHIN_S):
-            await self._locking.execute("SELECT pos FROM log_head FOR UPDATE")
+    async def under_way(self, *, alone: bool) -> AsyncIterator[None]:
+        """Have all of it under way, as far as it goes without the lock of the log; then let that go.
+
+        If nobody writes but these (``alone``), it is known which of it waits for the next commit.
+        """
+        async with log_locked(self._locking), asyncio.timeout(_WITHIN_S):
             self._overtaken = (await figures(self._victim))[OVERTAKEN]
             self._begin(self.sender.send(self.rooms[0], "committed late"))
             while not await self._locking.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                 await asyncio.sleep(_LOOK_S)
-            before = await figures(self._victim)
             self._begin(self.sender.send(self.rooms[1], "late"))
             self._begin(self.banned.send(self.rooms[2], "late and banned"))
             self._begin(self.joining.post(f"/v3/join/{quote(self.alias)}"))
-            while not self._is_in_hand(before, await figures(self._victim)):
+            while (await figures(self._victim))[QUEUED] < _COMPUTED:
                 await asyncio.sleep(_LOOK_S)
+                if not alone:  # some of it may be in one commit with what others write
+                    path = f"/v3/user/{quote(self.sender.user_id)}/account_data/late{len(self._tasks)}"
+                    self._begin(self.sender.put(path))
+                    await asyncio.sleep(_SENT_WITHIN_S)
             yield
-
-    def _is_in_hand(self, before: dict[str, float], now: dict[str, float]) -> bool:
-        return all(now[it] >= before[it] + _COMPUTED for it in (QUEUED, IN_FLIGHT))
 
     async def overtake(self) -> None:
         """Write into the same rooms by another worker, which is answered though the victim stands still."""
@@ -122,7 +122,7 @@ class LateWrites:
         """
         async with asyncio.timeout(_WITHIN_S):
             outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
-        first, second, of_banned, of_joining = outcomes
+        first, second, of_banned, of_joining = outcomes[:4]
         await self._check_done(self.rooms[0], "committed late", first)
         await self._check_done(self.rooms[1], "late", second)
         await self._check_banned(of_banned)

@@ -84,7 +84,7 @@ async def test_what_a_frozen_writer_had_in_hand_comes_late_and_undoes_nothing() 
             (writer,) = (name for name, it in workers.items() if it["takes_rooms"])
             pid = workers[writer]["pid"]
             async with late_writes(cluster, writer) as late:
-                async with late.under_way():
+                async with late.under_way(alone=True):
                     os.kill(pid, signal.SIGSTOP)
                 try:
                     await late.overtake()
