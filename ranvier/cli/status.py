@@ -25,7 +25,9 @@ Status = dict[str, Any]
 
 _COLUMNS: dict[str, Callable[[Status], str]] = {
     "worker": lambda worker: worker["name"],
-    "state": lambda worker: f"silent {worker['heard_s_ago']:.0f}s" if worker["silent"] else worker["state"],
+    "state": lambda worker: (
+        f"silent {worker['heard_s_ago']:.0f}s" if worker.get("silent") else worker["state"]
+    ),
     "pid": lambda worker: str(worker["pid"]),
     "roles": lambda worker: "all" if len(worker["roles"]) == len(ROLES) else ",".join(worker["roles"]),
     "version": lambda worker: worker["version"],
@@ -75,7 +77,7 @@ def status(
 
 def _is_well(found: Status) -> bool:
     """Tell whether somebody serves, and has what that takes."""
-    serves = any(it["state"] == LIVE and not it["silent"] for it in found["workers"])
+    serves = any(it["state"] == LIVE and not it.get("silent") for it in found["workers"])
     stores = [store for store in (found["database"], found["redis"]) if store is not None]
     return serves and all(store["reachable"] for store in stores)
 
@@ -150,14 +152,14 @@ def _rendered(found: Status, width: int) -> RenderableType:
         unknown = not found["redis"]["reachable"]
         said = "nobody answers here, and only Redis knows who else is there" if unknown else "no worker runs"
         lines.append(Text(said, style="red"))
-    for worker in found["gone"]:
+    for worker in found.get("gone", ()):  # a worker of an older release tells of none
         since = _duration(worker["gone_s_ago"])
         lines.append(Text(f"{worker['name']} has been gone for {since}", style="yellow"))
     return Group(*lines, Text(), table)
 
 
 def _style(worker: Status) -> str:
-    if worker["silent"]:
+    if worker.get("silent"):
         return "red"
     return "green" if worker["state"] == LIVE else "yellow"
 

@@ -175,6 +175,8 @@ class ClusterWorkers:
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called when this worker is to be left by all clients, though it runs on."""
         self._when_drained.append(callback)
+        if self._members.own.state == DRAINING:  # as may be asked of one that starts
+            callback()
 
     def members(self) -> Sequence[Member]:
         """Give all that are alive; the figures of others are up to a second old, if Redis brings them."""
@@ -211,6 +213,7 @@ class ClusterWorkers:
             for other in members.alive()
             if other.name != member.name
             and other.state != DRAINING
+            and other.for_clients
             and (other is members.own or members.is_fresh(other.name))
             # A front brings connections to the workers that it started, and to no others.
             and (not member.fronted or (other.fronted and other.heads == member.heads))

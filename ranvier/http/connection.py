@@ -34,6 +34,8 @@ Given its file descriptor, which is closed afterwards, and what was read of its 
 Successor = Callable[[bytes], str | None]
 """Names the worker that goes on with a connection, by what was read of its next request; None if none can."""
 
+_AGAIN_S: Final = 2.5
+
 LINGER_S: Final = 0.25
 """How long a connection that has nothing to do stays open when the server stops."""
 
@@ -303,7 +305,7 @@ class Connection(asyncio.Protocol):
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._start_idle_timer(self._limits.keep_alive_s)
-        if self._state.successor is not None:
+        if self._state.successor is not None and not self._waiting:
             self._loop.call_later(LINGER_S, self._leave_if_idle)
         if self._waiting:
             # Not from here: many that are answered at once would stand on each other's shoulders.
@@ -385,11 +387,15 @@ class Connection(asyncio.Protocol):
         elif not self._waiting and (self._state.move is None or self._scheme == "https"):
             self._current.keep_alive = False
 
-    def _leave_if_idle(self) -> None:
+    def _leave_if_idle(self, tries: int = 3) -> None:
         successor = self._state.successor
-        if self._current is not None or self._in_message or successor is None:
+        if self._current is not None or self._waiting or self._in_message or successor is None:
             return  # a request that is on its way finds it as well
-        if not self._go_on_elsewhere(successor):
+        if self._go_on_elsewhere(successor):
+            return
+        if tries > 1 and self._state.move is not None and self._scheme != "https":
+            self._loop.call_later(_AGAIN_S, self._leave_if_idle, tries - 1)  # it may be taken then
+        else:
             self.transport.close()
 
     def _go_on_elsewhere(self, successor: Successor) -> bool:
@@ -409,7 +415,7 @@ class Connection(asyncio.Protocol):
             self._current.keep_alive = False
 
     def _close_if_idle(self) -> None:
-        if self._current is None:
+        if self._current is None and not self._waiting:
             self.transport.close()
 
     # -- bounds ----------------------------------------------------------------------------------------

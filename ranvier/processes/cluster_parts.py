@@ -116,6 +116,7 @@ async def cluster_parts(
     own = msgspec.structs.replace(
         _own(config, _address(sockets[0]), board.identity, core.clock.now_ms()),
         fronted=fronted,
+        for_clients=fronted or _listens_for_clients(config),
         restarts=restarts,
     )
 
@@ -192,6 +193,10 @@ def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
         version=ranvier.__version__,
         started_ts=now_ms,
     )
+
+
+def _listens_for_clients(config: Config) -> bool:
+    return any("client" in it.resources for it in config.worker.listeners or config.listeners)
 
 
 def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:

@@ -75,13 +75,14 @@ class FrontEnd:
         self._on_orphaned = on_orphaned
         self._loop = asyncio.get_running_loop()
         self._takes_rooms = True
-        self._draining = False
+        self._draining = self._ending = False
         self._gone = False
 
     def start(self) -> None:
-        """Ask for connections."""
+        """Ask for connections, unless this worker was drained before."""
         self._loop.add_reader(self._sock.fileno(), self._hear)
-        self._say(Ready())
+        if not self._draining:
+            self._say(Ready())
 
     def take_rooms(self, takes: bool) -> None:
         """Say whether connections come here for the sake of a room."""
@@ -90,16 +91,21 @@ class FrontEnd:
             self._say_rooms()
 
     def drain(self) -> None:
-        """Take no more connections."""
+        """Take no more connections; this worker may run on."""
         self._draining = True
         self._say(Draining())
+
+    def end(self) -> None:
+        """Take no more connections, as this worker ends."""
+        self._ending = True
+        self.drain()
 
     def _hear(self) -> None:
         for message, passed in front_protocol.all_received(self._sock):
             if message is None:
                 self._gone = True
                 self._loop.remove_reader(self._sock.fileno())
-                if not self._draining:
+                if not self._ending:
                     logger.error("The process that started this worker is gone")
                     self._on_orphaned()
             elif isinstance(message, Connection) and passed is not None:

@@ -249,11 +249,16 @@ class Workers:
         self._keeping[name] = self._tasks.create_task(self._keep_running(name))
 
     def remove(self) -> None:
-        """Drain the newest worker; the last one stays."""
+        """Drain the newest worker, or better one that was drained before; the last one that serves stays."""
         names = [name for name in self._keeping if name not in self._unwanted]
-        if len(names) > 1:
-            self._unwanted.add(names[-1])
-            self._signal(names[-1], signal.SIGTERM)
+        serving = set(self._front.ready_workers())
+        drained = [name for name in names if name not in serving and not self._front.is_starting(name)]
+        victim = (drained or names)[-1]
+        if len(names) > 1 and serving - {victim, *self._unwanted}:
+            self._unwanted.add(victim)
+            self._signal(victim, signal.SIGTERM)
+        else:
+            logger.warning("No worker is removed: no other one serves")
 
     def reload(self) -> None:
         """Have each worker read the configuration again, one that is starting as soon as it serves.

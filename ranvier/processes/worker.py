@@ -286,7 +286,7 @@ async def _serving(
         raise
     finally:
         if front is not None and moving is not None:
-            front.drain()
+            front.end()
             moving.drain()
         if cluster is not None:
             await cluster.drain()

@@ -34,12 +34,13 @@ DRAINING: Final = "draining"
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """One worker as it announces itself, in JSON, under ``<prefix>member:<name>``.
 
-    ``address`` is where other workers reach it (``unix:/path`` or ``tcp:host:port``), ``instance`` differs
-    between two lives of one name, ``heads`` names the memory in which the workers of one machine tell the
-    newest position (see ``cluster.head_board``), ``writers`` is how many of them rooms are placed on (0: on
-    all; see ``cluster.writers``), ``fronted`` says that connections can be moved to it, ``restarts`` that
-    something starts it again when it ends. ``beat`` counts its announcements, ``pos`` is how far it has
-    followed the log, ``load`` the share of one core that it used lately.
+    ``address`` is where other workers reach it (``unix:/path`` or ``tcp:host:port``), ``instance``
+    differs between two lives of one name, ``heads`` names the memory in which the workers of one machine
+    tell the newest position (see ``cluster.head_board``), ``writers`` is how many of them rooms are
+    placed on (0: on all; see ``cluster.writers``), ``fronted`` says that connections can be moved to it,
+    ``for_clients`` that clients find it, ``restarts`` that something starts it again when it ends.
+    ``beat`` counts its announcements, ``pos`` is how far it has followed the log, ``load`` the share of
+    one core that it used lately.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     load: float = 0.0
     writers: int = 0
     fronted: bool = False
+    for_clients: bool = True
     restarts: bool = False
     memory_bytes: int = 0
     requests: int = 0

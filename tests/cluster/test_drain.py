@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -189,3 +191,24 @@ async def until_closed(worker: Worker) -> None:
                 return
             writer.close()
             await asyncio.sleep(0.05)
+
+
+async def test_of_two_workers_the_drained_one_is_removed(three: ClusterProcess) -> None:
+    """Who drains a worker and then asks for one less would be left with none that serves, and no error."""
+    for name in ("worker1", "worker2"):
+        assert (await ask(three.worker_socket("worker3"), "POST", f"/_ranvier/api/workers/{name}/drain"))[
+            0
+        ] == 200
+    left = {}
+    for count in (2, 1):
+        os.kill(three.pid, signal.SIGTTOU)
+        async with asyncio.timeout(30):
+            while len(left := await three.workers()) > count:
+                await asyncio.sleep(0.1)
+    assert list(left) == ["worker3"]
+    async with HttpClient(three.url) as client, asyncio.timeout(20):
+        await client.register()
+        os.kill(three.pid, signal.SIGTTOU)
+        while "No worker is removed" not in three.log:
+            await asyncio.sleep(0.05)
+        await client.create_room()
