@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ranvier.deploy.actions import Action, DeployError
-from ranvier.deploy.commands import commands, hints, starting
+from ranvier.deploy.commands import commands, hints, serving, starting
 from ranvier.deploy.nginx import public_routes
 from ranvier.deploy.plan import Plan, Planner
 from ranvier.deploy.record import Record, read_record
@@ -84,6 +84,8 @@ def _plan(target: Target, settings: Settings, before: Record, *, start: bool) ->
     plan.actions += plan.last
     if system is not None and start:
         plan.actions += starting(system, settings, plan)
+    if system is not None:
+        plan.actions += serving(system, plan)
     plan.notes += hints(settings, plan)
     return plan
 

@@ -214,7 +214,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Tried:
-    """Run a command that may refuse what was just written; then ``undo`` makes it as it was before."""
+    """Run a command that may fail after files were written; then ``undo`` makes them as they were before."""
 
     run: Run
     undo: Sequence[Action]
@@ -239,7 +239,7 @@ class Tried:
                     step.apply(target)
             except (DeployError, OSError, LookupError) as second:
                 raise DeployError(f"{error}\nIt cannot be made as it was before: {second}") from error
-            raise DeployError(f"{error}\nIts files are as they were before") from error
+            raise DeployError(f"{error}\nAll files are as they were before") from error
 
 
 def command_path() -> str:

@@ -57,22 +57,21 @@ class StartServices:
 def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
     """Give the commands that are needed after the plan's files are there, but for those that start workers.
 
-    What may refuse a file comes first: nothing else is changed then.
+    What may refuse a file comes first. Whatever fails before Redis has restarted undoes all files.
     """
-    found: list[Action] = []
     reload_units = system.run(["systemctl", "daemon-reload"], "systemd reads its units again")
+    files = list(plan.undo.values())
+    undo: list[Action] = [*files, reload_units] if files and _units(plan) else files
+    found: list[Action] = []
     if plan.reload_nginx:
         test = system.run(["nginx", "-t"], "see whether nginx takes its configuration")
-        found.append(Tried(test, plan.undo_below(settings.nginx_dir)))
+        found.append(Tried(test, undo))
     if _units(plan):
-        found.append(reload_units)
-    found += _database(system, settings, plan)
+        found.append(Tried(reload_units, undo))
+    found += [Tried(run, undo) for run in _database(system, settings, plan)]
     if plan.restart_redis:
         restart = system.run(["systemctl", "restart", settings.redis_service], "Redis moves to its socket")
-        undo = plan.undo_below(settings.redis_config.parent, UNITS / f"{settings.redis_service}.d")
-        found.append(Tried(restart, [*undo, reload_units, restart] if undo else []))
-    if plan.reload_nginx:
-        found.append(system.run(["systemctl", "reload-or-restart", "nginx.service"], "nginx uses it"))
+        found.append(Tried(restart, [*undo, restart] if undo else []))
     for name in plan.removed:
         argv = ["systemctl", "disable", "--now", service_of(name)]
         found.append(system.run(argv, f"the worker {name} is no longer wanted"))
@@ -87,6 +86,14 @@ def starting(system: System, settings: Settings, plan: Plan) -> list[Action]:
     if _units(plan) or system.not_running(["ranvier.target", *services]):
         return [StartServices(system, services)]
     return []
+
+
+def serving(system: System, plan: Plan) -> list[Action]:
+    """Give what lets nginx use its files, and remembers that it does; workers run by then."""
+    if not plan.reload_nginx:
+        return []
+    argv = ["systemctl", "reload-or-restart", "nginx.service"]
+    return [system.run(argv, "nginx uses it"), *plan.served]
 
 
 def hints(settings: Settings, plan: Plan) -> list[str]:
@@ -111,7 +118,7 @@ def _units(plan: Plan) -> bool:
     return any(UNITS in path.parents for path in plan.changed)
 
 
-def _database(system: System, settings: Settings, plan: Plan) -> list[Action]:
+def _database(system: System, settings: Settings, plan: Plan) -> list[Run]:
     """Make the server's role and its database, unless they are there or PostgreSQL is elsewhere."""
     if not _has(system, "SELECT 1"):
         path = settings.conf_d / "database.yaml"
@@ -121,7 +128,7 @@ def _database(system: System, settings: Settings, plan: Plan) -> list[Action]:
                 f"start it, then run this again; if it is elsewhere, say so in {path}"
             )
         return []
-    found: list[Action] = []
+    found: list[Run] = []
     if not _has(system, f"SELECT 1 FROM pg_roles WHERE rolname = '{settings.user}'"):
         argv = [*AS_POSTGRES, "createuser", settings.user]
         found.append(system.run(argv, "the server's role in PostgreSQL"))

@@ -47,25 +47,24 @@ class Plan:
     """What is to be done, in order, and what is to be told.
 
     ``changed`` are the paths of files that are not in use yet as they will be. ``last`` remembers that they
-    are, once they are, so that a run that failed half way is taken up by the next. ``waiting`` are those
-    whose program is not installed. ``undo`` has what makes a file as it was. ``wanted`` has the fingerprint
-    of each file that is not left to a person. ``removed`` are workers that are no longer wanted.
+    are, once they are, so that a run that failed half way is taken up by the next; ``served`` remembers that
+    nginx uses its own. ``waiting`` are those whose program is not installed or not in use. ``undo`` has what
+    makes a file as it was, also before runs that did not come to their end, as far as that is known.
+    ``wanted`` has the fingerprint of each file that is not left to a person. ``removed`` are workers that
+    are no longer wanted.
     """
 
     actions: list[Action] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     changed: set[Path] = field(default_factory=set)
     last: list[Action] = field(default_factory=list)
+    served: list[Action] = field(default_factory=list)
     waiting: set[Path] = field(default_factory=set)
     undo: dict[Path, Action] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     restart_redis: bool = False
     reload_nginx: bool = False
-
-    def undo_below(self, *folders: Path) -> list[Action]:
-        """Give what makes the files in some folders as they were."""
-        return [action for path, action in self.undo.items() if path.parent in folders]
 
     def wants(self, path: Path, content: str) -> bool:
         """Tell whether a file will have this text, and not a person's."""
@@ -171,7 +170,18 @@ class Planner:
         self._file(settings.redis_config, content, rights, ours=False)
         if {fragment, drop_in, settings.redis_config} & self.plan.changed:
             self.plan.restart_redis = True
+        if self._unfinished(fragment, self._target.read(fragment) or ""):
+            self._undo_unfinished_redis(content, rights)
         self._former_redis()
+
+    def _undo_unfinished_redis(self, content: str, rights: Rights) -> None:
+        """Let Redis's own file be as before the run that added the fragment and did not come to its end."""
+        path, fragment = self._settings.redis_config, self._settings.redis_fragment
+        plain = system_files.without_include(content, str(fragment))
+        if system_files.includes(plain, str(fragment)):
+            self.plan.undo.pop(fragment, None)  # a person included it, and Redis does not start without it
+        else:
+            self.plan.undo.setdefault(path, PutFile(path, plain, rights, content))
 
     def _former_redis(self) -> None:
         """Tell when the Redis of the run before still has the file that gives it the same socket."""
@@ -210,14 +220,25 @@ class Planner:
         self._file(server, content, leave_edited=True)
         if self.plan.wants(server, content):
             self._check_certificate()
-        if self._system is not None and not self._system.has_nginx():
+        absent = self._absent_nginx()
+        if absent is not None:
             self.plan.waiting |= {upstream, server}
-            self.plan.notes.append(
-                f"there is no nginx; its files wait in {settings.nginx_dir}: install it, then run this again"
-            )
+            self.plan.notes.append(f"{absent}, then run this again")
             self.plan.reload_nginx = False
         elif {upstream, server} & self.plan.changed:
             self.plan.reload_nginx = True
+
+    def _absent_nginx(self) -> str | None:
+        """Say what keeps nginx from using its files on this machine, and what to do; None if nothing does."""
+        where = f"its files wait in {self._settings.nginx_dir}"
+        if self._system is None:
+            return None
+        if not self._system.has_nginx():
+            return f"there is no nginx; {where}: install it"
+        if not self._system.uses_nginx():
+            enable = "`systemctl enable --now nginx`"
+            return f"nginx is switched off and is left so; {where}: if it is to answer clients, {enable}"
+        return None
 
     def _check_certificate(self) -> None:
         settings = self._settings
@@ -273,13 +294,18 @@ class Planner:
             if text != before:
                 self.plan.actions.insert(at, PutFile(record.PATH, text, _ROOT_FILE, before))
                 before = text
-        end = self._before.ended(self._settings, self.plan.wanted, waiting=self.plan.waiting, gone=gone)
-        text = end.encode()
-        if text == before:
-            return
-        self.plan.last.append(PutFile(record.PATH, text, _ROOT_FILE, before))
+        waiting = set(self.plan.waiting)
+        if self._system is not None and self.plan.reload_nginx:
+            waiting |= {path for path in self.plan.changed if path.parent == self._settings.nginx_dir}
+        steps = ((self.plan.last, waiting), (self.plan.served, self.plan.waiting))
+        for actions, unused in steps:
+            end = self._before.ended(self._settings, self.plan.wanted, waiting=unused, gone=gone)
+            text = end.encode()
+            if text != before:
+                actions.append(PutFile(record.PATH, text, _ROOT_FILE, before))
+            before = text
         former = record.FORMER_PATH
-        if self._target.rights(record.PATH) is None and self._target.rights(former) is not None:
+        if self._target.rights(former) is not None:
             self.plan.last.append(RemoveFile(former, f"it is {record.PATH} now"))
 
     # -- single steps ----------------------------------------------------------------------------------
@@ -294,7 +320,8 @@ class Planner:
         ours: bool = True,
     ) -> None:
         self._parents(path)
-        current = self._target.read(path)
+        found = self._found(path)
+        current = found[0] if found is not None else None
         edited = current not in (None, content) and not self._before.wrote(path, current or "")
         if edited and leave_edited:
             self.plan.notes.append(f"{path} was edited by hand and is left as it is")
@@ -303,17 +330,25 @@ class Planner:
             self.plan.wanted[str(path)] = fingerprint(content)
             if not self._before.uses(path, content):
                 self.plan.changed.add(path)
+        if found is None or self._unfinished(path, found[0]):
+            self.plan.undo[path] = RemoveFile(path, "it is not in use")
+        elif current != content:
+            self.plan.undo[path] = PutFile(path, *found, content)
         if current == content:
             self._rights(path, rights)
             return
         copy_to = self._free_name(path) if edited else None
         self.plan.actions.append(PutFile(path, content, rights, current, copy_to))
         self.plan.changed.add(path)
-        if current is None:
-            self.plan.undo[path] = RemoveFile(path, "it was not there before")
-        else:
-            before = self._target.rights(path) or rights
-            self.plan.undo[path] = PutFile(path, current, before, content)
+
+    def _found(self, path: Path) -> tuple[str, Rights] | None:
+        """Give a file's text and rights; None if it is not there. Raises ``OSError``."""
+        text, rights = self._target.read(path), self._target.rights(path)
+        return (text, rights) if text is not None and rights is not None else None
+
+    def _unfinished(self, path: Path, text: str) -> bool:
+        """Tell whether a file was written by runs alone that did not come to their end."""
+        return str(path) not in self._before.files and self._before.wrote(path, text)
 
     def _secret(self, name: str, make: Callable[[], str], what: str) -> None:
         path = self._settings.config_dir / name

@@ -30,6 +30,11 @@ class System:
         """Tell whether nginx is installed, and started by systemd."""
         return shutil.which("nginx", path=self.path) is not None and self.has_service("nginx.service")
 
+    def uses_nginx(self) -> bool:
+        """Tell whether nginx runs or is started at boot; otherwise something else may have its ports."""
+        enabled = self.says(["systemctl", "is-enabled", "nginx.service"]) == "enabled"
+        return enabled or not self.not_running(["nginx.service"])
+
     def has_service(self, name: str) -> bool:
         """Tell whether systemd knows a service."""
         return self.says(["systemctl", "show", "--property=LoadState", "--value", name]) == "loaded"

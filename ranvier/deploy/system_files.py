@@ -84,6 +84,11 @@ After=systemd-tmpfiles-setup.service
 [Service]
 ReadWritePaths={socket_dir}
 """
+_INCLUDE = """\
+
+# For Ranvier; keep this line last.
+include {path}
+"""
 _STOP_MARGIN_S = 30
 _HOMES = ("/home/", "/root/", "/run/user/")
 
@@ -169,6 +174,10 @@ def with_include(redis_config: str, fragment_path: str) -> str:
     """Give Redis's configuration with the fragment included at its end."""
     if includes(redis_config, fragment_path):
         return redis_config
-    line = f"include {fragment_path}"
     end = "" if not redis_config or redis_config.endswith("\n") else "\n"
-    return f"{redis_config}{end}\n# For Ranvier; keep this line last.\n{line}\n"
+    return f"{redis_config}{end}{_INCLUDE.format(path=fragment_path)}"
+
+
+def without_include(redis_config: str, fragment_path: str) -> str:
+    """Give Redis's configuration as it was before ``with_include`` changed it."""
+    return redis_config.replace(_INCLUDE.format(path=fragment_path), "")

@@ -379,6 +379,25 @@ def test_the_record_of_the_first_release_is_taken_over(machine: Path, deploy: De
     assert "Nothing to do" in deploy().output
 
 
+def test_the_record_of_the_first_release_goes_after_an_update_that_failed_at_first(
+    machine: Path, deploy: Deploy
+) -> None:
+    """A record that says what once was would come back to be believed when the newer one is moved away."""
+    deploy(*FIRST)
+    (machine / RECORD).rename(machine / FORMER_RECORD)
+    blocked = machine / "etc/nginx/conf.d/.ranvier.conf.new"
+    blocked.mkdir()
+    assert deploy("--public-name", "chat.example.org").exit_code == 1
+    blocked.rmdir()
+    assert (machine / RECORD).exists()
+    assert deploy().exit_code == 0
+    assert not (machine / FORMER_RECORD).exists()
+    (machine / FORMER_RECORD).write_text((machine / RECORD).read_text())
+    assert deploy().exit_code == 0
+    assert not (machine / FORMER_RECORD).exists()
+    assert "Nothing to do" in deploy().output
+
+
 @pytest.mark.parametrize(
     "options",
     [

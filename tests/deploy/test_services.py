@@ -13,12 +13,13 @@ from ranvier.deploy.actions import DeployError
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.system import System
 from ranvier.deploy.target import Target
-from tests.deploy.conftest import Deploy, files_of
+from tests.deploy.conftest import REDIS_CONF, Deploy, files_of
 from tests.postgres import private_folder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
 
 SITE = "etc/nginx/conf.d/ranvier.conf"
+REDIS = "etc/redis/redis.conf"
 UPSTREAM = "etc/nginx/conf.d/ranvier-upstream.conf"
 SYSTEMCTL = """\
 #!/bin/sh
@@ -41,7 +42,7 @@ start)
         [ -e "broken/$unit" ] && {{ echo failed > "state/$unit"; status=1; }}
     done ;;
 status) for last; do :; done; echo "why $last does not run" ;;
-restart) [ -e "broken/$1" ] && {{ echo "Job for $1 failed" >&2; status=1; }} ;;
+reload-or-restart | restart) [ -e "broken/$1" ] && {{ echo "Job for $1 failed" >&2; status=1; }} ;;
 esac
 exit $status
 """
@@ -71,6 +72,7 @@ class Services:
             (folder / name).mkdir(parents=True)
         for name in ("redis-server.service", "nginx.service", "postgresql"):
             (folder / "known" / name).touch()
+        (folder / "enabled" / "nginx.service").touch()
         for name, text in (("systemctl", SYSTEMCTL), ("nginx", NGINX), ("runuser", RUNUSER)):
             (folder / "bin" / name).write_text(text.format(folder=folder))
             (folder / "bin" / name).chmod(0o755)
@@ -105,8 +107,8 @@ def test_the_files_are_used_and_the_workers_are_started(services: Services, depl
     asked = services.asked()
     assert asked[0] == "nginx -t"
     assert asked.index("systemctl daemon-reload") < asked.index("systemctl restart redis-server.service")
-    assert "systemctl reload-or-restart nginx.service" in asked
-    assert asked[-1] == f"systemctl start ranvier.target {' '.join(WORKERS)}"
+    start = f"systemctl start ranvier.target {' '.join(WORKERS)}"
+    assert asked[-2:] == [start, "systemctl reload-or-restart nginx.service"]
     (services.folder / "state" / WORKERS[1]).write_text("reloading\n")
     assert "Nothing to do" in deploy().output
     assert services.asked() == []
@@ -151,23 +153,103 @@ def test_what_nginx_refuses_does_not_stay(machine: Path, services: Services, dep
     assert result.exit_code == 1
     assert "nginx: [emerg] no" in result.output
     assert "as they were before" in result.output
-    assert services.asked() == ["nginx -t"], "something else was done"
-    assert not (machine / SITE).exists()
-    assert not (machine / UPSTREAM).exists()
+    assert services.asked() == ["nginx -t", "systemctl daemon-reload"], "something else was done"
+    assert written_by_us(machine) == []
+    assert (machine / REDIS).read_text() == REDIS_CONF
     services.set("broken", "nginx", there=False)
     assert deploy(*services.first).exit_code == 0
     services.asked()
 
-    before = (machine / SITE).read_text(), (machine / UPSTREAM).read_text()
+    before = {path: (machine / path).read_text() for path in written_by_us(machine)}
+    assert {SITE, UPSTREAM, "etc/ranvier/homeserver.yaml"} <= before.keys()
     services.set("broken", "nginx")
     assert deploy("--public-name", "matrix.example.org", "--workers", 3).exit_code == 1
-    assert ((machine / SITE).read_text(), (machine / UPSTREAM).read_text()) == before
+    assert {path: (machine / path).read_text() for path in written_by_us(machine)} == before
     services.set("broken", "nginx", there=False)
     result = deploy("--public-name", "chat.example.org")
     assert result.exit_code == 0, result.output
     assert "edited by hand" not in result.output
     assert "server_name chat.example.org;" in (machine / SITE).read_text()
     assert "nginx -t" in services.asked()
+
+
+def written_by_us(machine: Path) -> list[str]:
+    """Give the files that ``deploy`` wrote, but for what is made once and what it remembers."""
+    kept = ("signing.key", "registration_shared_secret", "deploy.json", "passwd", "group", "redis.conf")
+    files = (path.relative_to(machine) for path in machine.rglob("*") if path.is_file())
+    made = (path for path in files if not path.name.startswith((*kept, "shadow", "gshadow", ".pwd")))
+    return sorted(map(str, made))
+
+
+@pytest.mark.parametrize("broken", ["nginx", "redis-server.service"])
+def test_what_a_run_that_was_cut_off_left_is_undone_by_the_next(
+    machine: Path, services: Services, deploy: Deploy, broken: str
+) -> None:
+    """Redis would be off the network at its next start, for all who use it, with no server deployed."""
+    blocked = machine / "etc/nginx/conf.d/.ranvier.conf.new"
+    blocked.mkdir(parents=True)
+    assert deploy(*services.first).exit_code == 1
+    assert "include" in (machine / REDIS).read_text()
+    blocked.rmdir()
+    services.set("broken", broken)
+    assert deploy(*services.first).exit_code == 1
+    assert (machine / REDIS).read_text() == REDIS_CONF
+    assert written_by_us(machine) == []
+    services.set("broken", broken, there=False)
+    assert deploy(*services.first).exit_code == 0
+    assert "include" in (machine / REDIS).read_text()
+
+
+def test_an_include_that_a_person_edited_keeps_its_file(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """Redis would not start, since it would include a file that is not there."""
+    blocked = machine / "etc/nginx/conf.d/.ranvier.conf.new"
+    blocked.mkdir(parents=True)
+    deploy(*services.first)
+    blocked.rmdir()
+    conf = machine / REDIS
+    conf.write_text(conf.read_text().replace("# For Ranvier; keep this line last.\n", ""))
+    services.set("broken", "nginx")
+    assert deploy(*services.first).exit_code == 1
+    assert "include /etc/redis/ranvier.conf" in conf.read_text()
+    assert (machine / "etc/redis/ranvier.conf").exists()
+
+
+def test_an_nginx_that_is_switched_off_is_left_alone(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """It would fight for the ports of the machine's other web server, or no worker would be started."""
+    services.set("enabled", "nginx.service", there=False)
+    services.set("broken", "nginx")
+    result = deploy(*services.first)
+    assert result.exit_code == 0, result.output
+    assert "nginx is switched off" in result.output
+    asked = services.asked()
+    assert not any("nginx" in line for line in asked)
+    assert asked[-1].startswith("systemctl start ranvier.target")
+    assert "Nothing to do" in deploy().output
+    services.set("broken", "nginx", there=False)
+    (services.folder / "state/nginx.service").write_text("active\n")
+    result = deploy()
+    assert "switched off" not in result.output
+    assert services.asked() == ["nginx -t", "systemctl reload-or-restart nginx.service"]
+    assert "Nothing to do" in deploy().output
+
+
+def test_an_nginx_that_does_not_reload_is_asked_again_by_the_next_run(
+    services: Services, deploy: Deploy
+) -> None:
+    """No worker would run, or the next run would say that all is done while clients get another site."""
+    services.set("broken", "nginx.service")
+    result = deploy(*services.first)
+    assert result.exit_code == 1
+    assert "Job for nginx.service failed" in result.output
+    assert any(line.startswith("systemctl start ranvier.target") for line in services.asked())
+    services.set("broken", "nginx.service", there=False)
+    assert deploy().exit_code == 0
+    assert services.asked() == ["nginx -t", "systemctl reload-or-restart nginx.service"]
+    assert "Nothing to do" in deploy().output
 
 
 def test_redis_is_as_before_when_it_does_not_start(machine: Path, services: Services, deploy: Deploy) -> None:
@@ -218,7 +300,8 @@ def test_a_worker_that_does_not_run_fails_the_run_and_is_started_by_the_next(
     services.asked()
     result = deploy()
     assert result.exit_code == 0, result.output
-    assert services.asked() == [f"systemctl start ranvier.target {' '.join(WORKERS)}"]
+    start = f"systemctl start ranvier.target {' '.join(WORKERS)}"
+    assert services.asked() == ["nginx -t", start, "systemctl reload-or-restart nginx.service"]
     assert "Nothing to do" in deploy().output
 
 
