@@ -72,7 +72,7 @@ class System:
         if os.geteuid() != 0:
             return  # a dry run; nobody else can try it as another user
         program, user = settings.program, settings.user
-        uid = target.uid(user) if target.has_user(user) else _NOBODY
+        uid, gid = _numbers(target, user)
         try:
             done = subprocess.run(
                 [program, "--version"],
@@ -85,8 +85,8 @@ class System:
                 env={"PATH": self.path},
                 stdin=subprocess.DEVNULL,
                 user=uid,
-                group=uid if uid == _NOBODY else target.gid(user),
-                extra_groups=[],
+                group=gid,
+                extra_groups=os.getgrouplist(user, gid),  # as systemd gives them
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             problem = str(error)
@@ -98,6 +98,19 @@ class System:
             f"the user {user} cannot run {program}: {problem}\n"
             "Install it where everybody may look, such as below /opt and not below /root, or give --program"
         )
+
+
+def _numbers(target: Target, user: str) -> tuple[int, int]:
+    """Give the user and the group of its name, as which systemd runs workers. Raises DeployError."""
+    if not target.has_user(user):
+        return _NOBODY, _NOBODY
+    try:
+        return target.uid(user), target.gid(user)
+    except LookupError as error:
+        raise DeployError(
+            f"there is no group {user}, as which workers run beside the user {user}: make it with "
+            f"`groupadd {user}`, or give another --user"
+        ) from error
 
 
 def system_of(target: Target) -> System | None:

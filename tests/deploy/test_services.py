@@ -399,3 +399,30 @@ def test_a_user_who_is_there_is_asked_as_themselves(run_as: Callable[[Path, str]
         run_as(program, "www-data")
         with pytest.raises(DeployError):
             run_as(program, "daemon")
+
+
+def test_a_user_is_asked_with_the_groups_that_they_have(
+    monkeypatch: pytest.MonkeyPatch, run_as: Callable[[Path, str], None]
+) -> None:
+    """A program that is open to a group of the server's user would be refused, though systemd can run it."""
+    target = Target()
+    gid = target.gid("daemon")
+    monkeypatch.setattr("os.getgrouplist", lambda user, own: [own, gid])  # as after `usermod -aG daemon …`
+    with private_folder() as folder:
+        folder.chmod(0o750)
+        os.chown(folder, 0, gid)
+        program = folder / "ranvier"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        run_as(program, "www-data")
+
+
+def test_a_user_without_a_group_of_that_name_is_told(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """An administrator would see a traceback."""
+    passwd = machine / "etc/passwd"
+    passwd.write_text(passwd.read_text() + "matrix:x:905:33::/:/bin/false\n")
+    result = deploy(*services.first, "--user", "matrix")
+    assert result.exit_code == 1
+    assert "there is no group matrix" in result.output
