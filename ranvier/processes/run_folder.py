@@ -34,11 +34,27 @@ def run_folder(data_dir: Path) -> Path:
 def find_run_folder(data_dir: Path) -> Path:
     """Give the folder that the server of a data folder uses, whoever asks; it need not be there.
 
-    Raises ``OSError`` where there is no data folder.
+    Raises ``OSError`` where there is no data folder, ``PermissionError`` for a folder in /tmp that is not of
+    the user in its name: anybody can make one.
     """
-    owner = data_dir.stat().st_uid
-    own = _place(data_dir, os.geteuid())
-    return own if own.is_dir() else _place(data_dir, owner)
+    asker, owner = os.geteuid(), data_dir.stat().st_uid
+    places = {uid: _place(data_dir, uid) for uid in ((owner, asker) if asker == 0 else (asker, owner))}
+    for uid, place in places.items():
+        if _is_folder_of(place, uid, data_dir):
+            return place
+    place = places[owner]
+    if place.parent != data_dir.resolve() and (place.is_symlink() or place.exists()):
+        raise PermissionError(f"{place} is not a folder of the user that runs Ranvier")
+    return place
+
+
+def _is_folder_of(place: Path, uid: int, data_dir: Path) -> bool:
+    """Tell whether a folder is there, and of this user unless the data folder keeps others out."""
+    try:
+        status = place.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (place.parent == data_dir.resolve() or status.st_uid == uid)
 
 
 def _place(data_dir: Path, uid: int) -> Path:

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ranvier.processes.run_folder import find_run_folder
-
 
 def named_user(name: str) -> pwd.struct_passwd | None:
     """Give a user of this machine; None if there is none of this name."""
@@ -24,13 +22,14 @@ def named_user(name: str) -> pwd.struct_passwd | None:
 
 
 def user_of(data_dir: Path) -> pwd.struct_passwd | None:
-    """Give who runs the server of a data folder, by the folder of its sockets, else by the data folder.
+    """Give who runs the server of a data folder, by the folder of its sockets in it, else by the data folder.
 
-    None where neither is there or their owner has no name.
+    None where neither is there or their owner has no name. Folders elsewhere, as in /tmp, are not asked.
     """
+    run = data_dir / "run"
     try:
-        run = find_run_folder(data_dir)
-        return pwd.getpwuid((run if run.exists() else data_dir).stat().st_uid)
+        status = run.lstat() if run.is_dir() else data_dir.stat()
+        return pwd.getpwuid(status.st_uid)
     except (KeyError, OSError):
         return None
 

@@ -84,7 +84,7 @@ def _told(data_dir: Path) -> _Told | None:
     try:
         folder = find_run_folder(data_dir)
         path = folder / _NAME
-        # In /tmp anybody may have made a folder of this name.
+        # Others than the server's user may have made a folder of this name.
         if folder.lstat().st_uid not in (os.geteuid(), data_dir.stat().st_uid):
             raise HiddenError(f"{folder} is not a folder of the user that runs Ranvier")
         return msgspec.json.decode(path.read_bytes(), type=_Told)

@@ -22,7 +22,8 @@ from ranvier.config.generate import signing_key_file
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import Settings
 from ranvier.processes.postgres import EmbeddedPostgres
-from ranvier.processes.service_user import acting_as, named_user
+from ranvier.processes.run_folder import _place, find_run_folder
+from ranvier.processes.service_user import acting_as, named_user, user_of
 from ranvier.storage.database import Database
 from ranvier.storage.migrations import migrate
 from tests.postgres import private_folder
@@ -197,6 +198,41 @@ def test_root_needs_no_options_where_the_server_was_deployed(
     done = CliRunner().invoke(main, ["register-user", "--password", "correct horse", "bob"])
     assert (done.exit_code, done.output) == (0, "Made the user bob.\n")
     assert (os.geteuid(), os.getuid()) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "stale"])
+def test_root_does_not_become_whom_a_folder_in_tmp_belongs_to(
+    data: Path, peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Any user could have root act as them, and be told by them where the database is."""
+    other = named_user("nobody")
+    assert other is not None
+    deep = data / ("x" * 100)
+    deep.mkdir()
+    os.chown(deep, peer.user.pw_uid, peer.user.pw_gid)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    theirs, own = _place(deep, peer.user.pw_uid), _place(deep, 0)
+    assert theirs.parent == own.parent == tmp_path
+    own.mkdir()
+    if kind == "folder":
+        os.chown(own, other.pw_uid, other.pw_gid)
+        theirs.mkdir()
+        os.chown(theirs, other.pw_uid, other.pw_gid)
+    elif kind == "link":
+        own.rmdir()
+        theirs.symlink_to(data)
+        own.symlink_to(data)
+    else:
+        theirs.mkdir()
+        os.chown(theirs, peer.user.pw_uid, peer.user.pw_gid)
+    user = user_of(deep)
+    assert user is not None
+    assert user.pw_uid == peer.user.pw_uid
+    if kind == "stale":
+        assert find_run_folder(deep) == theirs
+    else:
+        with pytest.raises(PermissionError):
+            find_run_folder(deep)
 
 
 def test_another_user_is_let_go_of_again() -> None:
