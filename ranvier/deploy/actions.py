@@ -80,13 +80,14 @@ class SetRights:
 
 @dataclass(frozen=True)
 class PutFile:
-    """Write a file. ``copy_to`` keeps what a person had written into it."""
+    """Write a file. ``copy_to`` keeps what a person had written into it, with the rights that it had."""
 
     path: Path
     content: str
     rights: Rights
     before: str | None
     copy_to: Path | None = None
+    copy_rights: Rights | None = None
 
     def summary(self) -> str:
         """Say in one line what is done."""
@@ -107,8 +108,7 @@ class PutFile:
     def apply(self, target: Target) -> None:
         """Write it."""
         if self.copy_to is not None and self.before is not None:
-            rights = target.rights(self.path) or self.rights
-            target.write(self.copy_to, self.before, rights)
+            target.write(self.copy_to, self.before, self.copy_rights or self.rights)
         target.write(self.path, self.content, self.rights)
 
 

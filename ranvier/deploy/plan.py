@@ -154,7 +154,8 @@ class Planner:
 
     def _redis(self) -> None:
         settings = self._settings
-        before = self._target.read(settings.redis_config)
+        found = self._target.read_exposed(settings.redis_config)
+        before, rights = found if found is not None else (None, _ROOT_FILE)
         known = self._system is None or self._system.has_service(settings.redis_service)
         if before is None or not known:
             missing = settings.redis_config if before is None else settings.redis_service
@@ -166,11 +167,11 @@ class Planner:
         self._file(fragment, system_files.redis_fragment(settings, before))
         self._file(drop_in, system_files.redis_drop_in(settings))
         content = system_files.with_include(before, str(fragment))
-        rights = self._target.rights(settings.redis_config) or _ROOT_FILE
         self._file(settings.redis_config, content, rights, ours=False)
         if {fragment, drop_in, settings.redis_config} & self.plan.changed:
             self.plan.restart_redis = True
-        if self._unfinished(fragment, self._target.read(fragment) or ""):
+        added = self._found(fragment)
+        if added is not None and self._unfinished(fragment, added[0]):
             self._undo_unfinished_redis(content, rights)
         self._former_redis()
 
@@ -188,8 +189,8 @@ class Planner:
         former, settings = self._before.settings, self._settings
         if former is None or former.redis_config == settings.redis_config:
             return
-        content = self._target.read(former.redis_config) or ""
-        if system_files.includes(content, str(former.redis_fragment)):
+        found = self._target.read_exposed(former.redis_config)
+        if found is not None and system_files.includes(found[0], str(former.redis_fragment)):
             self.plan.notes.append(
                 f"{former.redis_config} still includes {former.redis_fragment}, and two Redis would take one "
                 f"socket: take that line out, restart {former.redis_service}, then {settings.redis_service}"
@@ -334,17 +335,26 @@ class Planner:
             self.plan.undo[path] = RemoveFile(path, "it is not in use")
         elif current != content:
             self.plan.undo[path] = PutFile(path, *found, content)
-        if current == content:
+        before = found[1] if found is not None else None
+        if current == content and not self._is_exposed(path):
             self._rights(path, rights)
             return
+        if current == content and before == rights:
+            return
         copy_to = self._free_name(path) if edited else None
-        self.plan.actions.append(PutFile(path, content, rights, current, copy_to))
+        self.plan.actions.append(PutFile(path, content, rights, current, copy_to, before))
         self.plan.changed.add(path)
 
     def _found(self, path: Path) -> tuple[str, Rights] | None:
         """Give a file's text and rights; None if it is not there. Raises ``OSError``."""
+        if self._is_exposed(path):
+            return self._target.read_exposed(path)
         text, rights = self._target.read(path), self._target.rights(path)
         return (text, rights) if text is not None and rights is not None else None
+
+    def _is_exposed(self, path: Path) -> bool:
+        """Tell whether a file lies in Redis's folder, where Redis's user may put what they like."""
+        return path.parent == self._settings.redis_config.parent
 
     def _unfinished(self, path: Path, text: str) -> bool:
         """Tell whether a file was written by runs alone that did not come to their end."""

@@ -133,6 +133,11 @@ def worker_unit(settings: Settings, drain_s: int) -> str:
     return _unit(settings, "%i", "worker %i", drain_s)
 
 
+def stop_s(drain_s: int) -> int:
+    """Give how many seconds systemd gives a worker to finish."""
+    return 2 * drain_s + _STOP_MARGIN_S
+
+
 def _unit(settings: Settings, name: str, described: str, drain_s: int) -> str:
     options = " ".join(f"--config-path {path}" for path in settings.config_paths(name))
     at_home = str(settings.program).startswith(_HOMES)
@@ -144,7 +149,7 @@ def _unit(settings: Settings, name: str, described: str, drain_s: int) -> str:
         data_dir=settings.data_dir,
         socket_dir=settings.socket_dir,
         program=settings.program,
-        stop_s=2 * drain_s + _STOP_MARGIN_S,
+        stop_s=stop_s(drain_s),
         options=options,
         protect_home="read-only" if at_home else "yes",
     )

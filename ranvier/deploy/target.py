@@ -52,8 +52,37 @@ class Target:
             status = self.real(path).stat()
         except FileNotFoundError:
             return None
+        return self._rights_of(status)
+
+    def _rights_of(self, status: os.stat_result) -> Rights:
         mode = stat.S_IMODE(status.st_mode)
         return Rights(self.user_name(status.st_uid), self.group_name(status.st_gid), mode)
+
+    def read_exposed(self, path: Path) -> tuple[str, Rights] | None:
+        """Give text and rights of a file that others than root may exchange; None if there is none.
+
+        Both come from one file, no link nor other name of one: that could be a file which they cannot read.
+        Raises ``OSError``.
+        """
+        real = self.real(path)
+        # Neither follows a link nor waits for the other end of a pipe.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(real, flags)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if real.is_symlink():
+                raise OSError(f"{path} is a link, which root does not follow there") from error
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{path} is not a file")
+            if status.st_nlink != 1:
+                raise OSError(f"{path} has another name elsewhere, so it may be another program's file")
+            text = file.read(MAX_FILE_BYTES).decode(errors="surrogateescape")
+        return text, self._rights_of(status)
 
     def write(self, path: Path, content: str, rights: Rights) -> None:
         """Replace a file at once or not at all. Raises ``OSError``, ``LookupError``."""

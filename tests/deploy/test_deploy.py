@@ -182,7 +182,47 @@ def test_redis_own_configuration_keeps_its_rights_and_a_copy(machine: Path, depl
     assert conf.read_text().rstrip().endswith("include /etc/redis/ranvier.conf")
     status = conf.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (901, 901, 0o640)
-    assert conf.with_name("redis.conf.kept.1").read_text() == before
+    copy = conf.with_name("redis.conf.kept.1")
+    assert copy.read_text() == before
+    assert Target().rights(copy) == Target().rights(conf)
+
+
+@pytest.mark.parametrize("name", ["redis.conf", "ranvier.conf"])
+@pytest.mark.parametrize("how", ["link", "other name", "pipe"])
+def test_what_redis_user_puts_into_the_place_of_a_file_is_refused(
+    machine: Path, deploy: Deploy, how: str, name: str
+) -> None:
+    """Who broke into Redis would have root copy a secret file for them, or wait for ever."""
+    secret, path = machine / "secret", machine / "etc/redis" / name
+    secret.write_text("secret of root\n")
+    secret.chmod(0o600)
+    path.unlink(missing_ok=True)
+    if how == "link":
+        path.symlink_to(secret)
+    elif how == "other name":
+        path.hardlink_to(secret)
+    else:
+        os.mkfifo(path)
+    before = files_of(machine)
+    for more in ((), ("--dry-run",)):
+        result = deploy(*FIRST, *more)
+        assert result.exit_code == 1
+        assert f"/etc/redis/{name} " in result.output
+        assert "secret of root" not in result.output
+    assert files_of(machine) == before
+
+
+def test_a_fragment_of_redis_gets_its_rights_again(machine: Path, deploy: Deploy) -> None:
+    """Redis could not read it after somebody closed it."""
+    deploy(*FIRST)
+    fragment = machine / "etc/redis/ranvier.conf"
+    text = fragment.read_text()
+    fragment.chmod(0o600)
+    os.chown(fragment, 901, 0)
+    assert deploy().exit_code == 0
+    assert Target(machine).rights(Path("/etc/redis/ranvier.conf")) == ("root", "root", 0o644)
+    assert fragment.read_text() == text
+    assert "Nothing to do" in deploy().output
 
 
 @pytest.mark.parametrize(
