@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ranvier.deploy import config_files
-from ranvier.deploy.actions import Action, DeployError, Run, Tried
+from ranvier.deploy.actions import COMMAND_TIMEOUT_S, Action, DeployError, Run, Tried
 from ranvier.deploy.plan import UNITS, Plan
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.system import AS_POSTGRES, System
@@ -72,9 +72,10 @@ def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
     if plan.restart_redis:
         restart = system.run(["systemctl", "restart", settings.redis_service], "Redis moves to its socket")
         found.append(Tried(restart, [*undo, restart] if undo else []))
-    for name in plan.removed:
-        argv = ["systemctl", "disable", "--now", service_of(name)]
-        found.append(system.run(argv, f"the worker {name} is no longer wanted"))
+    if plan.removed:
+        argv = ["systemctl", "disable", "--now", *(service_of(name) for name in plan.removed)]
+        why = f"no longer wanted: {', '.join(plan.removed)}"
+        found.append(Run(argv, why, system.path, plan.stop_s + COMMAND_TIMEOUT_S))
     if system.says(["systemctl", "is-enabled", "ranvier.target"]) != "enabled":
         found.append(system.run(["systemctl", "enable", "ranvier.target"], "Ranvier is started at boot"))
     return found

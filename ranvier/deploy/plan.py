@@ -51,7 +51,7 @@ class Plan:
     nginx uses its own. ``waiting`` are those whose program is not installed or not in use. ``undo`` has what
     makes a file as it was, also before runs that did not come to their end, as far as that is known.
     ``wanted`` has the fingerprint of each file that is not left to a person. ``removed`` are workers that
-    are no longer wanted.
+    are no longer wanted, ``stop_s`` is how long systemd gives each worker to finish.
     """
 
     actions: list[Action] = field(default_factory=list)
@@ -63,6 +63,7 @@ class Plan:
     undo: dict[Path, Action] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    stop_s: int = 0
     restart_redis: bool = False
     reload_nginx: bool = False
 
@@ -198,6 +199,7 @@ class Planner:
 
     def _units(self) -> None:
         settings, drain_s = self._settings, self._drain_s()
+        self.plan.stop_s = system_files.stop_s(drain_s)
         self._file(UNITS / "ranvier.target", system_files.target_unit(settings))
         self._file(UNITS / "ranvier.service", system_files.main_unit(settings, drain_s))
         self._file(UNITS / "ranvier-worker@.service", system_files.worker_unit(settings, drain_s))

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -316,6 +317,28 @@ def test_a_worker_that_is_no_longer_wanted_is_stopped(
     assert f"systemctl disable --now {WORKERS[2]}" in services.asked()
     assert not (machine / "etc/ranvier/workers/worker2.yaml").exists()
     assert "Nothing to do" in deploy().output
+
+
+def test_workers_may_take_the_time_that_they_are_given_to_stop(
+    machine: Path, services: Services, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command would give up on a worker that finishes its requests, and again with each next worker."""
+    assert deploy(*services.first).exit_code == 0
+    services.asked()
+    (machine / "etc/ranvier/conf.d/mine.yaml").write_text("drain_timeout: 30m\n")
+    given: list[tuple[list[str], float]] = []
+    really = subprocess.run
+
+    def run(argv: list[str], **options: Any) -> Any:
+        given.append((argv, options["timeout"]))
+        return really(argv, **options)
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert deploy("--workers", "other").exit_code == 0
+    stops = [(argv, timeout) for argv, timeout in given if "disable" in argv]
+    assert [argv for argv, _ in stops] == [["systemctl", "disable", "--now", *WORKERS[1:]]]
+    assert "TimeoutStopSec=3630s" in (machine / "etc/systemd/system/ranvier.service").read_text()
+    assert stops[0][1] > 3630
 
 
 def test_who_asks_for_no_start_gets_none(services: Services, deploy: Deploy) -> None:
