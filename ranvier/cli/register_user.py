@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from ranvier.cli.data_folder import load_config, place_options
 from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.record import read_record
+from ranvier.deploy.server_user import server_user
 from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.target import Target
 from ranvier.processes.postgres import PostgresError
-from ranvier.processes.service_user import acting_as, named_user, user_of
+from ranvier.processes.service_user import acting_as
 from ranvier.processes.start_error import StartError
 from ranvier.spec.errors import MatrixError
 
@@ -51,7 +51,7 @@ def register_user(
 
     try:
         # PostgreSQL knows a user of the machine by its name, and so the server's, but not root.
-        with acting_as(_server_user(deployed, configs, data_dir)):
+        with acting_as(server_user(deployed, configs, data_dir)):
             make_account(config, data_dir, name, password, admin)
     except (MatrixError, PostgresError, StartError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -66,13 +66,3 @@ def _deployed() -> Settings | None:
         return read_record(Target()).settings
     except (DeployError, OSError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _server_user(
-    deployed: Settings | None, configs: Sequence[Path], data_dir: Path
-) -> pwd.struct_passwd | None:
-    if deployed is not None:
-        files = [path.absolute() for path in configs]
-        if data_dir == deployed.data_dir or any(deployed.config_dir in file.parents for file in files):
-            return named_user(deployed.user)
-    return user_of(data_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pwd
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ranvier.config.generate import CONFIG_NAME
@@ -13,6 +14,7 @@ from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding, error, note
 from ranvier.deploy.record import read_record
 from ranvier.deploy.scene import Process, Scene, load_processes
+from ranvier.deploy.server_user import is_of
 from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.system import system_of
 from ranvier.deploy.target import Target
@@ -24,6 +26,17 @@ from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import HiddenError, find_redis
 
 
+@dataclass(frozen=True)
+class _Named:
+    """The server that is examined: ``settings`` if it is the whole of what was deployed; ``user`` runs it."""
+
+    settings: Settings | None
+    configs: Sequence[Path]
+    workers: Sequence[Path]
+    data_dir: Path
+    user: pwd.struct_passwd | None
+
+
 def examine_server(
     configs: Sequence[Path], workers: Sequence[Path], data_dir: Path | None
 ) -> Iterator[Finding]:
@@ -32,19 +45,24 @@ def examine_server(
     Root looks at what is on the machine, and as the server's user at what the server uses.
     """
     target = Target()
+    given = bool(configs or workers) or data_dir is not None
     try:
-        settings = None if configs or data_dir is not None else read_record(target).settings
+        deployed = read_record(target).settings
     except (DeployError, OSError) as failed:
-        yield error("deployment", f"it is not known what was deployed: {failed}", "run this as root")
-        return
-    data_dir = data_dir or (settings.data_dir if settings is not None else Path("data"))
-    user = _user(settings, data_dir)
-    with acting_as(user):
-        processes, findings = load_processes(_sources(settings, configs, workers, data_dir))
+        unknown = f"it is not known what was deployed: {failed}"
+        if not given:
+            yield error("deployment", unknown, "run this as root")
+            return
+        if not isinstance(failed, PermissionError):  # whoever may not read it means a server of their own
+            yield note("deployment", unknown)
+        deployed = None
+    named = _named(deployed, configs, workers, data_dir)
+    with acting_as(named.user):
+        processes, findings = load_processes(_sources(named))
         scene = None
         if processes:
-            names_known = bool(workers or settings)
-            scene, more = _scene(target, processes, settings, data_dir, names_known=names_known)
+            names_known = bool(workers or named.settings)
+            scene, more = _scene(target, processes, named.settings, named.data_dir, names_known=names_known)
             findings += more
     yield from findings
     if scene is None:
@@ -54,24 +72,34 @@ def examine_server(
     async def look() -> list[Finding]:
         return [finding async for finding in examine(scene)]
 
-    with acting_as(user):
+    with acting_as(named.user):
         findings = asyncio.run(look())
     yield from findings
 
 
-def _user(settings: Settings | None, data_dir: Path) -> pwd.struct_passwd | None:
-    """Give whom the server runs as."""
-    return user_of(data_dir) if settings is None else named_user(settings.user)
+def _named(
+    deployed: Settings | None, configs: Sequence[Path], workers: Sequence[Path], data_dir: Path | None
+) -> _Named:
+    """Give the server that is meant: the one that was deployed also where only its files are named."""
+    files = [*configs, *workers]
+    if deployed is None or ((files or data_dir is not None) and not is_of(deployed, files, data_dir)):
+        place = data_dir or Path("data")
+        return _Named(None, configs or [place / CONFIG_NAME], workers, place, user_of(place))
+    settings, place = None, data_dir or deployed.data_dir
+    if not configs and data_dir is not None and (data_dir / CONFIG_NAME).exists():
+        configs = [data_dir / CONFIG_NAME]
+    elif not configs:
+        configs = deployed.config_paths(MAIN)
+        settings = None if workers else deployed
+    return _Named(settings, configs, workers, place, named_user(deployed.user))
 
 
-def _sources(
-    settings: Settings | None, configs: Sequence[Path], workers: Sequence[Path], data_dir: Path
-) -> list[list[Path]]:
+def _sources(named: _Named) -> list[list[Path]]:
     """Give the files of each process."""
+    settings = named.settings
     if settings is not None:
-        return [list(settings.config_paths(name)) for name in (MAIN, *settings.workers)]
-    common = list(configs) or [data_dir / CONFIG_NAME]
-    return [common, *([*common, worker] for worker in workers)]
+        return [list(settings.config_paths(name)) for name in settings.names]
+    return [list(named.configs), *([*named.configs, worker] for worker in named.workers)]
 
 
 def _scene(

@@ -9,7 +9,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,38 @@ def test_root_needs_no_options_where_the_server_was_deployed(
     monkeypatch.setattr("ranvier.cli.register_user.read_record", lambda target: Record(settings))
     done = CliRunner().invoke(main, ["register-user", "--password", "correct horse", "bob"])
     assert (done.exit_code, done.output) == (0, "Made the user bob.\n")
+    assert (os.geteuid(), os.getuid()) == (0, 0)
+
+
+@pytest.mark.parametrize("named", ["files", "worker", "data"])
+def test_files_of_the_deployed_server_are_looked_at_as_its_user(
+    data: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """A server that is well would be said to have no database, because root named its files."""
+    with private_folder() as folder:
+        folder.chmod(0o755)
+        settings = Settings("example.org", "example.org", workers=("w1",), user=peer.user.pw_name)
+        settings = replace(settings, config_dir=folder, data_dir=data)
+        (folder / "homeserver.yaml").write_text(
+            f"{(data / 'homeserver.yaml').read_text()}signing_key_path: {data}/signing.key\n"
+        )
+        (data / "homeserver.yaml").unlink()
+        for name in ("workers", "conf.d"):
+            (folder / name).mkdir()
+        (folder / "workers/w1.yaml").write_text("worker_name: w1\n")
+        (folder / "conf.d/more.yaml").write_text("log_level: INFO\n")
+        monkeypatch.setattr("ranvier.deploy.doctor.read_record", lambda target: Record(settings))
+        monkeypatch.chdir(folder.parent)
+        options = {
+            "files": ["--config-path", f"{folder.name}/homeserver.yaml"],
+            "worker": ["--worker", folder / "workers/w1.yaml"],
+            "data": ["--data", data],
+        }[named]
+        done = CliRunner().invoke(main, ["doctor", "--json", *map(str, options)])
+    found = json.loads(done.output)["findings"]
+    checks = {it["check"]: it["severity"] for it in found}
+    assert (checks["database"], checks["signing-key"]) == ("ok", "ok"), found
+    assert "config" not in checks, found
     assert (os.geteuid(), os.getuid()) == (0, 0)
 
 
