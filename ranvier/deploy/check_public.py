@@ -6,8 +6,10 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
+from ranvier.deploy.check_units import runs_nginx
 from ranvier.deploy.findings import Finding, error, note, ok
 from ranvier.deploy.scene import Scene
 from ranvier.deploy.settings import Settings
@@ -18,38 +20,93 @@ _MAX_ANSWER: Final = 1 << 20
 _ADVICE: Final = "see `nginx -t`, the site of this host and nginx's error log"
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What a web server said, or why it said nothing."""
+
+    name: str
+    port: int
+    status: int = 0
+    body: bytes = b""
+    failed: OSError | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Tell whether it is what the server says."""
+        return self.status == 200 and _has_versions(self.body)
+
+    @property
+    def lacks_workers(self) -> bool:
+        """Tell whether the web server is right but reaches nobody who could answer."""
+        return self.status in (502, 503, 504)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Tell whether it sends clients to another address."""
+        return 300 <= self.status < 400
+
+
 async def check_public(scene: Scene) -> AsyncIterator[Finding]:
-    """Ask for the versions of the specification as a client does, on this machine."""
+    """Ask for the versions of the specification as a client does, on this machine.
+
+    A person may have given the site a certificate, or another web server may have the ports.
+    """
     settings = scene.settings
     if settings is None or scene.public is None:
         return
-    host, port = scene.public
+    answer = await _answer(settings, scene.public, tls=settings.certificate is not None)
+    if not answer.is_well and scene.public_tls is not None:
+        other = await _answer(settings, scene.public_tls, tls=True)
+        if other.is_well or (answer.is_elsewhere and not isinstance(other.failed, ConnectionRefusedError)):
+            answer = other
+    found = _judged(settings, answer)
+    doubtful = found.severity == "error" and not answer.lacks_workers
+    reason = _not_ours(scene, settings) if doubtful else None
+    yield found if reason is None else note("public", found.message, f"{reason}: {found.advice}")
+
+
+def _not_ours(scene: Scene, settings: Settings) -> str | None:
+    """Say why it is for a person to know who answers clients; None where `ranvier deploy` has seen to it."""
+    if scene.systemctl is not None and not runs_nginx(scene.systemctl):
+        return "nginx does not run, and another web server may answer elsewhere"
+    path = settings.nginx_dir / "ranvier.conf"
+    text = scene.target.read(path)
+    if text is not None and not scene.record.wrote(path, text):
+        return f"{path} was edited by hand, and may answer elsewhere"
+    return None
+
+
+async def _answer(settings: Settings, place: tuple[str, int], *, tls: bool) -> _Answer:
+    host, port = place
     name = f"{settings.public_name} at port {port}"
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            status, body = await _ask(settings, host, port)
-    except ConnectionRefusedError:
-        yield note(
-            "public",
-            f"no web server answers on port {port} of this machine",
-            f"another machine has to answer as {settings.public_name}, or start nginx",
-        )
-    except ssl.SSLError as failed:
-        yield error("public", f"no TLS can be spoken with {name}: {failed}", _ADVICE)
-    except TimeoutError:
-        yield error("public", f"{name} does not answer in {_TIMEOUT_S:.0f} s", _ADVICE)
-    except OSError as failed:
-        yield error("public", f"{name} cannot be reached: {failed}", _ADVICE)
-    else:
-        yield _judged(name, status, body)
+            status, body = await _ask(settings.public_name, host, port, tls=tls)
+    except OSError as failed:  # among them ssl.SSLError and TimeoutError
+        return _Answer(name, port, failed=failed)
+    return _Answer(name, port, status, body)
 
 
-def _judged(name: str, status: int, body: bytes) -> Finding:
-    if 300 <= status < 400:
+def _judged(settings: Settings, answer: _Answer) -> Finding:
+    name, status, failed = answer.name, answer.status, answer.failed
+    match failed:
+        case ConnectionRefusedError():
+            return note(
+                "public",
+                f"no web server answers on port {answer.port} of this machine",
+                f"another machine has to answer as {settings.public_name}, or start nginx",
+            )
+        case ssl.SSLError():
+            return error("public", f"no TLS can be spoken with {name}: {failed}", _ADVICE)
+        case TimeoutError():
+            return error("public", f"{name} does not answer in {_TIMEOUT_S:.0f} s", _ADVICE)
+        case OSError():
+            return error("public", f"{name} cannot be reached: {failed}", _ADVICE)
+    if answer.is_elsewhere:
         return note("public", f"{name} sends clients elsewhere (status {status})")
-    if status == 200 and _has_versions(body):
+    if answer.is_well:
         return ok("public", f"{name} answers clients")
-    if status in (502, 503, 504):
+    if answer.lacks_workers:
         return error("public", f"{name} reaches no worker (status {status})", _ADVICE)
     return error(
         "public",
@@ -66,18 +123,18 @@ def _has_versions(body: bytes) -> bool:
     return isinstance(answer, dict) and "versions" in answer
 
 
-async def _ask(settings: Settings, host: str, port: int) -> tuple[int, bytes]:
+async def _ask(public_name: str, host: str, port: int, *, tls: bool) -> tuple[int, bytes]:
     """Give status and body. HTTP/1.0, so that the body is all that comes. Raises ``OSError``."""
     context = None
-    if settings.certificate is not None:
+    if tls:
         # Whom the certificate is for, clients judge; here it is asked who answers.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    named = settings.public_name if context is not None else None
+    named = public_name if tls else None
     reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=named)
     try:
-        writer.write(f"GET {_PATH} HTTP/1.0\r\nHost: {settings.public_name}\r\n\r\n".encode())
+        writer.write(f"GET {_PATH} HTTP/1.0\r\nHost: {public_name}\r\n\r\n".encode())
         said = bytearray()
         while len(said) < _MAX_ANSWER and (piece := await reader.read(65536)):
             said += piece

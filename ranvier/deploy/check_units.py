@@ -54,6 +54,11 @@ def _check(settings: Settings, systemctl: str) -> Iterator[Finding]:
         )
 
 
+def runs_nginx(systemctl: str) -> bool:
+    """Tell whether nginx runs. Raises ``OSError``, ``ValueError``."""
+    return _ask(systemctl, [_NGINX])[_NGINX]["ActiveState"] in ("active", "reloading")
+
+
 def _service(name: str, unit: Unit) -> Iterator[Finding]:
     look = f"journalctl -u {name}, and systemctl start {name}"
     if unit["LoadState"] != "loaded":

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import pwd
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding, error, note
-from ranvier.deploy.record import read_record
+from ranvier.deploy.record import Record, read_record
 from ranvier.deploy.scene import Process, Scene, load_processes
 from ranvier.deploy.server_user import is_of
 from ranvier.deploy.settings import MAIN, Settings
@@ -24,6 +25,9 @@ from ranvier.processes.postgres import running_dsn
 from ranvier.processes.service_user import acting_as, named_user, user_of
 from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import HiddenError, find_redis
+
+_HTTP: Final = ("127.0.0.1", 80)
+_HTTPS: Final = ("127.0.0.1", 443)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def examine_server(
     target = Target()
     given = bool(configs or workers) or data_dir is not None
     try:
-        deployed = read_record(target).settings
+        record = read_record(target)
     except (DeployError, OSError) as failed:
         unknown = f"it is not known what was deployed: {failed}"
         if not given:
@@ -55,14 +59,15 @@ def examine_server(
             return
         if not isinstance(failed, PermissionError):  # whoever may not read it means a server of their own
             yield note("deployment", unknown)
-        deployed = None
-    named = _named(deployed, configs, workers, data_dir)
+        record = Record()
+    named = _named(record.settings, configs, workers, data_dir)
     with acting_as(named.user):
         processes, findings = load_processes(_sources(named))
         scene = None
         if processes:
             names_known = bool(workers or named.settings)
             scene, more = _scene(target, processes, named.settings, named.data_dir, names_known=names_known)
+            scene = replace(scene, record=record)
             findings += more
     yield from findings
     if scene is None:
@@ -137,7 +142,8 @@ def _scene(
         now_ms=SystemClock().now_ms,
         hidden=any(finding.severity == "error" for finding in findings),
         systemctl="systemctl" if system_of(Target()) is not None else None,
-        public=None if settings is None else ("127.0.0.1", 80 if settings.certificate is None else 443),
+        public=None if settings is None else _HTTP if settings.certificate is None else _HTTPS,
+        public_tls=_HTTPS if settings is not None and settings.certificate is None else None,
     )
     return scene, findings
 

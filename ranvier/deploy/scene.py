@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ranvier.config import Config, ConfigError, load
@@ -11,6 +11,7 @@ from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener
 from ranvier.deploy.findings import Finding, Severity, error
 from ranvier.deploy.guard import unexamined
+from ranvier.deploy.record import Record
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.target import Target
 
@@ -42,7 +43,8 @@ class Scene:
     ``hidden`` says that this is because it may not be read. ``names_known`` tells whether ``processes``
     are all workers, so that one that is not there is missing. ``watch_s`` is how long workers are
     watched; each announces itself once a second. ``public`` is where the web server answers clients, if
-    it is on this machine; ``systemctl`` is the program that asks systemd, if systemd runs this machine.
+    it is on this machine, and ``public_tls`` where else, if a person gave it a certificate; ``systemctl`` is
+    the program that asks systemd, if systemd runs this machine. ``record`` knows what was deployed.
     """
 
     target: Target
@@ -57,7 +59,9 @@ class Scene:
     hidden: bool = False
     watch_s: float = 2.5
     public: tuple[str, int] | None = None
+    public_tls: tuple[str, int] | None = None
     systemctl: str | None = None
+    record: Record = field(default_factory=Record)
 
     @property
     def config(self) -> Config:

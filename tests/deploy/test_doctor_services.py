@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ranvier.deploy.record import Record
+from ranvier.deploy.target import fingerprint
 from ranvier.processes.postgres import EmbeddedPostgres
 from ranvier.processes.postgres import _environment as postgres_environment
 from ranvier.storage.database import Database
@@ -130,8 +133,63 @@ async def test_another_site_in_the_servers_place_is_found(
         assert (await public(server, port))[0] == severity
 
 
+@pytest.mark.parametrize("first", [b"HTTP/1.1 404 Not Found\r\n\r\n", b"HTTP/1.1 301 Moved\r\n\r\n", b""])
+@pytest.mark.parametrize(
+    ("second", "severity"), [(b'HTTP/1.1 200 OK\r\n\r\n{"versions": []}', "ok"), (b"", "error")]
+)
+async def test_a_site_that_a_person_gave_a_certificate_is_asked_with_it(
+    server: Server, tmp_path: Path, first: bytes, second: bytes, severity: str
+) -> None:
+    """A server whose certificate is certbot's, or another web server's, would never be said to be well."""
+    pem, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=example.org",
+         "-keyout", str(key), "-out", str(pem)],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+    names: list[str | None] = []
+    context.sni_callback = lambda sock, name, context: names.append(name)
+    async with web_server(first) as port, web_server(second, context) as tls_port:
+        server.edit(public_tls=("127.0.0.1", tls_port))
+        assert (await public(server, port))[0] == severity
+    assert names == ["example.org"]
+
+
+async def test_a_certificate_that_nobody_asks_for_is_no_fault(server: Server) -> None:
+    """A server without HTTPS would be said to be ill, or one behind another machine's proxy."""
+    server.edit(public_tls=("127.0.0.1", free_port()))
+    async with web_server(b"HTTP/1.1 301 Moved\r\n\r\n") as port:
+        assert (await public(server, port))[0] == "note"
+    assert (await public(server, free_port()))[0] == "note"
+
+
+@pytest.mark.parametrize(
+    ("nginx", "site", "status", "severity"),
+    [
+        ("active", "as deployed", 404, "error"),
+        ("inactive", "as deployed", 404, "note"),
+        ("active", "edited", 404, "note"),
+        ("inactive", "edited", 502, "error"),
+    ],
+)
+async def test_who_answers_in_nginx_place_is_for_the_administrator_to_know(
+    server: Server, tmp_path: Path, nginx: str, site: str, status: int, severity: str
+) -> None:
+    """A server that clients reach by another web server would be said to be ill."""
+    path = server.folder / "ranvier.conf"
+    path.write_text(site)
+    record = Record(files={str(path): fingerprint("as deployed")})
+    systemctl = systemd(tmp_path, nginx={"ActiveState": nginx, "UnitFileState": "disabled"})
+    server.edit(systemctl=systemctl, record=record)
+    async with web_server(f"HTTP/1.1 {status} Some\r\n\r\n".encode()) as port:
+        found, message = await public(server, port)
+    assert (found, str(status) in message) == (severity, True)
+
+
 @asynccontextmanager
-async def web_server(answer: bytes) -> AsyncIterator[int]:
+async def web_server(answer: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Give the port of a web server that says the same to all."""
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +198,7 @@ async def web_server(answer: bytes) -> AsyncIterator[int]:
         await writer.drain()
         writer.close()
 
-    listening = await asyncio.start_server(say, "127.0.0.1", 0)
+    listening = await asyncio.start_server(say, "127.0.0.1", 0, ssl=tls)
     try:
         yield listening.sockets[0].getsockname()[1]
     finally:
