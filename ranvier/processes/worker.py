@@ -250,12 +250,18 @@ async def _serving(
     on_orphaned: Callable[[], None],
 ) -> AsyncIterator[RunningWorker]:
     application = built.application
-    if cluster is not None:
-        await cluster.start(core)
+    # For those who want to ask just this worker, as they may once it is announced.
+    private = http_listener(config, private_listener(folder, config.worker.name), application)
+    await private.start()
+    is_announced = False
     try:
-        listeners = await _listeners(config, application, around.front, folder)
-    except BaseException:
         if cluster is not None:
+            await cluster.start(core)
+            is_announced = True
+        listeners = [*await _listeners(config, application, around.front), private]
+    except BaseException:
+        await private.stop(grace_s=0)
+        if cluster is not None and is_announced:  # else it is another one's name
             await cluster.stop(0)
         raise
     front = moving = None
@@ -335,18 +341,13 @@ def _configured(config: Config, *, fronted: bool) -> list[ListenerConfig]:
     return [it for it in wanted if not is_for_workers(it)]
 
 
-async def _listeners(
-    config: Config, application: Application, front: socket.socket | None, folder: Path
-) -> list[Listener]:
-    # For those who want to ask just this worker.
-    private = http_listener(config, private_listener(folder, config.worker.name), application)
-    await private.start()
+async def _listeners(config: Config, application: Application, front: socket.socket | None) -> list[Listener]:
     configured = _configured(config, fronted=front is not None)
     found = [http_listener(config, it, application) for it in configured]
     if front is None:  # else that one accepts, and gives what it accepted with the listener's definition
         for listener in found:
             await listener.start()
-    return [*found, private]
+    return found
 
 
 def named(config: Config, name: str) -> Config:
