@@ -257,7 +257,7 @@ class ClusterWorkers:
             requester=b"",
         )
         try:
-            answer = await self._forwarding.ask(name, request)
+            answer = await self._forwarding.ask(name, request, repeatable=True)
         except LinkLostError:
             answer = None
         if answer is None:

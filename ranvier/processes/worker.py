@@ -291,23 +291,36 @@ async def _serving(
         grace_s = min(grace_s, _FAILED_GRACE_S)
         raise
     finally:
-        if front is not None and moving is not None:
+        if front is not None:
             front.end()
-            moving.drain()
-        if cluster is not None:
-            await cluster.drain()
-        built.drain()
-        if moving is not None:
-            # What comes back is to be here before the listeners count what they have to finish.
-            await moving.settle()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + grace_s
-        await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
-        if cluster is not None:
-            await cluster.stop(max(_LEAST_GRACE_S, until - loop.time()))
-        if moving is not None:
-            moving.close()
-        await core.stop()
+        await _stop(core, built, cluster, moving, listeners, grace_s)
+
+
+async def _stop(
+    core: Core,
+    built: Built,
+    cluster: ClusterParts | None,
+    moving: Moving | None,
+    listeners: Sequence[Listener],
+    grace_s: float,
+) -> None:
+    """Take nothing new, finish in ``grace_s`` seconds what was begun, and end all parts in order."""
+    if moving is not None:
+        moving.drain()
+    if cluster is not None:
+        await cluster.drain()
+    built.drain()
+    if moving is not None:
+        # What comes back is to be here before the listeners count what they have to finish.
+        await moving.settle()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + grace_s
+    await asyncio.gather(*(listener.stop(grace_s=grace_s) for listener in listeners))
+    if cluster is not None:
+        await cluster.stop(max(_LEAST_GRACE_S, until - loop.time()))
+    if moving is not None:
+        moving.close()
+    await core.stop()
 
 
 def _leave_when_drained(
