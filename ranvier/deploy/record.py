@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.settings import Settings, check_settings, from_plain, to_plain
-from ranvier.deploy.target import MAX_FILE_BYTES, Target, fingerprint
+from ranvier.deploy.target import Target, fingerprint
 
 PATH: Final = Path("/etc/ranvier/deploy.json")
 FORMER_PATH: Final = Path("/var/lib/ranvier/deploy.json")
@@ -110,24 +110,18 @@ def _read_safely(target: Target, path: Path) -> str | None:
 
     Its folder may be somebody else's: they can take the file away, but not make one that belongs to root.
     """
-    # Neither follows a link nor waits for the other end of a pipe that somebody put there.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     advice = "see what it says, move it away, and give all options again"
     try:
-        descriptor = os.open(target.real(path), flags)
-    except FileNotFoundError:
-        return None
+        found = target.read_exposed(path)
     except OSError as error:
-        if target.real(path).is_symlink():
-            raise DeployError(f"{path} is a link and is not trusted; {advice}") from error
+        if error.errno is None:  # it is there and no file of its own
+            raise DeployError(f"{error}, and is not trusted; {advice}") from error
         raise
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise DeployError(f"{path} is not a file; {advice}")
-        if status.st_uid not in (0, os.geteuid()):
-            owner = target.user_name(status.st_uid)
-            raise DeployError(f"{path} belongs to {owner} and is not trusted; {advice}")
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise DeployError(f"others than root may write {path}, so it is not trusted; {advice}")
-        return file.read(MAX_FILE_BYTES).decode(errors="replace")
+    if found is None:
+        return None
+    text, rights = found
+    if rights.owner not in (target.user_name(0), target.user_name(os.geteuid())):
+        raise DeployError(f"{path} belongs to {rights.owner} and is not trusted; {advice}")
+    if rights.mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise DeployError(f"others than root may write {path}, so it is not trusted; {advice}")
+    return text
