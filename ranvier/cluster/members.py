@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from ranvier.log.beats import until_beat_s
 from ranvier.wire.figures import Figures
 from ranvier.wire.members import DRAINING, Member, decode_members
 
@@ -126,7 +127,7 @@ class Members:
     async def run(self) -> None:
         """Announce this worker once a second, for ever."""
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(until_beat_s(BEAT_S))
             await self._try_beat()
 
     async def beat(self) -> None:

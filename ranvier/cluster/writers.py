@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from ranvier.cluster.members import BEAT_S, Members
+from ranvier.log.beats import until_beat_s
 from ranvier.wire.members import Member
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Writers:
     async def run(self) -> None:
         """Count again with each announcement, for ever."""
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(until_beat_s(BEAT_S))
             self.count(time.monotonic())
 
     def count(self, now_s: float) -> None:

@@ -12,6 +12,8 @@ from typing import Final
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ranvier.log.beats import until_beat_s
+
 PERIOD_S: Final = 0.25
 """Seconds between looks: a stall that is shorter is seen by chance, and seldom looks cost nothing."""
 _LATE_S: Final = 0.005
@@ -71,8 +73,9 @@ class LoopLag(Collector):
         """Measure for as long as this runs."""
         while True:
             begun, cpu = time.monotonic(), time.thread_time()
-            await asyncio.sleep(self._period_s)
-            late_s = time.monotonic() - begun - self._period_s
+            wait_s = until_beat_s(self._period_s)
+            await asyncio.sleep(wait_s)
+            late_s = time.monotonic() - begun - wait_s
             self._lag.add(max(late_s, 0.0))
             self._worst_s = max(self._worst_s, late_s)
             if late_s > _LATE_S:

@@ -15,6 +15,7 @@ import msgspec
 
 from ranvier.config.database import RedisConfig
 from ranvier.log import redis_scripts
+from ranvier.log.beats import until_beat_s
 from ranvier.log.bus import RESET, BatchListener, Ephemeral, EphemeralListener
 from ranvier.log.clock import Clock
 from ranvier.log.redis_connection import RedisConnection, RedisUnavailable, address
@@ -59,8 +60,9 @@ class RedisBus:
     ``prefix`` stands before every channel and key, so that servers may share a Redis. ``start`` is to be
     awaited once all listeners are there, ``run`` keeps the connections open.
 
-    What this process commits its own listeners hear at once and not by way of Redis. Ephemerals are heard
-    in the order in which Redis counted them, everywhere.
+    What this process commits its own listeners hear at once and not by way of Redis, which is told of no
+    commit as long as nobody else subscribed. Ephemerals are heard in the order in which Redis counted them,
+    everywhere.
 
     A message costs a process most by waking it. While nobody waits for anything (``attend``,
     ``relax_unless``) what follows a message is left where it is for a quarter of a second, and taken all at
@@ -85,6 +87,8 @@ class RedisBus:
         self._subscription: RedisConnection | None = None
         self._dropped = 0
         self._newest = 0
+        self._alone = False
+        self._foreign = 0  # commits that others told of
         self._lost_at: float | None = None
         self._complained = False
         self._busy: list[Callable[[], bool]] = []
@@ -115,7 +119,7 @@ class RedisBus:
     def _tell_batch(self, batch: Batch) -> None:
         connection = self._commands
         self._newest = max(self._newest, batch.last)
-        if connection is None or not connection.is_open:
+        if connection is None or not connection.is_open or self._alone:
             return
         if connection.unsent > MAX_UNSENT_BYTES:
             self._dropped += 1
@@ -218,6 +222,9 @@ class RedisBus:
             header = decode_header(message)
             if header.sender == self._sender:
                 return before
+            self._foreign += 1
+            if self._alone:
+                self._end_solitude()
             # What a process of another version wrote is read from the database.
             readable = header.format == FORMAT
             batch = decode_batch(message, header) if readable else Batch(header.last, header.last, [])
@@ -348,11 +355,11 @@ class RedisBus:
         reason = "the connection was closed"
         try:
             while commands.is_open and subscription.is_open:
-                await commands.command("PING")
+                await self._look_who_listens(commands)
                 await subscription.command("PING")
                 await asyncio.wait(
                     (commands.lost, subscription.lost),
-                    timeout=_BEAT_S,
+                    timeout=until_beat_s(_BEAT_S),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
         except RedisUnavailable as error:
@@ -360,6 +367,24 @@ class RedisBus:
         self._lost_at = self._clock.monotonic()
         self._close()
         logger.warning("Redis lost: %s", reason)
+
+    async def _look_who_listens(self, connection: RedisConnection) -> None:
+        """Find out whether anybody else hears of commits. Raises RedisUnavailable."""
+        foreign = self._foreign
+        try:
+            _, listening = await connection.command("PUBSUB", "NUMSUB", self._log_channel)
+        except RedisUnavailable:
+            if not connection.is_open:
+                raise
+            return  # to ask this may be forbidden
+        # Whoever comes says so on that channel; the answer may be from before.
+        self._alone = listening <= 1 and foreign == self._foreign
+
+    def _end_solitude(self) -> None:
+        """Tell somebody who came of what nobody was told."""
+        self._alone = False
+        if self._commands is not None:
+            self._commands.tell("PUBLISH", self._log_channel, encode_head(self._newest, self._sender))
 
     def _rest_a_while(self) -> None:
         """Take no message for a while, if nobody waits for one; what comes meanwhile is taken together."""
@@ -374,7 +399,7 @@ class RedisBus:
         ):
             return
         subscription.pause()
-        self._resting = asyncio.get_running_loop().call_later(_RESTS_S, self._go_on)
+        self._resting = asyncio.get_running_loop().call_later(until_beat_s(_RESTS_S), self._go_on)
 
     def _go_on(self) -> None:
         self._end_rest()
@@ -392,5 +417,6 @@ class RedisBus:
             if connection is not None:
                 connection.close()
         self._commands = self._subscription = None
+        self._alone = False
         self._held = None
         self._counted.set()

@@ -187,7 +187,10 @@ class Tail:
         self._rows.append(row)
         self._bytes += row.size
         if isinstance(row, EventRow):
-            self._events_of_room.setdefault(row.room_id, deque()).append(row)
+            events = self._events_of_room.get(row.room_id)
+            if events is None:
+                events = self._events_of_room[row.room_id] = deque()
+            events.append(row)
             self._by_event_id[row.event_id] = row
             if (relation := row.relation) is not None:
                 self._related.setdefault(relation[0], []).append(row)

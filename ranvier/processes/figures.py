@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ranvier.http.loop_lag import LoopLag
+from ranvier.log.beats import until_beat_s
 from ranvier.processes.core import Core
 from ranvier.sync.notifier import Notifier
 from ranvier.wire.figures import Figures
@@ -55,7 +56,7 @@ class ProcessFigures:
         """Count once a second and call ``counted``, for ever."""
         since = time.monotonic()
         while True:
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(until_beat_s(PERIOD_S))
             now = time.monotonic()
             self._count(now - since)
             counted()

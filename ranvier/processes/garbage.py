@@ -14,6 +14,8 @@ import gc
 import time
 from typing import Final
 
+from ranvier.log.beats import until_beat_s
+
 PERIOD_S: Final = 1.0
 # Waking a room's listeners makes thousands of objects, and most are gone a moment later without the garbage
 # collector. With Python's own threshold (700) it would look at them many times over; with this it takes a ms.
@@ -45,7 +47,7 @@ async def collect_garbage() -> None:
 async def _run() -> None:
     settled, quiet, cpu = time.monotonic(), 0, time.thread_time()
     while True:
-        await asyncio.sleep(PERIOD_S)
+        await asyncio.sleep(until_beat_s(PERIOD_S))
         if gc.get_count()[2] > 0:
             # What is young now may be cyclic garbage already, which would be kept.
             gc.collect(1)

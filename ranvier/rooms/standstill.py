@@ -7,6 +7,8 @@ import math
 import time
 from typing import Final
 
+from ranvier.log.beats import until_beat_s
+
 LONGEST_S: Final = 3.0
 """What is shorter is none: nobody takes a process for dead before (``cluster.members``)."""
 _BEAT_S: Final = 1.0
@@ -23,7 +25,7 @@ class Standstill:
         """Beat, for ever."""
         while True:
             self.look()
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(until_beat_s(_BEAT_S))
 
     def look(self) -> float:
         """Give when this process last went on after it had stood still (monotonic s); if never, -inf."""

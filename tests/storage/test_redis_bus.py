@@ -327,6 +327,38 @@ async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
         assert idle._resting is None
 
 
+async def test_a_lone_worker_tells_redis_nothing_until_somebody_comes(
+    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of one worker would pay for messages that nobody hears; or who comes to it would hear late."""
+
+    async def published() -> int:
+        statistics = await redis.ask("INFO", "commandstats")
+        lines = [line for line in statistics.decode().splitlines() if line.startswith("cmdstat_publish:")]
+        return int(lines[0].partition("calls=")[2].partition(",")[0])
+
+    bus = make_bus(redis.config)
+    async with worker(database, redis, bus) as one:
+        await until(lambda: bus._alone)
+        room_id, before = await one.create_room(), await published()
+        await one.send(room_id, ALICE, "nobody hears this")
+        assert await published() == before
+        subscription = bus._subscription
+        assert subscription is not None
+        subscription.pause()
+        async with worker(database, redis) as two:
+            # It is there, and the other one does not know it yet.
+            two.follower._heartbeat_s = 60
+            sent = await one.send(room_id, ALICE, "this is heard late")
+            subscription.resume()
+            assert await two.tail.wait_for(sent.pos, 10)
+            assert not bus._alone
+            never_asks(two, monkeypatch)
+            for n in range(10):
+                sent = await one.send(room_id, ALICE, f"this is heard at once {n}")
+                assert await two.tail.wait_for(sent.pos, 10)
+
+
 async def test_a_worker_that_rests_takes_much_at_once(redis: PrivateRedis) -> None:
     """Behind a busy writer a worker would fall back, take Redis for lost and ask the database for all."""
     idle, other = make_bus(redis.config), make_bus(redis.config)
