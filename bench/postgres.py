@@ -15,10 +15,23 @@ from pathlib import Path
 SETTINGS = {
     "listen_addresses": "",
     "shared_buffers": "128MB",
+    "effective_cache_size": "512MB",
+    "work_mem": "8MB",
+    "maintenance_work_mem": "64MB",
     "max_connections": "60",
     "fsync": "on",
     "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "wal_level": "replica",
+    "wal_buffers": "16MB",
+    "min_wal_size": "80MB",
+    "max_wal_size": "1GB",
+    "checkpoint_timeout": "15min",
+    "checkpoint_completion_target": "0.9",
+    "autovacuum": "on",
     "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "1.1",
 }
 
 

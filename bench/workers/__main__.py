@@ -22,6 +22,7 @@ from bench.servers.ranvier import Ranvier
 from bench.servers.ranvier_workers import RanvierWorkers
 from bench.servers.synapse_workers import SynapseWorkers
 from bench.turns import run_by_turns
+from bench.workers.goals import evaluate
 from bench.workers.load import AT_ONCE, make_rooms, make_user
 from bench.workers.scenarios import WorkerFigures, idle_costs, ranvier_figures
 from bench.workers.table import markdown
@@ -112,9 +113,11 @@ class _Run:
         self._arguments.results.write_text(page)
 
     def finish(self) -> int:
-        """Print the table; the exit status is 1 when a part failed."""
+        """Print the table; the exit status is 1 when a part failed, 2 when a goal was missed."""
         print(self._arguments.results.read_text())
-        return 1 if self._notes else 0
+        if self._notes:
+            return 1
+        return 0 if all(outcome.passed for outcome in evaluate(self._results, self._figures)) else 2
 
 
 def _beside_single(python: str, count: int, folder: Path, *, spread: bool = False) -> list[Server]:
@@ -141,13 +144,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3, 4], help="default: 1 2 3 4")
     spread = "the same with rooms placed on all workers, whatever they have to do; default: 2 4"
     parser.add_argument("--spread", type=int, nargs="*", default=[2, 4], help=spread)
-    parser.add_argument("--results", type=Path, default=_HERE / "results" / "workers.md")
+    parser.add_argument("--results", type=Path, help="default: bench/results, or bench/work if it is partial")
     ranvier = _HERE.parent / ".venv" / "bin" / "python"
     parser.add_argument("--ranvier-python", default=str(ranvier), help="an interpreter that has Ranvier")
     parser.add_argument(
         "--synapse-python", default=sys.executable, help="one that has matrix-synapse[redis] and psycopg2"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.results is None:
+        is_whole = not arguments.quick and arguments.server == "both"
+        arguments.results = (_HERE / "results" if is_whole else _WORK / "results") / "workers.md"
+        arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    return arguments
 
 
 def main() -> int:

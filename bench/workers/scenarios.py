@@ -12,20 +12,50 @@ from bench.client import Client, WrongAnswerError
 from bench.measure import percentile
 from bench.servers.base import HOST
 from bench.servers.ranvier_workers import RanvierWorkers, met_by
+from bench.workers.crowd import Crowd, make_crowd
 from bench.workers.load import AT_ONCE, Rooms, make_rooms, make_user, process_cpu_ms, send_for
 
 _GIVE_UP_S = 30.0
 _PUT_OFF_S = 0.5  # a worker on which nobody waits follows somewhat later
+_ATTENTIVE_S = 3.0  # and one on which somebody has just waited does so at once for a while
+_POLLED_S = 5.0
+_READERS = 40
+_SENT_PER_S = 300.0
 
 
 @dataclass(frozen=True)
 class IdleCost:
-    """What a worker without requests spends on following others' events."""
+    """What a worker without requests uses while others write.
+
+    ``ms_per_event`` is all of it, divided by the events; ``at_rest_ms_per_s`` is what it uses when nothing
+    happens at all. ``polled``: a client waits there, for rooms in which nothing happens.
+    """
 
     wanted_per_s: float
     per_s: float
     ms_per_event: float
-    percent_of_core: float
+    at_rest_ms_per_s: float
+    polled: bool = False
+
+    @property
+    def percent_of_core(self) -> float:
+        """Return the share of one core that it uses."""
+        return self.ms_per_event * self.per_s / 10
+
+    @property
+    def following_ms_per_event(self) -> float:
+        """Return what an event adds to what is used at rest."""
+        return self.ms_per_event - self.at_rest_ms_per_s / self.per_s
+
+
+@dataclass(frozen=True)
+class Adding:
+    """The slowest requests and deliveries (ms), while nothing changes and while a worker is added."""
+
+    before_ms: float
+    during_ms: float
+    delivered_before_ms: float
+    delivered_during_ms: float
 
 
 @dataclass(frozen=True)
@@ -52,17 +82,13 @@ class WorkerFigures:
     idle: list[IdleCost]
     sent: Sent | None = None
     failover_s: float | None = None
-    slowest_before_ms: float | None = None
-    slowest_while_adding_ms: float | None = None
+    adding: Adding | None = None
 
 
-async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float) -> list[IdleCost]:
-    """Measure a worker that gets no request: at 40 events/s, and as near to 1 000 as the machine comes.
-
-    What it uses when nothing happens at all is measured first and taken off.
-    """
+async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float, *, polled: bool = False) -> list[IdleCost]:
+    """Measure a worker that gets no request: at 40 events/s, and as near to 1 000 as the machine comes."""
     await send_for(rooms, min(1.0, seconds), 20)
-    await asyncio.sleep(1)
+    await asyncio.sleep(_ATTENTIVE_S)
     before, begun = process_cpu_ms(idle_pid), perf_counter()
     await asyncio.sleep(seconds)
     at_rest = (process_cpu_ms(idle_pid) - before) / (perf_counter() - begun)
@@ -70,13 +96,27 @@ async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float) -> list[IdleCo
     for wanted in (40.0, 1000.0):
         before, begun = process_cpu_ms(idle_pid), perf_counter()
         sent = len((await send_for(rooms, seconds, wanted)).latencies_ms)
-        await asyncio.sleep(_PUT_OFF_S)
         took = perf_counter() - begun
-        used = process_cpu_ms(idle_pid) - before
-        per_s = sent / (took - _PUT_OFF_S)
-        of_core = used / (took - _PUT_OFF_S) / 10
-        costs.append(IdleCost(wanted, per_s, (used - at_rest * took) / sent, of_core))
+        await asyncio.sleep(_PUT_OFF_S)
+        # What is followed later counts; what it would have used in that time anyway does not.
+        used = process_cpu_ms(idle_pid) - before - at_rest * _PUT_OFF_S
+        costs.append(IdleCost(wanted, sent / took, used / sent, at_rest, polled))
     return costs
+
+
+async def _polled_costs(port: int, workers: list[str], idle: str, rooms: Rooms, pid: int) -> list[IdleCost]:
+    """Measure the same while somebody waits at the idle worker."""
+    user = await make_user(HOST, port)
+    while met_by(user.token or "", workers) != idle:
+        user = await make_user(HOST, port)
+    since = (await user.sync("timeout=0"))["next_batch"]
+    waiting = asyncio.create_task(user.sync(f"timeout=120000&since={since}"))
+    try:
+        return await idle_costs(rooms, pid, _POLLED_S, polled=True)
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        user.connection.close()
 
 
 async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigures:
@@ -89,11 +129,12 @@ async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigur
     rooms = await make_rooms(user, AT_ONCE)
     idle = next(name for name in workers if name not in (writer, met_by(user.token or "", workers)))
     costs = await idle_costs(rooms, workers[idle], seconds)
+    costs += await _polled_costs(server.port, list(workers), idle, rooms, workers[idle])
     sent = await _sent(user, rooms.pairs[0][1], seconds)
     rooms.close()
-    before, adding = await _slowest_while_adding(server, user, seconds)
+    adding = await _adding(server, seconds)
     failover = await _failover(server, user)
-    return WorkerFigures(costs, sent, failover, before, adding)
+    return WorkerFigures(costs, sent, failover, adding)
 
 
 async def _sent(user: Client, room_id: str, seconds: float) -> Sent:
@@ -132,18 +173,36 @@ async def _sent(user: Client, room_id: str, seconds: float) -> Sent:
     return Sent(*(percentile(of_way, 50) for of_way in (*latencies, *spaced)))
 
 
-async def _slowest_while_adding(server: RanvierWorkers, user: Client, seconds: float) -> tuple[float, float]:
-    """Return the slowest request (ms) of a while in which nothing changes and of one with a worker added."""
-    rooms = await make_rooms(user, 8)
-    before = max((await send_for(rooms, seconds, 60)).latencies_ms)
-    server.add_worker()
-    # Long enough for the worker to start and to take over its share of the rooms.
-    during = max((await send_for(rooms, max(8.0, seconds), 60)).latencies_ms)
-    rooms.close()
+async def _adding(server: RanvierWorkers, seconds: float) -> Adding:
+    """Find the slowest of a while in which nothing changes, and of one in which a worker is added.
+
+    Clients send into rooms of their own, others poll in a room where somebody talks, and some come anew.
+    """
+    rooms = await make_rooms(await make_user(HOST, server.port), AT_ONCE)
+    crowd = await make_crowd(HOST, server.port, _READERS)
+    try:
+        before = await _slowest(rooms, crowd, seconds)
+        server.add_worker()
+        # Long enough for the worker to start and to take over its share of clients.
+        during = await _slowest(rooms, crowd, max(8.0, seconds))
+    finally:
+        rooms.close()
+        crowd.close()
     live = await asyncio.to_thread(server.live_workers)
     if len(live) != server.count + 1:
         raise WrongAnswerError(f"{len(live)} workers after one was added to {server.count}")
-    return before, during
+    return Adding(before[0], during[0], before[1], during[1])
+
+
+async def _slowest(rooms: Rooms, crowd: Crowd, seconds: float) -> tuple[float, float]:
+    """Return the slowest request and the slowest delivery of some time, in ms."""
+    async with asyncio.TaskGroup() as group:
+        senders = group.create_task(send_for(rooms, seconds, _SENT_PER_S))
+        newcomers = group.create_task(crowd.come_anew(seconds))
+        talk = group.create_task(crowd.talk(seconds))
+    sent, delivered = talk.result()
+    requests = (*senders.result().latencies_ms, *newcomers.result().latencies_ms, *sent.latencies_ms)
+    return max(requests), max(delivered.latencies_ms)
 
 
 async def _failover(server: RanvierWorkers, user: Client) -> float:

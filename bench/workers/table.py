@@ -56,10 +56,14 @@ def _costs(results: Sequence[ServerResult]) -> list[str]:
 
 def _of_workers(found: WorkerFigures) -> list[str]:
     lines = ["| | |", "| --- | --: |"]
+    if found.idle:
+        lines.append(f"| idle worker, nothing happens | {found.idle[0].at_rest_ms_per_s:.1f} ms per second |")
     for cost in found.idle:
+        who = "worker at which one client waits" if cost.polled else "idle worker"
         lines.append(
-            f"| idle worker, {cost.wanted_per_s:.0f} events/s wanted, {cost.per_s:.0f} reached "
-            f"| {cost.ms_per_event:.4f} ms per event, {cost.percent_of_core:.1f} % of a core |"
+            f"| {who}, {cost.wanted_per_s:.0f} events/s wanted, {cost.per_s:.0f} reached "
+            f"| {cost.ms_per_event:.4f} ms per event, {cost.percent_of_core:.2f} % of a core; "
+            f"{cost.following_ms_per_event:.4f} ms without what it uses at rest |"
         )
     if (sent := found.sent) is not None:
         lines.append(f"| send, local (p50) | {sent.local:.2f} ms |")
@@ -72,9 +76,13 @@ def _of_workers(found: WorkerFigures) -> list[str]:
         lines.append(f"| send ten times a second, local (p50) | {sent.local_spaced:.2f} ms |")
         spaced = sent.away_spaced - sent.local_spaced
         lines.append(f"| the same from a connection at another worker that stays there | {spaced:+.2f} ms |")
-    if found.slowest_while_adding_ms is not None:
-        lines.append(f"| slowest request, nothing changes | {found.slowest_before_ms:.0f} ms |")
-        lines.append(f"| slowest request while a worker is added | {found.slowest_while_adding_ms:.0f} ms |")
+    if (adding := found.adding) is not None:
+        for when, request, delivery in (
+            ("nothing changes", adding.before_ms, adding.delivered_before_ms),
+            ("a worker is added", adding.during_ms, adding.delivered_during_ms),
+        ):
+            lines.append(f"| under load, {when}: slowest request | {request:.0f} ms |")
+            lines.append(f"| under load, {when}: slowest delivery | {delivery:.0f} ms |")
     if found.failover_s is not None:
         lines.append(f"| a killed worker's rooms take events again after | {found.failover_s:.2f} s |")
     return lines
