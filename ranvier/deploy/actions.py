@@ -194,6 +194,10 @@ class Run:
 
     def apply(self, target: Target) -> None:
         """Run it and wait. Raises DeployError with what it said when it fails."""
+        self.said()
+
+    def said(self) -> str:
+        """Run it and wait; give what it said beside its output. Raises DeployError as ``apply`` does."""
         try:
             done = subprocess.run(
                 self.argv,
@@ -210,27 +214,28 @@ class Run:
         if done.returncode:
             said = (done.stderr or done.stdout).strip() or f"it ended with status {done.returncode}"
             raise DeployError(f"`{' '.join(self.argv)}` failed: {said}")
+        return done.stderr
 
 
 @dataclass(frozen=True)
 class Tried:
-    """Run a command that may fail after files were written; then ``undo`` makes them as they were before."""
+    """Do a step that may fail after files were written; then ``undo`` makes them as they were before."""
 
-    run: Run
+    step: Action
     undo: Sequence[Action]
 
     def summary(self) -> str:
         """Say in one line what is done."""
-        return self.run.summary()
+        return self.step.summary()
 
     def detail(self) -> str:
         """Give nothing: the line says it all."""
         return ""
 
     def apply(self, target: Target) -> None:
-        """Run it and wait. Raises DeployError when it fails, after everything is as it was."""
+        """Do it. Raises DeployError when it fails, after everything is as it was."""
         try:
-            self.run.apply(target)
+            self.step.apply(target)
         except DeployError as error:
             if not self.undo:
                 raise

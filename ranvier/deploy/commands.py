@@ -20,6 +20,30 @@ _SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
+class CheckNginx:
+    """See whether nginx takes its configuration, and no other of its sites has the host."""
+
+    run: Run
+    host: str
+
+    def summary(self) -> str:
+        """Say in one line what is done."""
+        return self.run.summary()
+
+    def detail(self) -> str:
+        """Give nothing: the line says it all."""
+        return ""
+
+    def apply(self, target: Target) -> None:
+        """Run it and wait. Raises DeployError when nginx refuses its files, or would use one of two sites."""
+        if has_two_sites(self.run.said(), self.host):
+            raise DeployError(
+                f"another site of nginx has the name {self.host} already, and nginx would use one of the two "
+                f"alone: disable that one (`grep -R {self.host} /etc/nginx` finds it), then run this again"
+            )
+
+
+@dataclass(frozen=True)
 class StartServices:
     """Start services and see whether they run."""
 
@@ -65,7 +89,7 @@ def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
     found: list[Action] = []
     if plan.reload_nginx:
         test = system.run(["nginx", "-t"], "see whether nginx takes its configuration")
-        found.append(Tried(test, undo))
+        found.append(Tried(CheckNginx(test, settings.public_name), undo))
     if _units(plan):
         found.append(Tried(reload_units, undo))
     found += [Tried(run, undo) for run in _database(system, settings, plan)]
@@ -79,6 +103,11 @@ def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
     if system.says(["systemctl", "is-enabled", "ranvier.target"]) != "enabled":
         found.append(system.run(["systemctl", "enable", "ranvier.target"], "Ranvier is started at boot"))
     return found
+
+
+def has_two_sites(said: str, host: str) -> bool:
+    """Tell whether ``nginx -t``, which only warns of it, said that two sites have one name."""
+    return f'conflicting server name "{host.lower()}"' in said
 
 
 def starting(system: System, settings: Settings, plan: Plan) -> list[Action]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ranvier.deploy import nginx, system_files
+from ranvier.deploy.commands import has_two_sites
 from ranvier.deploy.settings import Settings
 from ranvier.http.route import Auth, Route
 from ranvier.processes.application import client_routes
@@ -103,6 +104,18 @@ def test_nginx_takes_its_file_with_a_certificate(folder: Path) -> None:
     status, said = run_nginx_test(main)
     assert status == 0, said
     assert "return 301 https://" in (folder / "b.conf").read_text()
+
+
+def test_what_nginx_says_of_two_sites_with_one_name_is_understood(folder: Path) -> None:
+    """The site of another server would be taken over without a word, or this one be ignored."""
+    host = "Matrix.example.org"
+    main = write_nginx(folder, Settings("example.org", host, socket_dir=folder), free_port())
+    assert not has_two_sites(run_nginx_test(main)[1], host)
+    site = (folder / "b.conf").read_text()
+    (folder / "b.conf").write_text(f"{site}\n{site.lower()}")
+    status, said = run_nginx_test(main)
+    assert (status, has_two_sites(said, host)) == (0, True)
+    assert not has_two_sites(said, "example.org")
 
 
 @contextmanager

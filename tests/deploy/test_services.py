@@ -52,6 +52,7 @@ NGINX = """\
 cd {folder} || exit 9
 echo "nginx $*" >> log
 [ -e broken/nginx ] && {{ echo "nginx: [emerg] no" >&2; exit 1; }}
+[ -e broken/name ] && echo "nginx: [warn] conflicting server name \\"example.org\\" on [::]:80, ignored" >&2
 exit 0
 """
 RUNUSER = """\
@@ -172,6 +173,22 @@ def test_what_nginx_refuses_does_not_stay(machine: Path, services: Services, dep
     assert "edited by hand" not in result.output
     assert "server_name chat.example.org;" in (machine / SITE).read_text()
     assert "nginx -t" in services.asked()
+
+
+def test_a_host_that_another_site_has_is_not_taken_over(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """The clients of the server that had the host would be logged out by this one, and drop their keys."""
+    services.set("broken", "name")
+    result = deploy(*services.first)
+    assert result.exit_code == 1
+    assert "another site of nginx has the name example.org" in result.output
+    assert services.asked() == ["nginx -t", "systemctl daemon-reload"], "something else was done"
+    assert written_by_us(machine) == []
+    services.set("broken", "name", there=False)
+    assert deploy(*services.first).exit_code == 0
+    services.set("broken", "name")
+    assert deploy("--public-name", "chat.example.org").exit_code == 0, "the name is another server's"
 
 
 def written_by_us(machine: Path) -> list[str]:
