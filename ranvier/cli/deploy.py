@@ -120,6 +120,10 @@ def _settings(before: Record, options: dict[str, Any]) -> Settings:
             raise click.UsageError(
                 f"this server is {known.server_name}, and a server's name cannot be changed"
             )
+        if settings.user != known.user:
+            raise click.UsageError(
+                f"this server runs as {known.user}, who has its files and its database, and cannot be changed"
+            )
     try:
         check_settings(settings)
     except SettingsError as error:

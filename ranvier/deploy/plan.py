@@ -30,7 +30,7 @@ from ranvier.deploy.actions import (
     SetRights,
 )
 from ranvier.deploy.record import Record
-from ranvier.deploy.settings import Settings
+from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.system import System
 from ranvier.deploy.target import Rights, Target, fingerprint
 from ranvier.http.route import Route
@@ -206,13 +206,15 @@ class Planner:
 
     def _drain_s(self) -> int:
         """Give the longest ``drain_timeout`` that the configuration as it is gives a worker, in seconds."""
-        longest_ms = 0
-        for name in self._settings.names:
-            paths = [path for path in self._settings.config_paths(name) if self._target.rights(path)]
-            problems = Problems()  # each worker tells of them at its start
-            entries = read_files([self._target.real(path) for path in paths], problems)
-            longest_ms = max(longest_ms, read_server(Section(entries, problems)).drain_timeout_ms)
+        configured = (read_server(self._configured(name)) for name in self._settings.names)
+        longest_ms = max(server.drain_timeout_ms for server in configured)
         return -(-longest_ms // 1000)
+
+    def _configured(self, name: str) -> Section:
+        """Give what a worker's configuration says as it is; what is wrong with it, the worker tells."""
+        paths = [path for path in self._settings.config_paths(name) if self._target.rights(path)]
+        problems = Problems()
+        return Section(read_files([self._target.real(path) for path in paths], problems), problems)
 
     def _nginx(self) -> None:
         settings = self._settings
@@ -365,10 +367,18 @@ class Planner:
     def _secret(self, name: str, make: Callable[[], str], what: str) -> None:
         path = self._settings.config_dir / name
         rights = Rights("root", self._settings.user, 0o640)
-        if self._target.rights(path) is None:
-            self.plan.actions.append(PutSecret(path, rights, make, what))
-        else:
+        if self._target.rights(path) is not None:
             self._rights(path, rights)
+        elif name != SIGNING_KEY_NAME or self._before.settings is None:
+            self.plan.actions.append(PutSecret(path, rights, make, what))
+        elif self._signs_with(path):
+            raise DeployError(f"{path} is lost: bring it back from your copy; nobody trusts a new one")
+
+    def _signs_with(self, path: Path) -> bool:
+        """Tell whether the server that was deployed has this signing key, and not one elsewhere."""
+        if self._target.rights(self._settings.homeserver_yaml) is None:
+            return True
+        return self._configured(MAIN).path("signing_key_path") == path
 
     def _folder(self, path: Path, rights: Rights) -> None:
         self._parents(path)

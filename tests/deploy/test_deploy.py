@@ -84,6 +84,34 @@ def test_secrets_are_for_the_server_alone_and_stay(machine: Path, deploy: Deploy
     assert target.read(path) == key
 
 
+@pytest.mark.parametrize("edit", [None, "enable_registration: true\n", ""])
+def test_a_signing_key_that_is_lost_is_not_replaced(machine: Path, deploy: Deploy, edit: str | None) -> None:
+    """Other servers would no longer believe this one, though its key lay in a backup."""
+    deploy(*FIRST)
+    yaml = machine / "etc/ranvier/homeserver.yaml"
+    if edit == "":
+        yaml.unlink()
+    elif edit is not None:
+        yaml.write_text(yaml.read_text() + edit)
+    (machine / "etc/ranvier/signing.key").unlink()
+    before = files_of(machine)
+    result = deploy("--workers", 3)
+    assert result.exit_code == 1
+    assert "/etc/ranvier/signing.key is lost: bring it back from your copy" in result.output
+    assert files_of(machine) == before
+
+
+def test_a_signing_key_elsewhere_needs_no_other(machine: Path, deploy: Deploy) -> None:
+    """A server that kept the key of the one before it could not be deployed again."""
+    deploy(*FIRST)
+    yaml = machine / "etc/ranvier/homeserver.yaml"
+    yaml.write_text(yaml.read_text().replace("/etc/ranvier/signing.key", "/etc/matrix/signing.key"))
+    (machine / "etc/ranvier/signing.key").unlink()
+    result = deploy("--workers", 3)
+    assert result.exit_code == 0, result.output
+    assert not (machine / "etc/ranvier/signing.key").exists()
+
+
 @pytest.mark.parametrize("name", ["signing.key", "registration_shared_secret"])
 def test_a_secret_that_others_may_read_is_closed_again(machine: Path, deploy: Deploy, name: str) -> None:
     """A key that was copied there could be read by everybody, or not by the server."""
@@ -475,6 +503,17 @@ def test_a_server_does_not_change_its_name(deploy: Deploy) -> None:
     result = deploy("--server-name", "other.org")
     assert result.exit_code == 2
     assert "cannot be changed" in result.output
+
+
+def test_a_server_does_not_change_its_user(machine: Path, deploy: Deploy) -> None:
+    """No worker could read its files or its database any more."""
+    deploy(*FIRST)
+    before = files_of(machine)
+    result = deploy("--user", "daemon")
+    assert result.exit_code == 2
+    assert "this server runs as ranvier" in result.output
+    assert files_of(machine) == before
+    assert deploy("--user", "ranvier").exit_code == 0
 
 
 def test_systemd_takes_the_units(machine: Path, deploy: Deploy) -> None:
