@@ -46,7 +46,7 @@ PathOption = click.Path(path_type=Path)
     help="Write into this folder as if it were /, and run none of the commands.",
 )
 @click.option("--dry-run", is_flag=True, help="Show each file and command, and do nothing.")
-@click.option("--start/--no-start", default=True, help="Start the server at the end.")
+@click.option("--start/--no-start", default=True, help="Start the server at the end, and let nginx ask it.")
 def deploy(root: Path, dry_run: bool, start: bool, **options: Any) -> None:
     """Put a server of several workers onto a machine with systemd, PostgreSQL, Redis and nginx.
 
@@ -76,7 +76,7 @@ def deploy(root: Path, dry_run: bool, start: bool, **options: Any) -> None:
 
 def _plan(target: Target, settings: Settings, before: Record, *, start: bool) -> Plan:
     system = system_of(target)
-    plan = Planner(target, settings, before, public_routes(), system).make()
+    plan = Planner(target, settings, before, public_routes(), system, start=start).make()
     if system is not None:
         plan.actions += commands(system, settings, plan)
     elif plan.actions:

@@ -211,6 +211,8 @@ class Run:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise DeployError(f"`{' '.join(self.argv)}` cannot be run: {error}") from error
+        except KeyboardInterrupt as error:
+            raise DeployError(f"`{' '.join(self.argv)}` was interrupted") from error
         if done.returncode:
             said = (done.stderr or done.stdout).strip() or f"it ended with status {done.returncode}"
             raise DeployError(f"`{' '.join(self.argv)}` failed: {said}")
@@ -219,10 +221,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Tried:
-    """Do a step that may fail after files were written; then ``undo`` makes them as they were before."""
+    """Do a step that may fail after files were written; then ``undo`` makes ``what`` as it was before."""
 
     step: Action
     undo: Sequence[Action]
+    what: str = "All files"
 
     def summary(self) -> str:
         """Say in one line what is done."""
@@ -244,7 +247,7 @@ class Tried:
                     step.apply(target)
             except (DeployError, OSError, LookupError) as second:
                 raise DeployError(f"{error}\nIt cannot be made as it was before: {second}") from error
-            raise DeployError(f"{error}\nAll files are as they were before") from error
+            raise DeployError(f"{error}\n{self.what} are as they were before") from error
 
 
 def command_path() -> str:

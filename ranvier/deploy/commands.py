@@ -39,7 +39,8 @@ class CheckNginx:
         if has_two_sites(self.run.said(), self.host):
             raise DeployError(
                 f"another site of nginx has the name {self.host} already, and nginx would use one of the two "
-                f"alone: disable that one (`grep -R {self.host} /etc/nginx` finds it), then run this again"
+                f"alone: disable that one (`grep -R {self.host} /etc/nginx` finds it), then run this again; "
+                "--no-start leaves nginx as it is"
             )
 
 
@@ -111,10 +112,12 @@ def has_two_sites(said: str, host: str) -> bool:
 
 
 def starting(system: System, settings: Settings, plan: Plan) -> list[Action]:
-    """Give what starts the workers that do not run, if there are any."""
+    """Give what starts the workers that do not run, if there are any; without them nginx keeps its files."""
     services = [service_of(name) for name in settings.names]
     if _units(plan) or system.not_running(["ranvier.target", *services]):
-        return [StartServices(system, services)]
+        files = (settings.nginx_upstream, settings.nginx_site)
+        undo = [plan.undo[path] for path in files if path in plan.undo]
+        return [Tried(StartServices(system, services), undo, "nginx's files")]
     return []
 
 

@@ -48,8 +48,8 @@ class Plan:
 
     ``changed`` are the paths of files that are not in use yet as they will be. ``last`` remembers that they
     are, once they are, so that a run that failed half way is taken up by the next; ``served`` remembers that
-    nginx uses its own. ``waiting`` are those whose program is not installed or not in use. ``undo`` has what
-    makes a file as it was, also before runs that did not come to their end, as far as that is known.
+    nginx uses its own. ``waiting`` are those whose program is not installed or not to use them yet. ``undo``
+    has what makes a file as it was, also before runs that did not come to their end, as far as that is known.
     ``wanted`` has the fingerprint of each file that is not left to a person. ``removed`` are workers that
     are no longer wanted, ``stop_s`` is how long systemd gives each worker to finish.
     """
@@ -82,9 +82,12 @@ class Planner:
         before: Record,
         routes: Sequence[Route],
         system: System | None = None,
+        *,
+        start: bool = True,
     ) -> None:
         self._target = target
         self._system = system
+        self._start = start
         self._settings = settings
         self._before = before
         self._routes = routes
@@ -218,8 +221,12 @@ class Planner:
 
     def _nginx(self) -> None:
         settings = self._settings
-        upstream = settings.nginx_dir / "ranvier-upstream.conf"
-        server = settings.nginx_dir / "ranvier.conf"
+        upstream, server = settings.nginx_upstream, settings.nginx_site
+        if self._system is not None and not self._start:
+            self.plan.waiting |= {upstream, server}
+            self.plan.notes.append("nginx gets its files when this is run without --no-start")
+            self.plan.reload_nginx = False
+            return
         self._file(upstream, nginx.upstream_file(settings, self._routes, self._for_clients()))
         content = nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES)
         self._file(server, content, leave_edited=True)

@@ -60,6 +60,16 @@ class Settings:
         return self.redis_config.with_name("ranvier.conf")
 
     @property
+    def nginx_upstream(self) -> Path:
+        """Give the file that tells nginx of the workers."""
+        return self.nginx_dir / "ranvier-upstream.conf"
+
+    @property
+    def nginx_site(self) -> Path:
+        """Give the file of nginx's site."""
+        return self.nginx_dir / "ranvier.conf"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Give the names of all processes."""
         return (MAIN, *self.workers)

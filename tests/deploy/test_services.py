@@ -358,10 +358,59 @@ def test_workers_may_take_the_time_that_they_are_given_to_stop(
     assert stops[0][1] > 3630
 
 
-def test_who_asks_for_no_start_gets_none(services: Services, deploy: Deploy) -> None:
-    """Workers would run before an administrator has put the old server's data there."""
-    assert deploy(*services.first, "--no-start").exit_code == 0
-    assert not any(line.startswith("systemctl start") for line in services.asked())
+def test_who_asks_for_no_start_gets_none(machine: Path, services: Services, deploy: Deploy) -> None:
+    """Workers would run before the old server's data is there, or nginx ask workers that do not run."""
+    services.set("broken", "name")  # the old server's site is still there
+    result = deploy(*services.first, "--no-start")
+    assert result.exit_code == 0, result.output
+    assert "nginx gets its files when this is run without --no-start" in result.output
+    assert not any("start ranvier" in line or "nginx" in line for line in services.asked())
+    assert not (machine / UPSTREAM).exists()
+    assert not (machine / SITE).exists()
+    services.set("broken", "name", there=False)
+    assert deploy().exit_code == 0
+    start = f"systemctl start ranvier.target {' '.join(WORKERS)}"
+    assert services.asked() == ["nginx -t", start, "systemctl reload-or-restart nginx.service"]
+    site = (machine / SITE).read_text()
+    assert "server_name example.org;" in site
+    assert deploy("--no-start", "--public-name", "chat.example.org").exit_code == 0
+    assert (machine / SITE).read_text() == site
+    assert services.asked() == []
+    assert "edited by hand" not in deploy().output
+    assert "server_name chat.example.org;" in (machine / SITE).read_text()
+    assert "Nothing to do" in deploy().output
+
+
+@pytest.mark.parametrize("how", ["failed", "interrupted"])
+def test_nginx_keeps_its_files_when_workers_do_not_start(
+    machine: Path, services: Services, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Whatever reloads nginx next, such as a renewed certificate, would send clients to sockets of nobody."""
+    really = subprocess.run
+
+    def run(argv: list[str], **options: Any) -> Any:
+        if how == "interrupted" and argv[:2] == ["systemctl", "start"]:
+            raise KeyboardInterrupt
+        return really(argv, **options)
+
+    services.set("broken", WORKERS[1])
+    with monkeypatch.context() as patched:
+        patched.setattr("subprocess.run", run)
+        result = deploy(*services.first)
+    assert result.exit_code == 1
+    assert "nginx's files are as they were before" in result.output
+    assert not (machine / UPSTREAM).exists()
+    assert not (machine / SITE).exists()
+    services.set("broken", WORKERS[1], there=False)
+    assert deploy().exit_code == 0
+    before = (machine / UPSTREAM).read_text()
+    services.set("broken", "ranvier-worker@worker3.service")
+    assert deploy("--workers", 3).exit_code == 1
+    assert (machine / UPSTREAM).read_text() == before
+    services.set("broken", "ranvier-worker@worker3.service", there=False)
+    assert deploy().exit_code == 0
+    assert "worker3.sock" in (machine / UPSTREAM).read_text()
+    assert "Nothing to do" in deploy().output
 
 
 def test_what_is_not_installed_is_told_and_the_rest_is_done(
