@@ -86,7 +86,7 @@ def _plan(target: Target, settings: Settings, before: Record, *, start: bool) ->
         plan.actions += starting(system, settings, plan)
     if system is not None:
         plan.actions += serving(system, plan)
-    plan.notes += hints(settings, plan)
+    plan.notes += hints(before, settings, plan)
     return plan
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+import ranvier
 from ranvier.deploy import config_files
 from ranvier.deploy.actions import COMMAND_TIMEOUT_S, Action, DeployError, Run, Tried
 from ranvier.deploy.plan import UNITS, Plan
-from ranvier.deploy.settings import Settings
+from ranvier.deploy.record import Record
+from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.system import AS_POSTGRES, System
 from ranvier.deploy.system_files import service_of
 from ranvier.deploy.target import Target
@@ -129,13 +132,9 @@ def serving(system: System, plan: Plan) -> list[Action]:
     return [system.run(argv, "nginx uses it"), *plan.served]
 
 
-def hints(settings: Settings, plan: Plan) -> list[str]:
+def hints(before: Record, settings: Settings, plan: Plan) -> list[str]:
     """Give what the administrator may want to do after this."""
-    found = []
-    services = {UNITS / "ranvier.service", UNITS / "ranvier-worker@.service"}
-    configuration = {path for path in plan.changed if settings.config_dir in path.parents}
-    if (services | configuration) & plan.changed:
-        found.append("workers that run already take their new files with `systemctl restart ranvier.target`")
+    found = list(_restarts(before, settings, plan))
     host = settings.server_name.partition(":")[0]
     if plan.actions and settings.public_name != host:
         found.append(
@@ -145,6 +144,26 @@ def hints(settings: Settings, plan: Plan) -> list[str]:
     if settings.certificate is None:
         found.append(f"nginx has no certificate for {settings.public_name}: give --certificate and its key")
     return found
+
+
+def _restarts(before: Record, settings: Settings, plan: Plan) -> Iterator[str]:
+    """Say which workers that were there before go on with what they have read."""
+    known = before.settings.names if before.settings is not None else ()
+    names = [name for name in settings.names if name in known]
+    why = "this is another release than that of the last run, which workers run until they are restarted"
+    if before.version == ranvier.__version__:
+        names = [name for name in names if _reads(settings, name, plan.changed)]
+        why = "workers that run already take their new files when they are restarted"
+    if names:
+        services = ", ".join(service_of(name) for name in names)
+        yield f"{why}: `systemctl restart NAME` with one after the other of {services}"
+
+
+def _reads(settings: Settings, name: str, files: Collection[Path]) -> bool:
+    """Tell whether one of some files is what a worker reads, or its unit."""
+    unit = UNITS / ("ranvier.service" if name == MAIN else "ranvier-worker@.service")
+    read = {unit, *settings.config_paths(name)}
+    return any(path in read or path.parent in read for path in files)
 
 
 def _units(plan: Plan) -> bool:

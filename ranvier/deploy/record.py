@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import ranvier
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.settings import Settings, check_settings, from_plain, to_plain
 from ranvier.deploy.target import Target, fingerprint
@@ -28,12 +29,13 @@ class Record:
 
     ``settings`` and ``files`` are those of the last run that came to its end: ``files`` has the fingerprint
     of each file by its path. ``begun`` has those of files that later runs meant to write, and of which
-    nobody knows whether they are written or in use.
+    nobody knows whether they are written or in use. ``version`` is the release of that last run.
     """
 
     settings: Settings | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     begun: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    version: str = ""
 
     def wrote(self, path: Path, text: str) -> bool:
         """Tell whether a file's text is one of those that were written there, and not a person's."""
@@ -65,12 +67,12 @@ class Record:
         files = {path: mark for path, mark in {**self.files, **used}.items() if Path(path) not in gone}
         begun = self.beginning(written).begun
         kept = {path: marks for path, marks in begun.items() if Path(path) in waiting}
-        return Record(settings, files, kept)
+        return Record(settings, files, kept, ranvier.__version__)
 
     def encode(self) -> str:
         """Give the file's text."""
         settings = to_plain(self.settings) if self.settings is not None else None
-        values: dict[str, Any] = {"settings": settings, "files": dict(self.files)}
+        values: dict[str, Any] = {"settings": settings, "files": dict(self.files), "version": self.version}
         if self.begun:
             values["begun"] = {path: list(marks) for path, marks in self.begun.items()}
         return json.dumps(values, indent=1, sort_keys=True) + "\n"
@@ -102,7 +104,7 @@ def _decode(values: Any) -> Record:
         check_settings(settings)
     files = {str(path): str(mark) for path, mark in values["files"].items()}
     begun = {str(path): tuple(map(str, marks)) for path, marks in values.get("begun", {}).items()}
-    return Record(settings, files, begun)
+    return Record(settings, files, begun, str(values.get("version", "")))
 
 
 def _read_safely(target: Target, path: Path) -> str | None:

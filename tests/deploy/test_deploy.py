@@ -292,14 +292,48 @@ def test_a_redis_that_was_used_before_is_told_of(machine: Path, deploy: Deploy) 
 
 def test_workers_are_added_without_editing_anything(machine: Path, deploy: Deploy) -> None:
     """A new worker would get no requests, or none would be started."""
-    deploy(*FIRST)
+    assert "systemctl restart" not in deploy(*FIRST).output
     assert deploy("--workers", "2,extra").exit_code == 0
     result = deploy("--workers", "worker1,worker2,extra")
     assert result.exit_code == 0, result.output
+    assert "systemctl restart" not in result.output, "workers are restarted for nothing"
     assert 'worker_name: "extra"' in (machine / "etc/ranvier/workers/extra.yaml").read_text()
     assert "unix:/run/ranvier/extra.sock " in (machine / "etc/nginx/conf.d/ranvier-upstream.conf").read_text()
     target = (machine / "etc/systemd/system/ranvier.target").read_text()
     assert "ranvier-worker@extra.service" in target
+
+
+@pytest.mark.parametrize(
+    ("yaml", "expected"),
+    [
+        ("homeserver.yaml", ["", "-worker@worker1", "-worker@worker2"]),
+        ("workers/worker2.yaml", ["-worker@worker2"]),
+    ],
+)
+def test_who_has_to_be_restarted_is_told(
+    machine: Path, deploy: Deploy, yaml: str, expected: list[str]
+) -> None:
+    """Workers would go on with what they have read, or all be stopped at once where one needed it."""
+    deploy(*FIRST)
+    (machine / "etc/ranvier" / yaml).unlink()
+    result = deploy()
+    services = ", ".join(f"ranvier{name}.service" for name in expected)
+    assert f"`systemctl restart NAME` with one after the other of {services}\n" in result.output
+    assert "Nothing to do" in deploy().output
+
+
+def test_workers_of_the_release_before_are_told_of(
+    machine: Path, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an update all would seem to be done while every worker runs the old release."""
+    deploy(*FIRST)
+    monkeypatch.setattr("ranvier.__version__", "99.0.0")
+    for result in (deploy("--dry-run"), deploy()):
+        assert result.exit_code == 0, result.output
+        assert "this is another release than that of the last run" in result.output
+        assert "ranvier.service, ranvier-worker@worker1.service" in result.output
+        assert "Nothing to do" not in result.output
+    assert "Nothing to do" in deploy().output
 
 
 def test_the_file_of_a_worker_that_is_gone_is_moved_away(machine: Path, deploy: Deploy) -> None:
