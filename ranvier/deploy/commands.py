@@ -141,7 +141,7 @@ def hints(before: Record, settings: Settings, plan: Plan) -> list[str]:
             f"who knows {settings.server_name} alone asks https://{host}/.well-known/matrix/client: "
             f"have that host give what {settings.public_name} gives there"
         )
-    if settings.certificate is None:
+    if settings.certificate is None and str(settings.nginx_site) in plan.wanted:
         found.append(f"nginx has no certificate for {settings.public_name}: give --certificate and its key")
     return found
 

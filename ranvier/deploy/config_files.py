@@ -52,12 +52,17 @@ _LISTENERS = """\
 
 def homeserver_yaml(settings: Settings) -> str:
     """Give the first ``homeserver.yaml``."""
-    scheme = "https" if settings.certificate is not None else "http"
     return _HOMESERVER.format(
         server_name=settings.server_name,
-        baseurl=f"{scheme}://{settings.public_name}/",
+        baseurl=public_baseurl(settings),
         config_dir=settings.config_dir,
     )
+
+
+def public_baseurl(settings: Settings) -> str:
+    """Give the address that clients are told of."""
+    scheme = "https" if settings.certificate is not None else "http"
+    return f"{scheme}://{settings.public_name}/"
 
 
 def redis_yaml(settings: Settings) -> str:

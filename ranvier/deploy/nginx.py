@@ -62,8 +62,17 @@ server {{
     listen 80;
     listen [::]:80;
     server_name {public_name};
-    return 301 https://$host$request_uri;
+{challenge}
+    location / {{
+        return 301 https://$host$request_uri;
+    }}
 }}
+"""
+_CHALLENGE: Final = """
+    # Where `certbot certonly --webroot -w /var/www/html` shows that the host is this one.
+    location /.well-known/acme-challenge/ {
+        root /var/www/html;
+    }
 """
 
 
@@ -88,13 +97,21 @@ def upstream_file(settings: Settings, routes: Sequence[Route], names: Iterable[s
 def server_file(settings: Settings, routes: Sequence[Route], *, max_upload_bytes: int) -> str:
     """Give ``ranvier.conf``: where the web server answers, and with what."""
     largest = max((route.max_body for route in routes if not route.stream), default=1 << 20)
+    redirect, challenge = "", _CHALLENGE
+    if settings.certificate is not None:
+        redirect, challenge = _REDIRECT.format(public_name=settings.public_name, challenge=_CHALLENGE), ""
     return _SERVER.format(
-        redirect="" if settings.certificate is None else _REDIRECT.format(public_name=settings.public_name),
+        redirect=redirect,
         listen=_listen(settings),
         public_name=settings.public_name,
         body=_megabytes(largest),
-        locations="".join(_locations(routes, max_upload_bytes)),
+        locations="".join([challenge, *_locations(routes, max_upload_bytes)]),
     )
+
+
+def has_tls(site: str) -> bool:
+    """Tell whether a site that a person edited has a certificate."""
+    return re.search(r"^\s*ssl_certificate\s", site, re.MULTILINE) is not None
 
 
 def _listen(settings: Settings) -> str:

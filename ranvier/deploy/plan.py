@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -232,6 +233,7 @@ class Planner:
         self._file(server, content, leave_edited=True)
         if self.plan.wants(server, content):
             self._check_certificate()
+        self._compare_addresses()
         absent = self._absent_nginx()
         if absent is not None:
             self.plan.waiting |= {upstream, server}
@@ -239,6 +241,28 @@ class Planner:
             self.plan.reload_nginx = False
         elif {upstream, server} & self.plan.changed:
             self.plan.reload_nginx = True
+
+    def _compare_addresses(self) -> None:
+        """Tell when clients are told of another address than nginx's site has, by a person's edit."""
+        settings, told = self._settings, urlsplit(self._public_baseurl())
+        if str(settings.nginx_site) in self.plan.wanted:
+            has_tls, is_host = settings.certificate is not None, told.hostname == settings.public_name.lower()
+        else:
+            has_tls, is_host = nginx.has_tls(self._target.read(settings.nginx_site) or ""), True
+        if is_host and (told.scheme == "https" or not has_tls):
+            return
+        address = f"{'https' if has_tls else 'http'}://{settings.public_name}/"
+        self.plan.notes.append(
+            f"clients are told of {told.geturl()}, and nginx's site is {address}: "
+            f"write `public_baseurl: {address}` into {settings.homeserver_yaml}, and restart the workers"
+        )
+
+    def _public_baseurl(self) -> str:
+        """Give the address that clients are told of, or would be if a person had not taken it out."""
+        ours = config_files.public_baseurl(self._settings)
+        if str(self._settings.homeserver_yaml) in self.plan.wanted:
+            return ours
+        return read_server(self._configured(MAIN)).public_baseurl or ours
 
     def _absent_nginx(self) -> str | None:
         """Say what keeps nginx from using its files on this machine, and what to do; None if nothing does."""

@@ -91,19 +91,41 @@ def test_nginx_takes_its_file(folder: Path) -> None:
 
 def test_nginx_takes_its_file_with_a_certificate(folder: Path) -> None:
     """A server with HTTPS could not be deployed."""
+    main = write_nginx(folder, with_certificate(folder), free_port())
+    status, said = run_nginx_test(main)
+    assert status == 0, said
+    assert "return 301 https://" in (folder / "b.conf").read_text()
+
+
+def with_certificate(folder: Path) -> Settings:
+    """Make a certificate and give the settings of a server that has it."""
     pem, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=matrix.example.org",
          "-keyout", str(key), "-out", str(pem)],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
-    settings = Settings(
+    return Settings(
         "example.org", "matrix.example.org", socket_dir=folder, certificate=pem, certificate_key=key
     )
-    main = write_nginx(folder, settings, free_port())
-    status, said = run_nginx_test(main)
-    assert status == 0, said
-    assert "return 301 https://" in (folder / "b.conf").read_text()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_certificate_can_be_had_and_renewed(folder: Path, tls: bool) -> None:
+    """The certificate would run out after three months, and no client would connect any more."""
+    settings = with_certificate(folder) if tls else Settings("a.org", "matrix.example.org", socket_dir=folder)
+    port = free_port()
+    main, site = write_nginx(folder, settings, port), folder / "b.conf"
+    text = site.read_text().replace("    listen [::]:443 ssl http2;\n", "")
+    text = text.replace("listen 443 ssl http2;", f"listen 127.0.0.1:{free_port()} ssl http2;")
+    site.write_text(text.replace("/var/www/html", str(folder / "html")))
+    challenge = "/.well-known/acme-challenge/token"
+    path = folder / f"html{challenge}"
+    path.parent.mkdir(parents=True)
+    path.write_text("token")
+    with running_nginx(main, port):
+        assert await get(port, challenge, "") == 200
+        assert await get(port, "/_other", "") == (301 if tls else 404)
 
 
 def test_what_nginx_says_of_two_sites_with_one_name_is_understood(folder: Path) -> None:

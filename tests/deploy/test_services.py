@@ -148,6 +148,37 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_done(
     assert "ssl_certificate /right.pem;" in (machine / SITE).read_text()
 
 
+def test_configuration_that_names_another_address_than_the_site_is_told_of(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """With HTTPS, clients in browsers would be told of an address without it, and would not connect."""
+    assert deploy(*services.first).exit_code == 0
+    yaml = machine / "etc/ranvier/homeserver.yaml"
+    yaml.write_text(yaml.read_text() + "enable_registration: true\n")
+    assert "public_baseurl" not in deploy().output
+    certificate = make_certificate(machine)
+    assert "write `public_baseurl: https://example.org/` into" in deploy(*certificate).output
+    yaml.write_text(yaml.read_text().replace("http:", "https:"))
+    assert "public_baseurl" not in deploy().output
+    result = deploy("--public-name", "chat.example.org")
+    assert "are told of https://example.org/, and nginx's site is https://chat.example.org/" in result.output
+
+
+def test_a_site_that_certbot_edited_has_a_certificate(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """Each run would ask for a certificate that is there, and not say that clients are told of ``http``."""
+    assert "nginx has no certificate" in deploy(*services.first).output
+    site = machine / SITE
+    site.write_text(site.read_text().replace("listen 80;", "listen 443 ssl;\n    ssl_certificate /a.pem;"))
+    result = deploy()
+    assert "nginx has no certificate" not in result.output
+    assert "write `public_baseurl: https://example.org/` into" in result.output
+    yaml = machine / "etc/ranvier/homeserver.yaml"
+    yaml.write_text(yaml.read_text().replace("http:", "https:"))
+    assert "public_baseurl" not in deploy().output
+
+
 def test_what_nginx_refuses_does_not_stay(machine: Path, services: Services, deploy: Deploy) -> None:
     """nginx would not start at the next boot, and a run with corrected options would not mend it."""
     services.set("broken", "nginx")
