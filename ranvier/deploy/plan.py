@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from ranvier.config.database import read_redis
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.config.problems import Problems
 from ranvier.config.reader import Section
@@ -150,7 +151,7 @@ class Planner:
             settings.homeserver_yaml: config_files.homeserver_yaml(settings),
             settings.conf_d / "database.yaml": config_files.database_yaml(settings),
             settings.conf_d / "listeners.yaml": config_files.listeners_yaml(settings),
-            settings.conf_d / "redis.yaml": config_files.redis_yaml(settings),
+            settings.redis_yaml: config_files.redis_yaml(settings),
         }
         for name in settings.workers:
             files[settings.worker_yaml(name)] = config_files.worker_yaml(settings, name)
@@ -179,6 +180,17 @@ class Planner:
         if added is not None and self._unfinished(fragment, added[0]):
             self._undo_unfinished_redis(content, rights)
         self._former_redis()
+        self._redis_password(before)
+
+    def _redis_password(self, redis_config: str) -> None:
+        """Tell when Redis asks for a password that the configuration does not have."""
+        path = self._settings.redis_config
+        known = read_redis(self._configured(MAIN))
+        if system_files.has_directive(redis_config, "requirepass") and (known is None or not known.password):
+            self.plan.notes.append(
+                f"{path} has a requirepass, and workers hear nothing of each other without it: write it "
+                f"into {self._settings.redis_yaml} as the password of redis"
+            )
 
     def _undo_unfinished_redis(self, content: str, rights: Rights) -> None:
         """Let Redis's own file be as before the run that added the fragment and did not come to its end."""

@@ -88,6 +88,11 @@ class Settings:
         """Give the folder of more configuration for all processes."""
         return self.config_dir / "conf.d"
 
+    @property
+    def redis_yaml(self) -> Path:
+        """Give the file that says where Redis is."""
+        return self.conf_d / "redis.yaml"
+
     def worker_yaml(self, name: str) -> Path:
         """Give the configuration file of one worker alone."""
         return self.config_dir / "workers" / f"{name}.yaml"

@@ -73,16 +73,17 @@ port 0
 unixsocketperm 770
 # A worker that stands still is let go before its messages fill the memory; it reads the database afterwards.
 client-output-buffer-limit pubsub 64mb 16mb 30
-# Nothing is kept: after a dump that fails, as on a full disk, Redis would take no more writes.
+# Nothing is kept: after a dump or a log that fails, as on a full disk, Redis would take no more writes.
 save ""
+appendonly no
 """
 _REDIS_UNIT = """\
-# Let Redis have its socket in Ranvier's folder.
+# Let Redis have its socket in Ranvier's folder, and start without it once Ranvier is gone.
 [Unit]
 After=systemd-tmpfiles-setup.service
 
 [Service]
-ReadWritePaths={socket_dir}
+ReadWritePaths=-{socket_dir}
 """
 _INCLUDE = """\
 
@@ -160,9 +161,13 @@ def redis_fragment(settings: Settings, redis_config: str) -> str:
 
     A Redis that was built without TLS does not know the directive, so it is there only if that is.
     """
-    directives = {line.split()[0].lower() for line in redis_config.splitlines() if line.strip()}
-    tls = "tls-port 0\n" if "tls-port" in directives else ""
+    tls = "tls-port 0\n" if has_directive(redis_config, "tls-port") else ""
     return _REDIS.format(group=settings.group, redis_socket=settings.redis_socket, tls=tls)
+
+
+def has_directive(redis_config: str, name: str) -> bool:
+    """Tell whether Redis's configuration has a directive, which may be in capitals, outside of comments."""
+    return any(line.split()[0].lower() == name for line in redis_config.splitlines() if line.strip())
 
 
 def includes(redis_config: str, path: str) -> bool:

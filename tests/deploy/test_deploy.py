@@ -274,12 +274,26 @@ def test_redis_can_be_one_of_debians_instances(machine: Path, deploy: Deploy, na
     result = deploy(*FIRST, "--redis-config", "/etc/redis/redis-chat.conf", "--redis-service", name)
     assert result.exit_code == 0, result.output
     units = machine / "etc/systemd/system"
-    assert "ReadWritePaths=/run/ranvier" in (units / "redis-server@chat.service.d/ranvier.conf").read_text()
+    assert "ReadWritePaths=-/run/ranvier" in (units / "redis-server@chat.service.d/ranvier.conf").read_text()
     assert "After=network-online.target postgresql.service redis-server@chat.service\n" in (
         (units / "ranvier.service").read_text()
     )
     assert conf.read_text().endswith("include /etc/redis/ranvier.conf\n")
     assert (machine / "etc/redis/redis.conf").read_text() == shared
+
+
+@pytest.mark.parametrize("own", ["requirepass secret\n", "  RequirePass secret\n", "# requirepass secret\n"])
+def test_a_password_that_redis_asks_for_is_told_of(machine: Path, deploy: Deploy, own: str) -> None:
+    """Workers would run without a word of each other, and all would seem to be well."""
+    conf = machine / "etc/redis/redis.conf"
+    conf.write_text(conf.read_text() + own)
+    asks = not own.startswith("#")
+    for result in (deploy(*FIRST), deploy()):
+        assert result.exit_code == 0, result.output
+        assert ("/etc/redis/redis.conf has a requirepass" in result.output) is asks
+    yaml = machine / "etc/ranvier/conf.d/redis.yaml"
+    yaml.write_text(yaml.read_text() + "  password: secret\n")
+    assert "has a requirepass" not in deploy().output
 
 
 def test_a_redis_that_was_used_before_is_told_of(machine: Path, deploy: Deploy) -> None:

@@ -278,7 +278,8 @@ async def test_redis_answers_on_its_socket_and_not_by_tcp(folder: Path) -> None:
     settings = Settings("example.org", "matrix.example.org", socket_dir=folder)
     fragment = folder / "ranvier.conf"
     main = folder / "redis.conf"
-    own = f"port {port}\nbind 127.0.0.1\nunixsocketperm 777\ndir {folder}\nsave 3600 1 300 100\n"
+    kept = f"dir {folder}\nsave 3600 1 300 100\nappendonly yes\n"
+    own = f"port {port}\nbind 127.0.0.1\nunixsocketperm 777\n{kept}"
     fragment.write_text(system_files.redis_fragment(settings, own))
     main.write_text(system_files.with_include(own, str(fragment)))
     redis = subprocess.Popen([program("redis-server"), str(main)], stdout=subprocess.DEVNULL)
@@ -288,6 +289,8 @@ async def test_redis_answers_on_its_socket_and_not_by_tcp(folder: Path) -> None:
         assert await reader.readline() == b"+PONG\r\n"
         writer.write(b"CONFIG GET save\r\n")
         assert await reader.readuntil(b"$0\r\n\r\n") == b"*2\r\n$4\r\nsave\r\n$0\r\n\r\n"
+        writer.write(b"CONFIG GET appendonly\r\n")
+        assert await reader.readuntil(b"$2\r\nno\r\n") == b"*2\r\n$10\r\nappendonly\r\n$2\r\nno\r\n"
         writer.close()
         assert settings.redis_socket.stat().st_mode & 0o777 == 0o770
         with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
