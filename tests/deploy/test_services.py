@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -442,6 +443,37 @@ def test_nginx_keeps_its_files_when_workers_do_not_start(
     assert deploy().exit_code == 0
     assert "worker3.sock" in (machine / UPSTREAM).read_text()
     assert "Nothing to do" in deploy().output
+
+
+def test_what_the_page_says_takes_everything_away(machine: Path, services: Services, deploy: Deploy) -> None:
+    """Redis would not start at the next boot, or nginx ask a server that is gone."""
+    before = files_of(machine)
+    assert deploy(*services.first).exit_code == 0
+    text = (Path(__file__).parents[2] / "docs/deploy.md").read_text()
+    section = text.partition("\n## Take away\n")[2].partition("\n## ")[0]
+    stop, erase = re.findall(r"(?:^ {4}.*\n)+", section, re.MULTILINE)
+    run_on(machine, services, stop)
+    assert all(path.startswith(("etc/ranvier/", "etc/redis/redis.conf.")) for path in written_by_us(machine))
+    assert (machine / REDIS).read_text().strip() == REDIS_CONF.strip()
+    assert services.asked()[-2:] == ["systemctl daemon-reload", "systemctl restart redis-server"]
+    assert deploy().exit_code == 0
+    run_on(machine, services, stop)
+    run_on(machine, services, erase)
+    assert written_by_us(machine) == []
+    assert [path for path in set(files_of(machine)) - set(before) if "ranvier" in path] == []
+
+
+def run_on(machine: Path, services: Services, commands: str) -> None:
+    """Run commands of a page on a machine that is a folder, with programs of the test for its services."""
+    for name in ("userdel", "groupdel"):
+        (services.folder / "bin" / name).write_text("#!/bin/sh\n")
+        (services.folder / "bin" / name).chmod(0o755)
+    script = re.sub(r"(?<= )/(?=etc/|run/|var/)", f"{machine}/", commands)
+    env = {"PATH": f"{services.folder / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-eu"], check=False, input=script, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_not_installed_is_told_and_the_rest_is_done(
