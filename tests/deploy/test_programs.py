@@ -290,7 +290,7 @@ async def test_redis_answers_on_its_socket_and_not_by_tcp(folder: Path) -> None:
         writer.write(b"CONFIG GET save\r\n")
         assert await reader.readuntil(b"$0\r\n\r\n") == b"*2\r\n$4\r\nsave\r\n$0\r\n\r\n"
         writer.write(b"CONFIG GET appendonly\r\n")
-        assert await reader.readuntil(b"$2\r\nno\r\n") == b"*2\r\n$10\r\nappendonly\r\n$2\r\nno\r\n"
+        assert [await reader.readline() for _ in range(5)][-1] == b"no\r\n"
         writer.close()
         assert settings.redis_socket.stat().st_mode & 0o777 == 0o770
         with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
