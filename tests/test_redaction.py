@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ranvier.http.limits import Rate
+from ranvier.log.bus import LocalBus
+from ranvier.rooms.room import Room
+from ranvier.storage.rooms import LoadedRoom
+from tests.core import running_core
 from tests.room_endpoints import ALICE, BOB, forget_memory, running_endpoints
 
 
@@ -98,3 +104,37 @@ async def test_redacted_state_is_not_shown_as_what_was_replaced(database: str) -
         assert await app.get(f"{room_id}/state/m.room.name") == {}
         shown = await app.get(f"{room_id}/state/m.room.name", format="event")
         assert shown["unsigned"]["redacted_because"]["type"] == "m.room.redaction"
+
+
+async def test_a_redaction_reaches_a_room_that_is_being_read(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would show a name that was taken back for as long as it has the room in memory."""
+    bus = LocalBus()
+    async with running_core(database, bus=bus) as core, running_core(database, bus=bus) as other:
+        room_id = await core.create_room()
+        content = {"name": "insult"}
+        name = await core.writer.write(
+            room_id,
+            lambda draft: draft.add(sender=ALICE, type="m.room.name", state_key="", content=content),
+        )
+        read, is_redacted, load = asyncio.Event(), asyncio.Event(), core.room_store.load
+
+        async def load_slowly(room_id: str) -> LoadedRoom | None:
+            loaded = await load(room_id)
+            read.set()
+            await is_redacted.wait()
+            return loaded
+
+        monkeypatch.setattr(core.room_store, "load", load_slowly)
+        core.rooms.drop(room_id)
+        reading: asyncio.Task[Room] = asyncio.create_task(core.rooms.get(room_id))
+        await read.wait()
+        await other.writer.write(
+            room_id,
+            lambda draft: draft.add(sender=ALICE, type="m.room.redaction", content={}, redacts=name),
+        )
+        is_redacted.set()
+        room = await reading
+        assert room.state["m.room.name", ""].redacted_because is not None
+        assert room.content("m.room.name") == {}

@@ -88,7 +88,7 @@ class Rooms:
             if self._tail.start > max(room.head, followed):
                 continue  # the log went on by more than the tail holds
             for row in self._tail.events_of_room(room_id, room.head):
-                room.apply(row)
+                self._move_on(room, row)
             if room.stale or purges != self._purges:
                 continue
             self._keep(room)
@@ -112,12 +112,15 @@ class Rooms:
             if room is None:
                 continue
             before = len(room.state)
-            room.apply(row)
+            self._move_on(room, row)
             self._held += len(room.state) - before
             if room.stale:
                 self.drop(row.room_id)
-            elif row.redacts is not None:
-                self._redact(room, row, row.redacts)
+
+    def _move_on(self, room: Room, row: EventRow) -> None:
+        room.apply(row)
+        if row.redacts is not None:
+            self._redact(room, row, row.redacts)
 
     def _redact(self, room: Room, because: EventRow, event_id: str) -> None:
         target = self._tail.event(event_id)
