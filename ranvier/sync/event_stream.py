@@ -202,6 +202,9 @@ class EventStream:
         for user_section in self._user_sections:
             if events_json := events_of(await user_section.since(context)):
                 chunk.append(events_json)
+        if context.in_tail and since.pos < self._tail.start:
+            # Rows left the tail before every section had read them: the database has them.
+            return await self._of_user(request, since)
         return _Piece(chunk, end, more)
 
     async def _rows(self, memberships: Iterable[Membership], after: int, upto: int) -> list[EventRow]:

@@ -120,6 +120,10 @@ class RoomSections:
         state = room.state
         return all((row := state.get((MEMBER, it))) is not None and row.event_nid in sent for it in members)
 
+    def forget_members_sent(self, user_id: str, device_id: str | None) -> None:
+        """Know that a device did not get the answer that was made for it last."""
+        self._members_sent.forget(user_id, device_id)
+
     async def _full(
         self, asked: Asked, spans: Sequence[Span], windows: Mapping[str, Window], *, in_tail: bool
     ) -> list[RoomAnswer]:
@@ -259,6 +263,9 @@ class _MembersSent:
 
     def reset(self, asked: Asked, room_id: str) -> None:
         self._sent.get((asked.user_id, asked.device_id), {}).pop(room_id, None)
+
+    def forget(self, user_id: str, device_id: str | None) -> None:
+        self._sent.pop((user_id, device_id), None)
 
     def of(self, user_id: str, device_id: str | None, room_id: str) -> Set[int]:
         return self._sent.get((user_id, device_id), {}).get(room_id, frozenset())
