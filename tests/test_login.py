@@ -10,6 +10,7 @@ import pytest
 
 from ranvier.http.limits import Rate
 from ranvier.log.bus import LocalBus
+from ranvier.spec.errors import MatrixError
 from ranvier.storage.accounts import AccountStore, NewAccount
 from tests.account_server import CHEAP, OPEN, PASSWORD, account_server
 
@@ -242,6 +243,21 @@ async def test_passwords_can_not_be_tried_without_end(database: str) -> None:
     async with account_server(database, rates=rates) as server:
         assert [(await server.login("alice")).status for _ in range(3)] == [200, 200, 429]
         assert (await server.login("bob")).status == 429
+
+
+async def test_passwords_tried_at_once_are_counted(database: str) -> None:
+    """Somebody could try hundreds of passwords in the time in which one is checked."""
+    rates = {"rc_login.failed_attempts": Rate(0.1, 3)}
+    async with account_server(database, OPEN.partition("password_config")[0], rates=rates) as server:
+        await server.register("alice")
+        guesses = [*(f"wrong {n}" for n in range(10)), PASSWORD]
+        check = server.parts.login.check_password
+        outcomes = await asyncio.gather(*(check("alice", guess) for guess in guesses), return_exceptions=True)
+        statuses = [outcome.status for outcome in outcomes if isinstance(outcome, MatrixError)]
+        assert statuses == [403] * 3 + [429] * 8
+        server.clock.ms += 30_000
+        at_once = await asyncio.gather(*(server.login("alice") for _ in range(5)))
+        assert [answer.status for answer in at_once] == [200] * 5
 
 
 async def test_tokens_are_not_stored(database: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -120,6 +122,7 @@ class Login:
         self._limiter = limiter
         self._clock = clock
         self._login_tokens = login_tokens
+        self._checking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def with_password(self, name: str, password: str) -> Account:
         """Give the account of a typed name if the password is its own.
@@ -136,6 +139,13 @@ class Login:
         Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED`` and ``M_LIMIT_EXCEEDED``.
         """
         key = self._accounts.full_id(name).lower()[: MAX_ID_BYTES + 1]
+        lock = self._checking.get(key)
+        if lock is None:
+            lock = self._checking[key] = asyncio.Lock()
+        async with lock:  # of guesses made at once, each would be let pass before any has failed
+            return await self._check_next(key, name, password)
+
+    async def _check_next(self, key: str, name: str, password: str) -> Account:
         self._limiter.check("rc_login.failed_attempts", key, self._clock.monotonic(), count=False)
         account, stored = await self._accounts.find(name)
         if not await self._accounts.password_matches(account, stored, password):
