@@ -57,7 +57,10 @@ class RateLimiter:
         return len(self._empty_at)
 
     def change_rates(self, rates: Mapping[str, Rate]) -> None:
-        """Go by other rates from now on; what was counted stays counted."""
+        """Go by other rates from now on. What was counted stays counted, but for limits that changed."""
+        changed = {name for name, rate in self._rates.items() if rates.get(name) != rate}
+        for bucket in [it for it in self._empty_at if it[0] in changed]:
+            del self._empty_at[bucket]
         self._rates = dict(rates)
 
     def check(self, name: str, key: str, now: float, cost: float = 1.0, *, count: bool = True) -> None:
@@ -87,8 +90,8 @@ class RateLimiter:
             return
         per_second = max(rate.per_second, 1e-9)
         empty_at = max(self._empty_at.get((name, key), now), now) + cost / per_second
-        # What several let pass at once beyond the burst has to be waited for, within reason.
-        self._keep((name, key), min(empty_at, now + 2 * rate.burst_count / per_second), now)
+        # What several let pass at once beyond the burst has to be waited for.
+        self._keep((name, key), empty_at, now)
 
     def _keep(self, bucket: tuple[str, str], empty_at: float, now: float) -> None:
         self._empty_at[bucket] = empty_at

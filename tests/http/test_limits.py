@@ -69,6 +69,37 @@ def test_a_rate_of_nothing() -> None:
     assert refused_ms(limiter, "@a", 1e6) > 0
 
 
+def test_a_more_generous_rate_helps_at_once() -> None:
+    """Who was kept out by a limit would be kept out for hours, or decades, after it was raised."""
+    limiter = RateLimiter({"rc_message": Rate(0.003, 5), "rc_login.address": Rate(0, 1)})
+    assert [refused_ms(limiter, "@a", 0.0) for _ in range(6)][-1] > 300_000
+    assert refused_ms(limiter, "1.2.3.4", 0.0, name="rc_login.address") == 0
+    limiter.change_rates({"rc_message": Rate(1, 10), "rc_login.address": Rate(0, 1)})
+    assert [refused_ms(limiter, "@a", 1.0) for _ in range(11)] == [0] * 10 + [1000]
+    assert refused_ms(limiter, "1.2.3.4", 1.0, name="rc_login.address") > 0
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_workers_together_keep_the_rate(workers: int) -> None:
+    """Who asks all workers at once could guess many times as many passwords, for ever."""
+    limiters = [RateLimiter({"rc_message": Rate(1, 5)}) for _ in range(workers)]
+    passed = 0
+    for now in range(0, 1000, 10):
+        counts = [_let_pass(limiter, now) for limiter in limiters]
+        for limiter, own in zip(limiters, counts, strict=True):
+            limiter.count_elsewhere("rc_message", "@a", sum(counts) - own, now)
+        passed += sum(counts)
+    assert 900 <= passed <= 1000 + workers * 5
+
+
+def _let_pass(limiter: RateLimiter, now: int) -> int:
+    """Ask until it is refused, and give how often it was not."""
+    passed = 0
+    while not refused_ms(limiter, "@a", now):
+        passed += 1
+    return passed
+
+
 def test_memory_is_bounded() -> None:
     """Strangers from many addresses would fill the server's memory."""
     limiter = RateLimiter({"rc_message": Rate(0.001, 1)}, max_buckets=100)
