@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.spec.filters import parse_filter
 from ranvier.storage.account_data import AccountDataRow, AccountDataStore
+from ranvier.storage.database import DatabaseUnavailable
 from ranvier.storage.receipts import ReceiptRow, ReceiptStore
 from ranvier.sync.context import SyncContext
 from ranvier.sync.sections.receipts import ReceiptsSection, receipt_events
 from ranvier.users.account_data import AccountData
 from ranvier.users.receipts import Mark, Receipts
-from ranvier.wire.log_rows import EventRow
+from ranvier.wire.log_rows import EventRow, LogRow
 from ranvier.wire.tokens import Token
 from tests.core import Core, running_core
 from tests.endpoints import Endpoints, nobody_ignored, room_events, serving, sync_context
@@ -386,3 +387,33 @@ async def test_marks_sent_together_come_to_the_last(scene: Scene) -> None:
     assert row is not None
     assert orjson.loads(row.content) == {"event_id": sent[-1].event_id}
     assert of(await scene.told(BOB), sent[-1], "m.read", ALICE)
+
+
+async def test_a_receipt_does_not_rely_on_a_write_that_fails(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that asked again would be told that the receipt is there, and find the room unread."""
+    sent = await scene.core.send(scene.room_id, BOB, "read me")
+    receipts, store = receipts_of(scene.core)
+    append, is_begun, fails = scene.core.appender.append_rows, asyncio.Event(), asyncio.Event()
+
+    async def fail_late(rows: Sequence[LogRow]) -> int:
+        monkeypatch.setattr(scene.core.appender, "append_rows", append)
+        is_begun.set()
+        await fails.wait()
+        raise DatabaseUnavailable
+
+    monkeypatch.setattr(scene.core.appender, "append_rows", fail_late)
+    marks = [Mark("m.read", sent.event_id)]
+    first = asyncio.create_task(receipts.mark(ALICE, scene.room_id, marks))
+    await is_begun.wait()
+    more = [asyncio.create_task(receipts.mark(ALICE, scene.room_id, marks)) for _ in range(3)]
+    await receipts.mark(BOB, scene.room_id, marks)  # by now they have compared
+    more[0].cancel()
+    fails.set()
+    with pytest.raises(DatabaseUnavailable):
+        await first
+    await asyncio.gather(*more[1:])
+    assert await store.position(scene.room_id, ALICE, "m.read", "") == sent.pos
+    assert of(await scene.told(BOB), sent, "m.read", ALICE)
+    assert receipts._writing == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -42,6 +43,17 @@ class Mark(NamedTuple):
 _Key = tuple[str, str, str, str]
 
 
+class _Write:
+    """A request's write that is under way: which receipts it moves, and on whose other writes it relies."""
+
+    __slots__ = ("is_stored", "relied", "reserved")
+
+    def __init__(self, is_stored: asyncio.Future[bool]) -> None:
+        self.is_stored = is_stored
+        self.reserved: list[tuple[_Key, int]] = []
+        self.relied: list[tuple[tuple[Mark, EventRow], asyncio.Future[bool]]] = []
+
+
 class Receipts:
     """Move receipts and read markers forward.
 
@@ -72,6 +84,7 @@ class Receipts:
         self._max_known = max_known
         self._edits = Edits()
         self._known: OrderedDict[_Key, int] = OrderedDict()
+        self._writing: dict[_Key, asyncio.Future[bool]] = {}
         tail.listen(self._apply)
 
     async def mark(self, user_id: str, room_id: str, marks: Sequence[Mark]) -> None:
@@ -91,7 +104,24 @@ class Receipts:
             await self._move(user_id, room_id, checked)
 
     async def _move(self, user_id: str, room_id: str, checked: Sequence[tuple[Mark, EventRow]]) -> None:
-        reserved: list[tuple[_Key, int]] = []
+        write = _Write(asyncio.get_running_loop().create_future())
+        try:
+            rows = await self._reserve(user_id, room_id, checked, write)
+            pos = await self._appender.append_rows(rows) if rows else None
+        except BaseException:
+            self._end(write, is_stored=False)
+            raise
+        self._end(write, is_stored=True)
+        if pos is not None:
+            await self._tail.wait_for(pos)
+        for one, others in write.relied:
+            if not await asyncio.shield(others):
+                await self._move(user_id, room_id, [one])
+
+    async def _reserve(
+        self, user_id: str, room_id: str, checked: Sequence[tuple[Mark, EventRow]], write: _Write
+    ) -> list[LogRow]:
+        """Give the rows of what moves forward; from here on other requests compare with it."""
         rows: list[LogRow] = []
         for mark, event in checked:
             if mark.receipt_type == FULLY_READ:
@@ -100,22 +130,21 @@ class Receipts:
             key = (room_id, user_id, mark.receipt_type, mark.thread_id)
             before = await self._position(key)
             if before is None or event.pos > before:
-                # From here on another request for the same receipt compares with this one.
                 self._know(key, event.pos)
-                reserved.append((key, event.pos))
+                self._writing[key] = write.is_stored
+                write.reserved.append((key, event.pos))
                 rows.append(_receipt_row(key, event, self._clock.now_ms()))
-        if rows:
-            await self._write(rows, reserved)
+            elif (others := self._writing.get(key)) is not None:
+                write.relied.append(((mark, event), others))
+        return rows
 
-    async def _write(self, rows: Sequence[LogRow], reserved: Sequence[tuple[_Key, int]]) -> None:
-        try:
-            pos = await self._appender.append_rows(rows)
-        except BaseException:
-            for key, event_pos in reserved:
-                if self._known.get(key) == event_pos:
-                    del self._known[key]
-            raise
-        await self._tail.wait_for(pos)
+    def _end(self, write: _Write, *, is_stored: bool) -> None:
+        for key, event_pos in write.reserved:
+            if not is_stored and self._known.get(key) == event_pos:
+                del self._known[key]
+            if self._writing.get(key) is write.is_stored:
+                del self._writing[key]
+        write.is_stored.set_result(is_stored)
 
     # -- the event ---------------------------------------------------------------------------------
 
