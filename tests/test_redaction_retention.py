@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from ranvier.cluster.leases import Lease, LeaseLostError
-from ranvier.log.clock import SystemClock
 from ranvier.rooms.redaction_retention import RedactionRetention
 from ranvier.spec.event_hashes import reference_hash
 from ranvier.spec.room_versions import ROOM_VERSIONS
@@ -20,20 +19,14 @@ DAY_MS = 86_400_000
 WEEK_MS = 7 * DAY_MS
 
 
-class Later(SystemClock):
-    """A clock that is some days ahead."""
-
-    days = 0.0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + int(self.days * DAY_MS)
+def retention_of(app: RoomEndpoints) -> RedactionRetention:
+    """Make what replaces redacted events."""
+    return RedactionRetention(store=RedactionRetentionStore(app.core.database), retention_ms=WEEK_MS)
 
 
-def retention_of(app: RoomEndpoints) -> tuple[RedactionRetention, Later]:
-    """Make what replaces redacted events, and its clock."""
-    clock = Later()
-    store = RedactionRetentionStore(app.core.database)
-    return RedactionRetention(store=store, clock=clock, retention_ms=WEEK_MS), clock
+async def let_pass(app: RoomEndpoints, days: float) -> None:
+    """Let time pass since all sweeps that were."""
+    await app.core.database.execute("UPDATE log_times SET ts = ts - $1", int(days * DAY_MS))
 
 
 async def pdu(app: RoomEndpoints, event_id: str) -> Any:
@@ -63,12 +56,12 @@ async def test_redacted_events_are_stored_redacted_after_the_period(database: st
         secret, kept = await say(app, room_id, "secret", BOB), await say(app, room_id, "kept")
         before = await pdu(app, secret)
         await redact(app, room_id, secret)
-        retention, clock = retention_of(app)
+        retention = retention_of(app)
         await retention.sweep(app.core.database.transaction, WEEK_MS)
-        clock.days = 6.9
+        await let_pass(app, 6.9)
         await retention.sweep(app.core.database.transaction, WEEK_MS)
         assert (await pdu(app, secret)) == before
-        clock.days = 7.1
+        await let_pass(app, 0.2)
         later = await say(app, room_id, "redacted later")
         await redact(app, room_id, later)
         await retention.sweep(app.core.database.transaction, WEEK_MS)
@@ -84,7 +77,7 @@ async def test_redacted_events_are_stored_redacted_after_the_period(database: st
         shown = await app.get(f"{room_id}/event/{secret}", "bob")
         assert shown["content"] == {}
         assert shown["unsigned"]["redacted_because"]["content"]["reason"] == "why"
-        clock.days = 15
+        await let_pass(app, 8)
         await retention.sweep(app.core.database.transaction, WEEK_MS)
         assert (await pdu(app, later))["content"] == {}
         assert await app.core.database.fetchval("SELECT count(*) FROM log_times") == 1
@@ -101,7 +94,7 @@ async def test_what_rooms_rest_on_is_kept(database: str) -> None:
         name = await app.event(room_id, ALICE, "m.room.member", member, ALICE)
         for event_id in (rule, topic, name):
             await redact(app, room_id, event_id)
-        retention, _ = retention_of(app)
+        retention = retention_of(app)
         await retention.sweep(app.core.database.transaction, 0)
         assert (await pdu(app, rule))["content"] == levels
         assert (await pdu(app, topic))["content"] == {}
@@ -124,7 +117,7 @@ async def test_many_are_replaced_in_pieces_by_one_process(database: str) -> None
         late = Lease("redactions", epoch, store=leases, database=core.database)
         await core.database.execute("UPDATE job_leases SET until = '-infinity'")
         assert await leases.take("redactions", "second", 10_000)
-        retention, _ = retention_of(app)
+        retention = retention_of(app)
         with pytest.raises(LeaseLostError):
             await retention.sweep(late.transaction, 0)
         assert (await pdu(app, told[0]))["content"]["body"] == "0"
@@ -140,7 +133,7 @@ async def test_an_event_that_comes_after_its_redaction_is_found(database: str) -
         room_id = await app.core.create_room()
         late = await say(app, room_id, "secret")
         redaction = await say(app, room_id, "stands for its redaction")
-        retention, _ = retention_of(app)
+        retention = retention_of(app)
         await retention.sweep(app.core.database.transaction, 0)
         await app.core.database.execute(
             "UPDATE events SET redacted_by = (SELECT event_nid FROM events WHERE event_id = $2), "

@@ -182,7 +182,6 @@ def _run_always(
     )
     redaction_retention = RedactionRetention(
         store=RedactionRetentionStore(core.database),
-        clock=core.clock,
         retention_ms=config.rooms.redaction_retention_period_ms,
     )
     core.run_once("expiry", accounts.expiry.run)

@@ -8,7 +8,6 @@ from typing import Final
 
 import orjson
 
-from ranvier.log.clock import Clock
 from ranvier.rooms.room import MEMBER
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.redaction import redact
@@ -34,9 +33,8 @@ class RedactionRetention:
     How old a redaction is is told by when the log had come to it, which nobody outside can choose.
     """
 
-    def __init__(self, *, store: RedactionRetentionStore, clock: Clock, retention_ms: int | None) -> None:
+    def __init__(self, *, store: RedactionRetentionStore, retention_ms: int | None) -> None:
         self._store = store
-        self._clock = clock
         self._retention_ms = retention_ms
 
     async def run(self, transactions: Transactions) -> None:
@@ -50,9 +48,8 @@ class RedactionRetention:
 
     async def sweep(self, transactions: Transactions, retention_ms: int) -> None:
         """Replace all that was redacted long enough ago."""
-        now_ms = self._clock.now_ms()
-        await self._store.note_time(now_ms)
-        upto = await self._store.reached(now_ms - retention_ms)
+        await self._store.note_time()
+        upto = await self._store.reached(retention_ms)
         after = await self._store.progress()
         while upto is not None and after < upto:
             found, done = await self._store.redacted(after, upto, _AT_ONCE)

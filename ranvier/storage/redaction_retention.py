@@ -1,4 +1,4 @@
-"""Storing redacted events in their redacted form, along the log."""
+"""Storing redacted events in their redacted form, along the log, by the database's clock."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from ranvier.storage.database import Connection, Database
 
-_NOTE_TIME = """
-INSERT INTO log_times (pos, ts) SELECT pos, $1 FROM log_head ON CONFLICT (pos) DO NOTHING
+# A worker's clock may have been wrong once: all that was redacted until then would seem to be that old.
+_NOW_MS = "(extract(epoch FROM now()) * 1000)::bigint"
+_NOTE_TIME = f"""
+INSERT INTO log_times (pos, ts) SELECT pos, {_NOW_MS} FROM log_head ON CONFLICT (pos) DO NOTHING
 """
-_REACHED = "SELECT max(pos) FROM log_times WHERE ts <= $1"
+_REACHED = f"SELECT max(pos) FROM log_times WHERE ts <= {_NOW_MS} - $1::bigint"
 _FORGET_TIMES = "DELETE FROM log_times WHERE pos < $1"
 _PROGRESS = "SELECT pos FROM redaction_progress"
 _ADVANCE = "UPDATE redaction_progress SET pos = $1"
@@ -49,13 +51,13 @@ class RedactionRetentionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def note_time(self, now_ms: int) -> None:
+    async def note_time(self) -> None:
         """Note where the log is now."""
-        await self._database.execute(_NOTE_TIME, now_ms)
+        await self._database.execute(_NOTE_TIME)
 
-    async def reached(self, ts_ms: int) -> int | None:
-        """Give a position that the log had at a time, about; None where that is not known."""
-        pos: int | None = await self._database.fetchval(_REACHED, ts_ms)
+    async def reached(self, ms_ago: int) -> int | None:
+        """Give a position that the log had some time ago, about; None where that is not known."""
+        pos: int | None = await self._database.fetchval(_REACHED, ms_ago)
         return pos
 
     async def progress(self) -> int:
