@@ -150,6 +150,27 @@ async def test_redis_killed_and_back_empty(database: str, redis: PrivateRedis) -
         assert bus.ephemeral_now() == (1, message.epoch)
 
 
+async def test_redis_killed_and_back_from_an_older_dump(redis: PrivateRedis) -> None:
+    """Nobody would see who types or is online, until as much was said again as the dump lacked."""
+    one, two, told = make_bus(redis.config), make_bus(redis.config), list[Ephemeral]()
+    two.listen(ephemerals=told.append)
+    async with running_bus(one), running_bus(two):
+        for n in range(10):
+            if n == 3:
+                await redis.ask("SAVE")
+            assert await one.publish_ephemeral("typing", f"!{n}", b"[]") is not None
+        await until(lambda: two.ephemeral_now()[0] == 10)
+        os.kill(redis.pid, signal.SIGKILL)
+        await until(lambda: not one.connected and not two.connected)
+        redis.server._restart()
+        await until(lambda: one.connected and two.connected)
+        message = await one.publish_ephemeral("typing", "!new", b"[1]")
+        assert message is not None
+        await until(lambda: told[-1].key == "!new")
+        assert [it.kind for it in told[-2:]] == [RESET, "typing"]
+        assert two.ephemeral_now() == (message.count, message.epoch)
+
+
 async def test_redis_that_stands_still_holds_up_nobody(database: str, redis: PrivateRedis) -> None:
     """While Redis hangs, sending a message would hang, too."""
     bus = make_bus(redis.config)
