@@ -25,8 +25,9 @@ class Follower:
     """Keep the tail at the head of the log.
 
     The bus is only a hint: a message that does not continue where the tail stands is kept for some
-    milliseconds, then the gap is read from the database. A heartbeat reads the head of the log, so that
-    a lost last message is noticed after ``heartbeat_s`` seconds; without a bus, it is read more often.
+    milliseconds, then the gap is read from the database. Every ``heartbeat_s`` seconds in which the bus
+    brought nothing the head of the log is read, so that a lost last message is noticed after twice that at
+    most; without a bus, it is read more often.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Follower:
             await self._read_upto(min(self._early, default=self._tail.pos))
             self._apply_early()
             return
-        if self._quiet:
+        if self._quiet or self._head > self._tail.pos:
             head = self._head = await storage.head(self._database)
             if head > self._tail.pos:
                 await self._read_upto(head)
@@ -119,7 +120,9 @@ class Follower:
         if batch.previous == self._tail.pos:
             self._tail.apply(batch.rows, batch.last)
         elif batch.previous > self._tail.pos:
-            if len(self._early) < _MAX_EARLY:  # what is dropped here is in the database
+            early = self._early.get(batch.previous)
+            # What is dropped here is in the database. One that only tells the head brings less than another.
+            if len(self._early) < _MAX_EARLY and (early is None or early.last < batch.last):
                 self._early[batch.previous] = batch
             self._gap.set()
         elif batch.last > self._tail.pos:  # a part of it was read from the database meanwhile

@@ -138,6 +138,16 @@ async def test_any_disorder_of_messages_gives_the_log(database: str) -> None:
             assert not made._early, seed
 
 
+async def test_a_commit_that_came_early_is_kept(database: str) -> None:
+    """On another worker a message would be seen seconds later, since the one before it was very large."""
+    one, two = (await write_log(database, 6))[-2:]
+    async with follower(database) as (made, tail, bus, _, heard), background(made.run()):
+        await bus.publish(two)
+        await bus.publish(Batch(one.last, one.last, []))
+        assert await tail.wait_for(two.last, 10)
+        assert names(heard)[-len(two.rows) :] == names(two.rows)
+
+
 async def test_messages_that_overtake_each_other_cost_no_query(database: str) -> None:
     """Each time that two workers write at once, all others would ask the database."""
     batches = await write_log(database, 12)
