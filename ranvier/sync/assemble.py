@@ -139,8 +139,8 @@ class SyncAssembler:
         """Make one answer, and say whether it tells anything."""
         count, epoch = self._bus.ephemeral_now()
         memberships = await self._memberships.of(request.user_id)
-        upto = Token(self._tail.pos, count, epoch)
         since = request.since
+        upto = Token(self._tail.pos, count, epoch).counting_from(since)
         changes = await self._sort(request, list(memberships.values()), upto.pos)
         context = SyncContext(
             user_id=request.user_id,

@@ -131,7 +131,7 @@ class EventStream:
         if since is not None:
             await self._ahead.reach(since.pos)
         with await self._notifier.waiter(request.actor.user_id) as waiter:
-            since = since or self._now()
+            since = since or self._now(None)
             if request.room_id is None:
                 return await self._follow(request, since, waiter, deadline)
             with self._watch.watching(request.room_id, waiter):
@@ -147,8 +147,8 @@ class EventStream:
             if piece.chunk or piece.more or self._notifier.closed or not await waiter.wait(left_s):
                 return _written(since, piece)
 
-    def _now(self) -> Token:
-        return Token(self._tail.pos, *self._bus.ephemeral_now())
+    def _now(self, since: Token | None) -> Token:
+        return Token(self._tail.pos, *self._bus.ephemeral_now()).counting_from(since)
 
     # -- one room --------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class EventStream:
         "For clients which have not joined a room, servers are required to only return events where the room
         state at the event had … `world_readable`": that is what their sight of the room is made of.
         """
-        now = self._now()
+        now = self._now(since)
         view = await self._access.access_room(request.actor, room_id)
         page = await self._timeline.forwards(
             view,
@@ -176,7 +176,7 @@ class EventStream:
     async def _of_user(self, request: StreamRequest, since: Token) -> _Piece:
         """Give the events of the user's rooms, and what else they are told of."""
         user_id = request.actor.user_id
-        now = self._now()
+        now = self._now(since)
         memberships = dict(await self._memberships.of(user_id))
         rows = await self._rows(memberships.values(), since.pos, now.pos)
         more = len(rows) > MAX_EVENTS

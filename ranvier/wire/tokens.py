@@ -27,6 +27,12 @@ class Token(NamedTuple):
             return f"s{self.pos}"
         return f"s{self.pos}_{self.ephemeral}-{self.epoch}"
 
+    def counting_from(self, since: Token | None) -> Token:
+        """Give this token with the count of ``since`` if that is further on: another process knew more."""
+        if since is None or since.ephemeral <= self.ephemeral or since.epoch != self.epoch:
+            return self
+        return self._replace(ephemeral=since.ephemeral)
+
 
 @lru_cache(maxsize=256)  # those who wait for the same news come with the same token
 def parse_token(text: str, name: str = "since") -> Token:

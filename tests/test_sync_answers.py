@@ -1,4 +1,4 @@
-"""Rows that leave the tail while an answer is made of it: they are in the database, and in the answer."""
+"""Answers of /sync and /events: what leaves the tail while they are made, and how far their tokens are."""
 
 from __future__ import annotations
 
@@ -169,3 +169,15 @@ async def test_the_event_stream_loses_nothing(syncing: Syncing, monkeypatch: pyt
     request = StreamRequest(Requester(ALICE, PHONE), PHONE, since, timeout_s=0)
     answer = orjson.loads(await syncing.sync.event_stream.answer(request))
     assert [event["type"] for event in answer["chunk"]] == ["org.example.setting"]
+
+
+async def test_no_count_of_a_token_goes_back(syncing: Syncing) -> None:
+    """A client that comes to a worker which is behind would be told twice of who types or is online."""
+    now = syncing.now()
+    further = now._replace(ephemeral=now.ephemeral + 5)
+    for since, count in ((further, further.ephemeral), (further._replace(epoch="other"), now.ephemeral)):
+        answer = await syncing.answer(since, LAZY)
+        assert parse_token(answer["next_batch"]) == Token(now.pos, count, now.epoch)
+        request = StreamRequest(Requester(ALICE, PHONE), PHONE, since, timeout_s=0)
+        stream = orjson.loads(await syncing.sync.event_stream.answer(request))
+        assert parse_token(stream["end"]) == Token(now.pos, count, now.epoch)
