@@ -117,6 +117,23 @@ async def test_two_workers_get_one_request_at_once(core: Core, database: str) ->
         assert await stored(core) == 10
 
 
+async def test_a_request_that_another_worker_did_is_no_error(
+    core: Core, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An administrator would find errors in the log each time that a client is impatient."""
+    to_device = make_to_device(core)
+    message = {ALICE: {"PHONE": {"n": 1}}}
+    await to_device.send(SENDER, "m.test", "t1", message)
+
+    async def was_not_sent_yet(self: ToDeviceStore, *key: str) -> bool:
+        return False
+
+    monkeypatch.setattr(ToDeviceStore, "was_sent", was_not_sent_yet)
+    await to_device.send(SENDER, "m.test", "t1", message)
+    assert await stored(core) == 1
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_many_messages_come_in_pieces_and_in_order(core: Core) -> None:
     """A device that was offline for long would lose room keys, or get an answer of any size."""
     to_device, inboxes = make_to_device(core), make_inboxes(core)

@@ -15,7 +15,7 @@ from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
 from ranvier.storage.account_data import ChangedMeanwhile
 from ranvier.storage.database import Database, DatabaseUnavailable
-from ranvier.storage.log import Appended, RoomWrite
+from ranvier.storage.log import AlreadyStored, Appended, RoomWrite
 from ranvier.wire.log_rows import Batch, LogRow, Row
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ class Appender:
                 for part in (batch[:half], batch[half:]):
                     await self._commit(part)
                 return
-            if not isinstance(error, ChangedMeanwhile):
+            if not isinstance(error, (ChangedMeanwhile, AlreadyStored)):
                 logger.exception("A write to the log failed")
             _fail(batch[0], error)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import msgspec
@@ -103,12 +103,15 @@ class Appended(NamedTuple):
     repeated: list[int]
 
 
+_OF_OTHERS: Final = ("events_by_id", "to_device_transactions_pkey")
+
+
 class LogPruned(Exception):
     """Say that rows were removed which a follower did not read: what it holds can not be made true."""
 
 
 class AlreadyStored(Exception):
-    """Say that another process stored one of the events under an integer of its own: nothing was written."""
+    """Say that another process stored an event, or used a transaction id, first: nothing was written."""
 
 
 async def append(
@@ -121,7 +124,7 @@ async def append(
     try:
         record = await _append(connection, rooms, rows, now_ms)
     except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "events_by_id":
+        if error.constraint_name not in _OF_OTHERS:
             raise
         raise AlreadyStored from None
     assert record is not None

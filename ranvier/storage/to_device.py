@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
-
-import asyncpg
+from typing import NamedTuple
 
 from ranvier.storage.database import Database
-
-TransactionRepeatedError: Final = asyncpg.UniqueViolationError
-"""What an append raises whose transaction id was written by somebody else in the meantime."""
 
 _WAS_SENT = """
 SELECT EXISTS (SELECT FROM to_device_transactions WHERE user_id = $1 AND device_id = $2 AND txn_id = $3)

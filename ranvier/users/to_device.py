@@ -21,7 +21,8 @@ from ranvier.spec.errors import MatrixError, invalid_param
 from ranvier.spec.ids import check_event_type, check_user_id, domain_of, fits
 from ranvier.storage.batches import write_each
 from ranvier.storage.devices import DeviceStore
-from ranvier.storage.to_device import Message, ToDeviceStore, TransactionRepeatedError
+from ranvier.storage.log import AlreadyStored
+from ranvier.storage.to_device import Message, ToDeviceStore
 from ranvier.wire.log_rows import LogRow, Row
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class ToDevice:
             rows.append(LogRow(kind="to_device_txn", key=sender[0], device_id=sender[1], key2=txn_id))
             try:
                 pos = await self._appender.append_rows(rows)
-            except TransactionRepeatedError:
+            except AlreadyStored:
                 return  # another process sent it at this very moment
         await self._tail.wait_for(pos)
 
