@@ -154,21 +154,6 @@ class Tail:
         others = self._rows_of_room
         return [room_id for room_id in room_ids if (rows := others.get(room_id)) and rows[-1].pos > after]
 
-    def has_rows_of_user(self, user_id: str, after: int) -> bool:
-        """Tell whether any row after ``after`` concerns a user alone."""
-        rows = self._rows_of_user.get(user_id)
-        return rows is not None and rows[-1].pos > after
-
-    def has_rows_of_rooms(self, room_ids: Iterable[str], after: int) -> bool:
-        """Tell whether any row after ``after`` concerns one of these rooms."""
-        events, others = self._events_of_room, self._rows_of_room
-        for room_id in room_ids:
-            if (found := events.get(room_id)) and found[-1].pos > after:
-                return True
-            if (rows := others.get(room_id)) and rows[-1].pos > after:
-                return True
-        return False
-
     def rooms_active(self) -> Iterable[str]:
         """Give the rooms that have events here, in no order."""
         return self._events_of_room.keys()

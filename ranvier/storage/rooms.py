@@ -227,8 +227,3 @@ class RoomStore:
                 state |= BitMap64(record["added"])
                 state -= BitMap64(record["removed"])
         return state, len(chain) - 1
-
-    async def snapshot_steps(self, snapshot_nid: int) -> int:
-        """Give how many changes lie between a snapshot and a full copy."""
-        steps: int = await self._database.fetchval(_SNAPSHOT_STEPS, snapshot_nid)
-        return steps
