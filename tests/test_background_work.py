@@ -25,7 +25,7 @@ from ranvier.users.typing import TypingUsers
 from tests.core import Core, running_core
 from tests.endpoints import ManualClock, background
 from tests.test_devices import make_devices
-from tests.test_presence import CONFIG
+from tests.test_presence import CONFIG, sync_once
 from tests.test_to_device import make_inboxes
 
 ALICE, BOB, CAROL = "@alice:example.org", "@bob:example.org", "@carol:example.org"
@@ -98,7 +98,7 @@ async def test_a_user_who_cannot_be_told_of_is_in_nobodys_way(database: str) -> 
     async with running_core(database, bus=bus) as core:
         presence, states = presence_on(core, bus, clock)
         for user in (ALICE, BOB, CAROL):
-            await presence.touch(user, "PHONE", "online")
+            await sync_once(presence, user, "PHONE", "online")
         bus.bad = BOB
         clock.forward(100)
         await presence.settle()
@@ -108,7 +108,7 @@ async def test_a_user_who_cannot_be_told_of_is_in_nobodys_way(database: str) -> 
             config=CONFIG, states=states, store=PresenceStore(core.database), clock=clock, process="main"
         )
         for user in (ALICE, CAROL):
-            await presence.touch(user, "PHONE", "online")
+            await sync_once(presence, user, "PHONE", "online")
         await presence.flush()
         bus.bad = ALICE
         await returning.resume()
@@ -157,7 +157,7 @@ async def test_without_a_database_everything_waits(database: str) -> None:
     async with running_core(database) as core:
         away = Database({"host": "/nowhere", "user": "nobody", "database": "none"}, size=1)
         presence, _ = presence_on(core, LocalBus(), ManualClock())
-        await presence.touch(ALICE, "PHONE", "online")
+        await sync_once(presence, ALICE, "PHONE", "online")
         presence._store = PresenceStore(away)
         await presence.flush()
         presence._store = PresenceStore(core.database)

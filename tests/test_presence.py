@@ -114,6 +114,12 @@ async def until_asked(clock: ManualClock, presence: Presence, returning: Returni
     await returning.settle()
 
 
+async def sync_once(presence: Presence, user_id: str, device_id: str, shown: str) -> None:
+    """Let a device sync, as ``shown``, without waiting for anything."""
+    async with presence.syncing(user_id, device_id, shown):
+        pass
+
+
 @pytest.fixture
 async def scene(database: str, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     """Serve the endpoints; a test may ask for another configuration."""
@@ -148,7 +154,7 @@ async def test_who_syncs_is_online_and_who_stops_is_not(scene: Scene) -> None:
 async def test_syncing_on_and_on_wakes_nobody_and_writes_nothing(scene: Scene) -> None:
     """A thousand people who do nothing would keep each other's phones and the database busy."""
     for _ in range(50):
-        await scene.presence.touch(BOB, "PHONE", "online")
+        await sync_once(scene.presence, BOB, "PHONE", "online")
         async with scene.presence.syncing(BOB, "LAPTOP", "online"):
             await scene.later(20)
     assert len(scene.messages) == 1
@@ -160,21 +166,21 @@ async def test_syncing_on_and_on_wakes_nobody_and_writes_nothing(scene: Scene) -
 
 async def test_a_client_may_sync_without_being_online(scene: Scene) -> None:
     """An app that fetches in the background would show its user as online all night."""
-    await scene.presence.touch(BOB, "PHONE", "offline")
+    await sync_once(scene.presence, BOB, "PHONE", "offline")
     assert await scene.told(ALICE) == {}
-    await scene.presence.touch(BOB, "PHONE", "unavailable")
+    await sync_once(scene.presence, BOB, "PHONE", "unavailable")
     assert (await scene.told(ALICE))[BOB]["presence"] == "unavailable"
-    await scene.presence.touch(BOB, "PHONE", "offline")
+    await sync_once(scene.presence, BOB, "PHONE", "offline")
     assert await scene.told(ALICE) == {}
 
 
 async def test_the_most_present_device_counts(scene: Scene) -> None:
     """Who leaves a tablet lying idle would be shown as idle while writing on the phone."""
-    await scene.presence.touch(BOB, "TABLET", "unavailable")
-    await scene.presence.touch(BOB, "PHONE", "online")
-    await scene.presence.touch(BOB, "TABLET", "unavailable")
+    await sync_once(scene.presence, BOB, "TABLET", "unavailable")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "TABLET", "unavailable")
     assert (await scene.told(ALICE))[BOB]["presence"] == "online"
-    await scene.presence.touch(BOB, "PHONE", "offline")
+    await sync_once(scene.presence, BOB, "PHONE", "offline")
     assert (await scene.told(ALICE))[BOB]["presence"] == "unavailable"
 
 
@@ -221,7 +227,7 @@ async def test_a_status_is_told_and_kept(scene: Scene, database: str) -> None:
     async with running_core(database) as core:
         *_, presence, shown, _ = build(core, LocalBus(), scene.clock)
         assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
-        await presence.touch(BOB, "PHONE", "online")
+        await sync_once(presence, BOB, "PHONE", "online")
         assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
     assert await scene.put(BOB, {"presence": "online"}) == (200, {})
     assert "status_msg" not in (await scene.get(ALICE, BOB))[1]
@@ -239,8 +245,8 @@ async def test_a_status_can_be_taken_back_while_offline(scene: Scene) -> None:
 
 async def test_after_a_crash_nobody_stays_online(scene: Scene, database: str) -> None:
     """Who closed their laptop while the server was down would be online for ever."""
-    await scene.presence.touch(BOB, "PHONE", "online")
-    await scene.presence.touch(ALICE, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
+    await sync_once(scene.presence, ALICE, "PHONE", "online")
     await scene.presence.flush()
     bus = LocalBus()
     async with running_core(database, bus=bus) as core:
@@ -248,10 +254,10 @@ async def test_after_a_crash_nobody_stays_online(scene: Scene, database: str) ->
         returning = build_returning(core, states, scene.clock)
         await returning.resume()
         assert states.present == {ALICE, BOB}
-        await presence.touch(ALICE, "PHONE", "online")
+        await sync_once(presence, ALICE, "PHONE", "online")
         since = Token(core.tail.pos, *bus.ephemeral_now())
         scene.clock.forward(91)
-        await presence.touch(ALICE, "PHONE", "online")
+        await sync_once(presence, ALICE, "PHONE", "online")
         await until_asked(scene.clock, presence, returning)
         told = await section.since(await sync_context(core, bus, ALICE, since))
         assert told is not None
@@ -266,7 +272,7 @@ async def test_who_went_elsewhere_from_a_dead_process_stays_online(scene: Scene)
     """Those whose worker died would be online for ever; or those who reconnected would be said to be gone."""
     _, _, dead, _, _ = build(scene.core, scene.bus, scene.clock, process="dead")
     for user in (ALICE, BOB):
-        await dead.touch(user, "PHONE", "online")
+        await sync_once(dead, user, "PHONE", "online")
     await dead.flush()
     since, count = await scene.now(), len(scene.messages)
     heir = build_returning(scene.core, scene.states, scene.clock, process="heir")
@@ -275,10 +281,10 @@ async def test_who_went_elsewhere_from_a_dead_process_stays_online(scene: Scene)
     await heir.take_over("dead")
     await late.take_over("dead")
     await heir.take_over("dead")
-    await scene.presence.touch(ALICE, "PHONE", "online")
+    await sync_once(scene.presence, ALICE, "PHONE", "online")
     assert len(scene.messages) == count
     scene.clock.forward(31)
-    await scene.presence.touch(ALICE, "PHONE", "online")
+    await sync_once(scene.presence, ALICE, "PHONE", "online")
     await late.settle()
     await until_asked(scene.clock, scene.presence, heir)
     assert {user: told["presence"] for user, told in (await scene.told(ALICE, since)).items()} == {
@@ -295,7 +301,7 @@ async def test_who_went_elsewhere_from_a_dead_process_stays_online(scene: Scene)
 async def test_what_was_told_and_not_yet_written_is_taken_over_too(scene: Scene) -> None:
     """Who came online in the last seconds of a worker would be online for ever."""
     _, _, dead, _, _ = build(scene.core, scene.bus, scene.clock, process="dead")
-    await dead.touch(BOB, "PHONE", "online")
+    await sync_once(dead, BOB, "PHONE", "online")
     heirs = [build_returning(scene.core, scene.states, scene.clock, process=it) for it in ("one", "two")]
     for heir in heirs:  # as where workers disagree for a moment
         assert await heir.left_by() == {"dead"}
@@ -324,7 +330,7 @@ async def test_who_is_waited_for_is_known_after_a_reset_of_the_bus(scene: Scene)
 async def test_strangers_see_nothing(scene: Scene) -> None:
     """Anybody could watch when somebody sleeps."""
     since = await scene.now()
-    await scene.presence.touch(BOB, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
     assert await scene.told(CAROL) == {}
     assert await scene.told(CAROL, since) == {}
     for user in (BOB, "@nobody:example.org"):
@@ -336,14 +342,14 @@ async def test_strangers_see_nothing(scene: Scene) -> None:
 async def test_a_user_is_told_of_their_own_presence(scene: Scene) -> None:
     """A client could not show its user what others see of them."""
     since = await scene.now()
-    await scene.presence.touch(CAROL, "PHONE", "online")
+    await sync_once(scene.presence, CAROL, "PHONE", "online")
     assert set(await scene.told(CAROL, since)) == set(await scene.told(CAROL)) == {CAROL}
 
 
 async def test_who_comes_into_a_room_sees_and_is_seen(scene: Scene) -> None:
     """In a room that one just joined everybody would seem to be offline."""
-    await scene.presence.touch(BOB, "PHONE", "online")
-    await scene.presence.touch(CAROL, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
+    await sync_once(scene.presence, CAROL, "PHONE", "online")
     since = await scene.now()
     await scene.core.join(scene.room_id, CAROL)
     await scene.presence.settle()
@@ -358,7 +364,7 @@ async def test_many_are_found_with_and_without_the_rooms_in_memory(scene: Scene)
     for n, user in enumerate(sorted(crowd)):
         await scene.core.join(scene.room_id if n % 2 else other, user)
     for user in (*crowd, CAROL):
-        await scene.presence.touch(user, "PHONE", "online")
+        await sync_once(scene.presence, user, "PHONE", "online")
     assert set(await scene.told(ALICE)) == crowd
     scene.core.rooms.drop(other)
     assert set(await scene.told(ALICE)) == crowd
@@ -366,14 +372,14 @@ async def test_many_are_found_with_and_without_the_rooms_in_memory(scene: Scene)
 
 async def test_old_tokens_get_the_present_state(scene: Scene) -> None:
     """After a restart of the server a client would not see who is online."""
-    await scene.presence.touch(BOB, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
     assert set(await scene.told(ALICE, Token(scene.core.tail.pos, 9, "another"))) == {BOB}
     assert await scene.told(ALICE, await scene.now()) == {}
 
 
 async def test_filters_and_ignored_users(scene: Scene) -> None:
     """Who wants to hear nothing of somebody would still see them come and go."""
-    await scene.presence.touch(BOB, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
     definitions: list[Any] = [
         {"types": []},
         {"not_senders": [BOB]},
@@ -416,7 +422,7 @@ async def test_wrong_requests_are_refused(
 async def test_a_server_without_presence_takes_it_and_tells_nothing(scene: Scene) -> None:
     """Clients of a server that has it switched off would show errors, or it would work for nothing."""
     assert await scene.put(BOB, {"presence": "online", "status_msg": "here"}) == (200, {})
-    await scene.presence.touch(BOB, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
     async with scene.presence.syncing(BOB, "PHONE", "online"):
         assert await scene.told(ALICE) == {}
     assert scene.messages == []
@@ -436,7 +442,7 @@ async def test_two_processes_agree(scene: Scene) -> None:
     """A user whose devices are connected to two workers would come and go all the time."""
     _, states, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
     async with other.syncing(BOB, "LAPTOP", "online"):
-        await scene.presence.touch(BOB, "PHONE", "unavailable")
+        await sync_once(scene.presence, BOB, "PHONE", "unavailable")
         await other.settle()
         assert scene.states.get(BOB) == states.get(BOB)
         assert (await scene.told(ALICE))[BOB]["presence"] == "online"
@@ -486,7 +492,7 @@ async def test_who_goes_on_at_another_worker_is_not_said_to_have_left(scene: Sce
 async def test_who_polls_at_several_workers_by_turns_is_told_of_by_one(scene: Scene) -> None:
     """Each short poll would be a message to all workers; or the first one would tell for ever."""
     _, _, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
-    await other.touch(BOB, "PHONE", "online")
+    await sync_once(other, BOB, "PHONE", "online")
     count = len(scene.messages)
     for _ in range(100):
         opened = scene.presence.sync_begins(BOB, "PHONE", "online")
@@ -502,7 +508,7 @@ async def test_who_polls_at_several_workers_by_turns_is_told_of_by_one(scene: Sc
 async def test_who_is_always_answered_at_once_is_taken_over_too(scene: Scene) -> None:
     """Somebody in busy rooms, whose polls never wait, would be offline for a moment after each move."""
     _, _, other, _, _ = build(scene.core, scene.bus, scene.clock, process="other")
-    await other.touch(BOB, "PHONE", "online")
+    await sync_once(other, BOB, "PHONE", "online")
     for _ in range(40):
         async with scene.presence.syncing(BOB, "PHONE", "online"):
             pass
@@ -546,7 +552,7 @@ async def test_a_device_that_sees_less_says_nothing(scene: Scene) -> None:
 
 async def test_a_reset_of_the_bus_is_survived(scene: Scene) -> None:
     """After a restart of Redis everybody would be offline until they leave and come back."""
-    await scene.presence.touch(BOB, "PHONE", "online")
+    await sync_once(scene.presence, BOB, "PHONE", "online")
     scene.bus._epoch, scene.bus._count = "new", 0
     await scene.bus.publish_ephemeral("presence", CAROL, b'["online",5,false,null,"other"]')
     await scene.presence.settle()

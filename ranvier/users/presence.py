@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_S: Final = 5.0
 _BATCH: Final = 1000
-GRACE_S: Final = 60.0
-"""How much longer than ``sync_online_timeout`` a client may take whose long poll is not seen to end."""
-
 _TAKE_WITHIN_S: Final = 5.0
 """Not all at once; and who has polled for less long than this polls now."""
 
@@ -117,20 +114,12 @@ class Presence:
 
     # -- what users do -----------------------------------------------------------------------------
 
-    async def touch(self, user_id: str, device_id: str | None, presence: str) -> None:
-        """Note that a device syncs. ``presence`` is ``set_presence`` of ``/sync``.
-
-        The end of the sync is not seen: use ``syncing`` where it can be.
-        """
-        if self.enabled:
-            await self._see(user_id, device_id, presence, self._timeout_s + GRACE_S)
-
     @asynccontextmanager
     async def syncing(self, user_id: str, device_id: str | None, presence: str) -> AsyncIterator[None]:
         """Note that a device syncs, for as long as it does."""
         device: _Device | None = None
         if self.enabled:
-            device = await self._see(user_id, device_id, presence, self._timeout_s)
+            device = await self._see(user_id, device_id, presence)
         if device is None:
             yield
             return
@@ -153,7 +142,7 @@ class Presence:
         user = self._connected.get(user_id)
         if user is None or presence == OFFLINE or (device_id or "") not in user.devices:
             return None
-        device = self._device(user, device_id, presence, self._timeout_s)
+        device = self._device(user, device_id, presence)
         if presence == ONLINE:
             user.last_active_ts = self._clock.now_ms()
         if self._differs(user_id, user):
@@ -181,19 +170,17 @@ class Presence:
         if presence == OFFLINE:
             user.devices.pop(device_id or "", None)
         else:
-            self._device(user, device_id, presence, self._timeout_s)
+            self._device(user, device_id, presence)
         await self._tell(user_id)
 
-    async def _see(
-        self, user_id: str, device_id: str | None, presence: str, lasts_s: float
-    ) -> _Device | None:
+    async def _see(self, user_id: str, device_id: str | None, presence: str) -> _Device | None:
         if presence == OFFLINE:  # "the client is not marked as being online when it uses this API"
             user = self._connected.get(user_id)
             if user is not None and user.devices.pop(device_id or "", None) is not None:
                 await self._tell(user_id)
             return None
         user = await self._user(user_id)
-        device = self._device(user, device_id, presence, lasts_s)
+        device = self._device(user, device_id, presence)
         if presence == ONLINE:
             user.last_active_ts = self._clock.now_ms()
         if self._differs(user_id, user):
@@ -215,10 +202,10 @@ class Presence:
                 self._states.seed(user_id, known)
         return self._connected.setdefault(user_id, _Connected(known.status_msg, known.last_active_ts))
 
-    def _device(self, user: _Connected, device_id: str | None, presence: str, lasts_s: float) -> _Device:
+    def _device(self, user: _Connected, device_id: str | None, presence: str) -> _Device:
         device = user.devices.setdefault(device_id or "", _Device())
         device.presence = presence
-        device.until_s = self._clock.monotonic() + lasts_s
+        device.until_s = self._clock.monotonic() + self._timeout_s
         return device
 
     def _on_rows(self, rows: Sequence[Row]) -> None:

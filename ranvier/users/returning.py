@@ -14,10 +14,12 @@ from ranvier.log.turns import Turns
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.users.deadlines import Deadlines
-from ranvier.users.presence import GRACE_S
 from ranvier.users.presence_states import OFFLINE, UNAVAILABLE, PresenceState, PresenceStates
 
 logger = logging.getLogger(__name__)
+
+_GRACE_S: Final = 60.0
+"""How much longer than ``sync_online_timeout`` a client may take whose long poll was not seen to end."""
 
 _BATCH: Final = 5000
 _IN_A_TURN: Final = 200
@@ -78,8 +80,8 @@ class ReturningUsers:
     async def resume(self) -> None:
         """Take over those who were connected to this process in its life before."""
         if self._config.enabled:
-            await self._watch(await self._store.of_process(self._process, limit=_MAX_OWN), GRACE_S)
-            await self._watch_told(self._process, GRACE_S)
+            await self._watch(await self._store.of_process(self._process, limit=_MAX_OWN), _GRACE_S)
+            await self._watch_told(self._process, _GRACE_S)
 
     async def take_over(self, process: str) -> None:
         """Take over those who were connected to a process that stays away."""
