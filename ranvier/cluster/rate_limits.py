@@ -2,7 +2,8 @@
 
 A request waits for nobody: it is counted here at once, and elsewhere about a millisecond later where that
 matters, that is where a good part of somebody's burst was used since the others last heard of it; otherwise
-somewhat later, together with everything else.
+somewhat later, together with everything else. While Redis is away each worker goes by what it let pass
+itself, and that is not told afterwards: nobody would know what of it is over.
 """
 
 from __future__ import annotations
