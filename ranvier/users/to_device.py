@@ -174,11 +174,12 @@ class ToDeviceInboxes:
     async def receive(self, device: Device, since: int, upto: int, *, in_tail: bool) -> list[bytes]:
         """Give the messages that ``since`` does not acknowledge, up to ``upto``, oldest first.
 
-        ``since`` is 0 for a device that has no token. ``in_tail`` says that the tail holds all after it.
+        ``since`` is 0 for a device that has no token. ``in_tail`` says that the tail held all after it.
         """
         inbox = self._inboxes.get(device)
         if inbox is not None and not since and inbox.is_read and not inbox.oldest:
             return []  # a client that begins anew, and nothing waits for it
+        in_tail = in_tail and since >= self._tail.start  # or it was, and an inbox would seem to be empty
         if inbox is None or not in_tail or since < inbox.acked or inbox.held > since:
             messages = await self._read(device, since)
         else:
