@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ranvier.cli.data_folder import load_config, place_options
+from ranvier.cli.server_place import ServerPlace, find_place
 from ranvier.cli.up import stops_with_a_sentence
 from ranvier.config import Config
+from ranvier.processes.service_user import acting_as
 from ranvier.wire.members import LIVE, ROLES
 
 if TYPE_CHECKING:
@@ -59,14 +61,16 @@ def status(
     """Show the workers of a running server.
 
     Ends with status 1 when no worker is known to serve, or PostgreSQL or Redis does not answer; "rooms" are
-    those active lately, 5000 at most, by the worker that each is placed on.
+    those active lately, 5000 at most, by the worker that each is placed on. Where `ranvier deploy` was used,
+    root needs no options: the server that was deployed is shown.
     """
-    config = load_config(data_dir, configs)
+    place = find_place(context, data_dir, configs)
+    config = load_config(place.data_dir, place.configs)
     with stops_with_a_sentence():
         if watch:
-            _watch(config, data_dir, as_json)
+            _watch(config, place, as_json)
             return
-        found = _read(config, data_dir)
+        found = _read(config, place)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -82,18 +86,19 @@ def _is_well(found: Status) -> bool:
     return serves and all(store["reachable"] for store in stores)
 
 
-def _watch(config: Config, data_dir: Path, as_json: bool) -> None:
+def _watch(config: Config, place: ServerPlace, as_json: bool) -> None:
     """Look again each second, also while nobody answers, for ever."""
     if as_json:
         while True:
-            click.echo(json.dumps(_read_or_say(config, data_dir)))
+            click.echo(json.dumps(_read_or_say(config, place)))
             time.sleep(_PERIOD_S)
     from rich.live import Live  # noqa: PLC0415 (as in ``_console``)
 
     console = _console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_rendered(_read_or_say(config, data_dir), console.width), refresh=True)
+            found = _read_or_say(config, place)
+            live.update(_rendered(found, console.width, console.height), refresh=True)
             time.sleep(_PERIOD_S)
 
 
@@ -105,25 +110,26 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH_OF_NO_TERMINAL)
 
 
-def _read_or_say(config: Config, data_dir: Path) -> Status:
+def _read_or_say(config: Config, place: ServerPlace) -> Status:
     """Do as ``_read``; if nothing is there say so, as what was found."""
     try:
-        return _read(config, data_dir)
+        return _read(config, place)
     except click.ClickException as error:
         return {"error": error.message, "workers": []}
 
 
-def _read(config: Config, data_dir: Path) -> Status:
+def _read(config: Config, place: ServerPlace) -> Status:
     """Ask a worker; where none answers look from outside. Raises ClickException if nothing is there."""
     from ranvier.processes.ask_privately import ask_status, sockets_of  # noqa: PLC0415 (as in ``up``)
     from ranvier.processes.start_error import StartError  # noqa: PLC0415
     from ranvier.processes.status import read_status  # noqa: PLC0415
 
-    found = ask_status(sockets_of(config, data_dir))
-    if found is not None:
-        return found
+    data_dir = place.data_dir
     try:
-        return read_status(config, data_dir).to_json()
+        # PostgreSQL knows a user of the machine by its name, and so the server's, but not root.
+        with acting_as(place.user):
+            found = ask_status(sockets_of(config, data_dir))
+            return found if found is not None else read_status(config, data_dir).to_json()
     except StartError as error:
         raise click.ClickException(
             f"no server answers in {data_dir}; it does not run, or runs with another --data, or as another "
@@ -131,21 +137,13 @@ def _read(config: Config, data_dir: Path) -> Status:
         ) from error
 
 
-def _rendered(found: Status, width: int) -> RenderableType:
+def _rendered(found: Status, width: int, height: int | None = None) -> RenderableType:
+    """Give what a person reads; the ill workers first where ``height`` has no lines for all of them."""
     from rich.console import Group  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     if "error" in found:
         return Text(found["error"], style="red")
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    names = [name for name in _COLUMNS if width >= _WIDE or name not in _NOT_IF_NARROW]
-    for name in names:
-        justify: Literal["left", "right"] = "right" if name in _RIGHT else "left"
-        table.add_column(name, justify=justify, no_wrap=name != "roles", overflow="fold")
-    for worker in found["workers"]:
-        styles = {"state": _style(worker), "redis": "" if worker["bus_connected"] else "red"}
-        table.add_row(*(Text(_COLUMNS[name](worker), style=styles.get(name, "")) for name in names))
     lines = [Text(f"{found['server_name']}: {_log_line(found)}")]
     lines += [_store_line("PostgreSQL", found["database"]), _store_line("Redis", found["redis"])]
     if not found["workers"]:
@@ -155,7 +153,25 @@ def _rendered(found: Status, width: int) -> RenderableType:
     for worker in found.get("gone", ()):  # a worker of an older release tells of none
         since = _duration(worker["gone_s_ago"])
         lines.append(Text(f"{worker['name']} has been gone for {since}", style="yellow"))
-    return Group(*lines, Text(), table)
+    workers = found["workers"]
+    if height is not None and len(lines) + len(workers) + 2 > height:
+        workers = sorted(workers, key=lambda it: _style(it) == "green" and it["bus_connected"])
+    return Group(*lines, Text(), _table(workers, width))
+
+
+def _table(workers: Sequence[Status], width: int) -> RenderableType:
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    names = [name for name in _COLUMNS if width >= _WIDE or name not in _NOT_IF_NARROW]
+    for name in names:
+        justify: Literal["left", "right"] = "right" if name in _RIGHT else "left"
+        table.add_column(name, justify=justify, no_wrap=name != "roles", overflow="fold")
+    for worker in workers:
+        styles = {"state": _style(worker), "redis": "" if worker["bus_connected"] else "red"}
+        table.add_row(*(Text(_COLUMNS[name](worker), style=styles.get(name, "")) for name in names))
+    return table
 
 
 def _style(worker: Status) -> str:

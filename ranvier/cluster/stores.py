@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import asyncpg
+
 from ranvier.config.database import RedisConfig
 from ranvier.log.redis_connection import RedisUnavailable
 from ranvier.log.redis_statistics import read_statistics as read_redis
@@ -28,6 +30,8 @@ async def describe_postgresql(database: Database, size: Callable[[], Awaitable[i
             found = await read_statistics(database)
     except MatrixError as error:
         return {"reachable": False, "error": error.message}
+    except asyncpg.PostgresError as error:  # it lets nobody in, or the server's tables are not there
+        return {"reachable": False, "error": str(error)}
     except TimeoutError:
         return {"reachable": False, "error": f"no answer within {PATIENCE_S:g} s"}
     return {

@@ -194,9 +194,57 @@ def test_root_needs_no_options_where_the_server_was_deployed(
     )
     (data / "conf.d").mkdir()
     (data / "conf.d/more.yaml").write_text("log_level: INFO\n")
-    monkeypatch.setattr("ranvier.cli.register_user.read_record", lambda target: Record(settings))
+    monkeypatch.setattr("ranvier.cli.server_place.read_record", lambda target: Record(settings))
     done = CliRunner().invoke(main, ["register-user", "--password", "correct horse", "bob"])
     assert (done.exit_code, done.output) == (0, "Made the user bob.\n")
+    assert (os.geteuid(), os.getuid()) == (0, 0)
+
+
+def status_of(data: Path, **changes: str) -> tuple[int, dict[str, Any]]:
+    """Let root ask, while no worker answers, after words of the configuration were changed."""
+    yaml = data / "homeserver.yaml"
+    text = yaml.read_text()
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    yaml.write_text(f"{text}redis: {{enabled: true, path: {data}/absent.sock}}\n")
+    done = run("status", "--json", "--data", data)
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_root_sees_the_status_while_no_worker_answers(data: Path) -> None:
+    """Just while a server is down, its administrator would see a traceback instead of what is there."""
+    status, told = status_of(data)
+    assert (status, told["database"]["reachable"]) == (1, True), told
+    assert (told["workers"], told["redis"]["reachable"]) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [("user: ", "user: not_", "authentication failed"), ("dbname: ranvier", "dbname: postgres", "log_head")],
+)
+def test_a_database_that_cannot_be_used_is_part_of_the_status(
+    data: Path, old: str, new: str, why: str
+) -> None:
+    """A wrong password, or tables that were never made, would be a traceback."""
+    status, told = status_of(data, **{old: new})
+    assert (status, told["database"]["reachable"]) == (1, False)
+    assert why in told["database"]["error"]
+
+
+def test_root_sees_the_status_of_the_server_that_was_deployed(
+    data: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator would be told to make a server, in front of one that is down."""
+    settings = Settings("example.org", "example.org", workers=(), user=peer.user.pw_name)
+    settings = replace(settings, config_dir=data, data_dir=data)
+    (data / "conf.d").mkdir()
+    (data / "conf.d/redis.yaml").write_text(f"redis: {{enabled: true, path: {data}/absent.sock}}\n")
+    monkeypatch.setattr("ranvier.cli.server_place.read_record", lambda target: Record(settings))
+    monkeypatch.chdir(data.parent)
+    done = CliRunner().invoke(main, ["status"])
+    assert done.exit_code == 1
+    assert "PostgreSQL: reachable" in done.output
     assert (os.geteuid(), os.getuid()) == (0, 0)
 
 

@@ -12,6 +12,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from ranvier.cli.status import _rendered
 from ranvier.cluster.descriptions import natural_order
 from tests.cluster.cluster_process import ClusterProcess
 from tests.cluster.machine import Machine
@@ -31,6 +34,29 @@ def test_names_are_in_the_order_of_people() -> None:
     """Of forty workers the one that is looked for would not be where it is looked for."""
     names = ["worker10", "worker2", "b", "worker1", "7"]
     assert sorted(names, key=natural_order) == ["7", "b", "worker1", "worker2", "worker10"]
+
+
+def test_the_ill_come_first_where_not_all_are_seen() -> None:
+    """Of fifty workers the one that is silent would be below the end of the terminal, for ever."""
+    worker = {"state": "live", "silent": False, "bus_connected": True, "heard_s_ago": 9.0, "pid": 1}
+    worker |= {"roles": [], "version": "1", "load": 0.1, "memory_bytes": 1, "lag": 0, "loop_lag_ms": 0.0}
+    worker |= {"requests_per_s": 0.0, "rooms": 0, "commit_ms": None, "uptime_s": 1.0}
+    workers = [{**worker, "name": f"worker{number}"} for number in range(1, 51)]
+    workers[36]["silent"] = True
+    store = {"reachable": True}
+    log = {"head": 1, "rows_per_s": 0.0, "commits_per_s": 0.0, "commit_ms": None, "delivery_ms": None}
+    found = {"server_name": "example.org", "answered_by": "worker1", "log": log, "workers": workers}
+    found |= {"database": store, "redis": store}
+
+    def shown(height: int | None) -> list[str]:
+        console = Console(width=150, color_system=None)
+        with console.capture() as capture:
+            console.print(_rendered(found, console.width, height))
+        return [line.split()[0] for line in capture.get().splitlines() if line.startswith("worker")][1:]
+
+    in_order = [worker["name"] for worker in workers]
+    assert shown(60) == shown(None) == in_order
+    assert shown(24) == ["worker37", *(name for name in in_order if name != "worker37")]
 
 
 async def test_status_while_redis_and_a_worker_stand_still() -> None:
