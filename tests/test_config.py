@@ -244,7 +244,7 @@ def test_a_listener_that_answers_nothing_is_pointed_out(tmp_path: Path) -> None:
 
 
 # Fields of the configuration that only its own reading looks at.
-_ONLY_READ = {"without_verification", "warnings", "any_alias", "file", "line", "found"}
+_ONLY_READ = {"without_verification", "warnings", "any_alias", "file", "line", "found", "listens_apart"}
 # Of keys that are said to have no effect, under the names that they have here.
 _NO_EFFECT = WITHOUT_EFFECT.keys() | {"max_upload_size_bytes", "key_refresh_interval_ms", "expired_ts"}
 _NO_EFFECT |= {"allow_lookup_over_federation"} | {f"{key}_ms" for key in WITHOUT_EFFECT}
@@ -326,6 +326,31 @@ def test_listeners_as_synapse_writes_them(tmp_path: Path) -> None:
     assert (socket.path, socket.mode) == (tmp_path / "run/main.sock", 0o660)
     assert metrics.resources == {"metrics"}
     assert [problem.severity for problem in config.warnings] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "ports"),
+    [
+        ("listeners: [{port: 1}]", "", [1]),
+        ("listeners: [{port: 1}]", "worker_name: w", []),
+        ("", "worker_name: w", []),
+        ("listeners: [{port: 1}]", "worker_name: w\nworker_listeners: []", []),
+        ("listeners: [{port: 1}]", "worker_name: w\nworker_listeners: [{port: 2}]", [2]),
+        ("listeners: [{port: 1}]", "worker_name: w\nlisteners: [{port: 3}]", [3]),
+        ("listeners: [{port: 1}]\nworker_name: w", "", [1]),
+        ("worker_name: w", "", [8008]),
+    ],
+)
+def test_a_worker_with_a_file_of_its_own_answers_where_that_says(
+    tmp_path: Path, common: str, own: str, ports: list[int]
+) -> None:
+    """Two processes of classic unit files would both listen on the first one's port, and one would fail."""
+    (tmp_path / "worker.yaml").write_text(own)
+    (tmp_path / "homeserver.yaml").write_text(f"server_name: example.org\n{common}\n")
+    config = load([tmp_path / "homeserver.yaml", tmp_path / "worker.yaml"])
+    assert [it.port for it in config.own_listeners] == ports
+    told = [it.message for it in config.warnings if it.key == "worker_name"]
+    assert bool(told) == (not ports and "worker_listeners" not in own), told
 
 
 def test_sockets_that_ask_for_nothing_are_not_for_other_users(tmp_path: Path) -> None:

@@ -42,13 +42,14 @@ _WORKER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What concerns this process alone. ``listeners`` replace the server's where there are any.
+    """What concerns this process alone. ``listens_apart`` says that only ``listeners`` are its own.
 
     ``roles`` are what it is sent, and ``replication_secret`` is what workers prove to each other to know.
     """
 
     name: str
     listeners: tuple[Listener, ...]
+    listens_apart: bool
     roles: tuple[str, ...] = ROLES
     replication_secret: str | None = field(default=None, repr=False)
 
@@ -72,6 +73,11 @@ class Config:
     user_directory: UserDirectoryConfig
     worker: WorkerConfig
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def own_listeners(self) -> tuple[Listener, ...]:
+        """Give where this process answers, unless a front accepts for it."""
+        return self.worker.listeners if self.worker.listens_apart else self.listeners
 
 
 def load(paths: Sequence[Path]) -> Config:
@@ -114,6 +120,7 @@ def _read(root: Section) -> Config:
         worker=WorkerConfig(
             name=root.take("worker_name", _worker_name, "main"),
             listeners=read_listeners(root, "worker_listeners"),
+            listens_apart=_listens_apart(root),
             roles=root.take("worker_roles", _roles, ROLES),
             replication_secret=root.secret("worker_replication_secret"),
         ),
@@ -121,6 +128,20 @@ def _read(root: Section) -> Config:
     _check_tls(root, config)
     _check_replication(root, config)
     return config
+
+
+def _listens_apart(root: Section) -> bool:
+    """Tell whether ``listeners`` are another process's.
+
+    So they are for a worker that is named in a file of its own, as in classic unit files.
+    """
+    if root.has("worker_listeners"):
+        return True
+    common = {root.file_of(key) for key in ("server_name", "listeners") if root.has(key)}
+    if not root.has("worker_name") or root.file_of("worker_name") in common:
+        return False
+    root.note("worker_name", "clients do not come to this worker, as it has no worker_listeners")
+    return True
 
 
 def _check_tls(root: Section, config: Config) -> None:

@@ -50,6 +50,14 @@ class Section:
         """Note that an administrator should know something about this key."""
         self._note("warning", key, message)
 
+    def note(self, key: str, message: str) -> None:
+        """Note what an administrator may want to know about this key."""
+        self._note("note", key, message)
+
+    def file_of(self, key: str) -> str:
+        """Give the file in which the key is given."""
+        return self._place_of(key)[0]
+
     @overload
     def take(self, key: str, read: Callable[[Any], T], default: T) -> T: ...
     @overload

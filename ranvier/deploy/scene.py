@@ -31,7 +31,7 @@ class Process:
     @property
     def listeners(self) -> Sequence[Listener]:
         """Give where it answers."""
-        return self.config.worker.listeners or self.config.listeners
+        return self.config.own_listeners
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
 
 
 def _listens_for_clients(config: Config) -> bool:
-    return any("client" in it.resources for it in config.worker.listeners or config.listeners)
+    return any("client" in it.resources for it in config.own_listeners)
 
 
 def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:
@@ -205,7 +205,7 @@ def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.sock
     Those that have a front share one configuration, and what it says could be bound by one of them only.
     """
     found: list[socket.socket] = []
-    wanted = () if fronted else config.worker.listeners or config.listeners
+    wanted = () if fronted else config.own_listeners
     for listener in wanted:
         if not is_for_workers(listener):
             if "replication" in listener.resources:

@@ -350,8 +350,7 @@ def _configured(config: Config, *, fronted: bool) -> list[ListenerConfig]:
     """Give the listeners that clients find this worker by, in order."""
     if fronted:
         return list(config.listeners)
-    wanted = config.worker.listeners or config.listeners
-    return [it for it in wanted if not is_for_workers(it)]
+    return [it for it in config.own_listeners if not is_for_workers(it)]
 
 
 async def _listeners(config: Config, application: Application, front: socket.socket | None) -> list[Listener]:

@@ -49,10 +49,10 @@ class Worker:
 
     def write_config(self, more: str) -> None:
         """Write the worker's own file."""
-        self.config.write_text(
-            f'worker_name: {self.name}\nworker_listeners: [{{type: http, path: "{self.socket}", '
-            f"mode: 0660, resources: [{{names: [client, health]}}]}}]\n{more}\n"
-        )
+        resources = "[{names: [client, health]}]"
+        listener = f'{{type: http, path: "{self.socket}", mode: 0660, resources: {resources}}}'
+        listeners = "" if "worker_listeners" in more else f"worker_listeners: [{listener}]\n"
+        self.config.write_text(f"worker_name: {self.name}\n{listeners}{more}\n")
 
     async def hear(self, wanted: str) -> None:
         """Wait for a notification."""
@@ -144,6 +144,18 @@ async def test_files_and_folders_go_over_each_other_as_in_classic_unit_files(clu
             assert await worker.end() == 0
     finally:
         shared.unlink()
+
+
+@pytest.mark.parametrize("listeners", ["null", "[]"])
+async def test_a_worker_that_listens_nowhere_does_its_part(cluster: ClusterProcess, listeners: str) -> None:
+    """A background worker with its classic file would take the first worker's port, or never start."""
+    with running(cluster, "background", f"worker_listeners: {listeners}") as worker:
+        await worker.hear("READY=1")
+        assert "background" in await cluster.workers()
+        assert not worker.socket.exists()
+        assert worker.log_path.read_text().count("Listening on") == 1  # where it alone is asked
+        worker.process.terminate()
+        assert await worker.end() == 0
 
 
 async def test_a_worker_is_sent_only_what_its_roles_say(own_cluster: ClusterProcess) -> None:
