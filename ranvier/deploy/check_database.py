@@ -10,7 +10,7 @@ from ranvier.deploy.findings import Finding, error, note, ok, warning
 from ranvier.deploy.scene import Scene
 from ranvier.storage.database import Database
 from ranvier.storage.database_facts import DatabaseFacts, applied_migrations, owner, read_facts
-from ranvier.storage.migrations import migration_files
+from ranvier.storage.migrations import foreign_table, migration_files
 
 OLDEST: Final = 140000
 _SAFE_LOCALES: Final = ("C", "POSIX", "C.UTF-8", "C.UTF8", "C.utf8", "ucs_basic")
@@ -29,7 +29,7 @@ async def check_database(scene: Scene, database: Database) -> AsyncIterator[Find
     ):
         yield finding
     if not facts.has_schema:
-        yield note("schema", "the database is empty", "the first worker that starts makes its tables")
+        yield _unused(await foreign_table(database))
         return
     name = await owner(database)
     expected = scene.config.server.server_name
@@ -41,6 +41,16 @@ async def check_database(scene: Scene, database: Database) -> AsyncIterator[Find
         )
     for finding in _schema(await applied_migrations(database)):
         yield finding
+
+
+def _unused(table: str | None) -> Finding:
+    if table is None:
+        return note("schema", "the database is empty", "the first worker that starts makes its tables")
+    return error(
+        "database-owner",
+        f"the database is another program's: it has the table {table}, and none of Ranvier's",
+        "give the server an empty one (database.args.dbname)",
+    )
 
 
 def _kind(facts: DatabaseFacts) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import asyncpg
 from ranvier.config import Config
 from ranvier.processes.start_error import StartError
 from ranvier.storage.database import Database, DatabaseUnavailable
-from ranvier.storage.migrations import WrongServerName, migrate
+from ranvier.storage.migrations import ForeignDatabase, WrongServerName, migrate
 
 
 async def prepare_database(database: Database, config: Config) -> None:
@@ -18,6 +18,10 @@ async def prepare_database(database: Database, config: Config) -> None:
         raise StartError(
             f"{error}; a server's name cannot be changed: correct server_name in the configuration, "
             "or start with another database or data folder"
+        ) from error
+    except ForeignDatabase as error:
+        raise StartError(
+            f"{_described(config)} is another program's ({error}): give the server an empty one"
         ) from error
     except DatabaseUnavailable as error:
         raise StartError(f"cannot reach {_described(config)}: {error.__cause__ or error}") from error

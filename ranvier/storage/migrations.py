@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from importlib import resources
 
-from ranvier.storage.database import Database
+from ranvier.storage.database import Connection, Database
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +17,24 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+# Where 0001_log was never applied: a table that is neither ours nor an extension's.
+_FOREIGN = """
+SELECT min(relname::text) FROM pg_class
+WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
+  AND relkind IN ('r', 'p') AND relname <> 'schema_migrations' AND to_regclass('log_head') IS NULL
+  AND NOT EXISTS (
+      SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+  )
+"""
 _CATALOGS = "pg_attribute, pg_class, pg_constraint, pg_depend, pg_description, pg_index, pg_type"
 
 
 class WrongServerName(Exception):
     """Say that the database belongs to a server of another name."""
+
+
+class ForeignDatabase(Exception):
+    """Say that the database is another program's."""
 
 
 def migration_files() -> list[tuple[str, str]]:
@@ -31,14 +44,23 @@ def migration_files() -> list[tuple[str, str]]:
     return [(entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")) for entry in files]
 
 
+async def foreign_table(database: Database | Connection) -> str | None:
+    """Give a table of another program, in a database that was never a server's; None if there is none."""
+    table: str | None = await database.fetchval(_FOREIGN)
+    return table
+
+
 async def migrate(database: Database, server_name: str) -> None:
     """Apply what is missing, each file in a transaction of its own.
 
-    Raises WrongServerName when the database was made for another server.
+    Raises WrongServerName when the database was made for another server, ForeignDatabase when for
+    another program; then nothing is changed.
     """
     async with database.connection() as connection:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         try:
+            if (table := await foreign_table(connection)) is not None:
+                raise ForeignDatabase(f"it has the table {table}, and none of Ranvier's")
             await connection.execute(_CREATE)
             applied = {record["name"] for record in await connection.fetch(_APPLIED)}
             for name, sql in migration_files():

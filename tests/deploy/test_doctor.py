@@ -426,6 +426,11 @@ async def test_a_database_of_a_wrong_kind_is_found(server: Server, postgres: str
         found = {it.check: it for it in await server.findings()}
         assert found["database-encoding"].severity == "error"
         assert found["schema"].severity == "note"
+        other = Database({"dsn": server.scene.dsn}, size=1)
+        await other.execute("CREATE TABLE rooms (room_id text)")
+        await other.close()
+        found = {it.check: it for it in await server.findings()}
+        assert "has the table rooms" in found["database-owner"].message
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
