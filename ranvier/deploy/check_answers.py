@@ -52,11 +52,7 @@ async def _check(scene: Scene, process: Process, listener: Listener) -> Finding:
 
 async def _ask(scene: Scene, listener: Listener) -> bytes:
     """Give the first line of the answer; nothing where TLS is spoken and a connection has to do."""
-    if listener.path is not None:
-        reader, writer = await asyncio.open_unix_connection(scene.target.real(listener.path))
-    else:
-        host = listener.bind_addresses[0]
-        reader, writer = await asyncio.open_connection(_ANY.get(host, host), listener.port)
+    reader, writer = await connect(scene, listener)
     try:
         if listener.tls:
             return b""
@@ -64,3 +60,11 @@ async def _ask(scene: Scene, listener: Listener) -> bytes:
         return (await reader.readline()).strip() or b"nothing"
     finally:
         writer.close()
+
+
+async def connect(scene: Scene, listener: Listener) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to where a worker answers. Raises ``OSError``."""
+    if listener.path is not None:
+        return await asyncio.open_unix_connection(scene.target.real(listener.path))
+    host = listener.bind_addresses[0]
+    return await asyncio.open_connection(_ANY.get(host, host), listener.port)

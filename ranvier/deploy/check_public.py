@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from ranvier.config.listeners import Listener
+from ranvier.deploy.check_answers import connect
 from ranvier.deploy.check_units import runs_nginx
 from ranvier.deploy.findings import Finding, error, note, ok
 from ranvier.deploy.scene import Scene
@@ -22,18 +24,24 @@ _ADVICE: Final = "see `nginx -t`, the site of this host and nginx's error log"
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a web server said, or why it said nothing."""
+    """What a web server said, or why it said nothing. ``workers`` is what those say that answer at all."""
 
     name: str
     port: int
+    workers: Sequence[Any]
     status: int = 0
-    body: bytes = b""
+    said: Any = None
     failed: OSError | None = None
+
+    @property
+    def is_of_homeserver(self) -> bool:
+        """Tell whether a Matrix homeserver says this, be it another one."""
+        return self.status == 200 and isinstance(self.said, dict) and "versions" in self.said
 
     @property
     def is_well(self) -> bool:
         """Tell whether it is what the server says."""
-        return self.status == 200 and _has_versions(self.body)
+        return self.is_of_homeserver and (not self.workers or self.said in self.workers)
 
     @property
     def lacks_workers(self) -> bool:
@@ -54,9 +62,10 @@ async def check_public(scene: Scene) -> AsyncIterator[Finding]:
     settings = scene.settings
     if settings is None or scene.public is None:
         return
-    answer = await _answer(settings, scene.public, tls=settings.certificate is not None)
+    workers = await _told_by_workers(scene, settings)
+    answer = await _answer(settings, scene.public, workers, tls=settings.certificate is not None)
     if not answer.is_well and scene.public_tls is not None:
-        other = await _answer(settings, scene.public_tls, tls=True)
+        other = await _answer(settings, scene.public_tls, workers, tls=True)
         if other.is_well or (answer.is_elsewhere and not isinstance(other.failed, ConnectionRefusedError)):
             answer = other
     found = _judged(settings, answer)
@@ -76,15 +85,37 @@ def _not_ours(scene: Scene, settings: Settings) -> str | None:
     return None
 
 
-async def _answer(settings: Settings, place: tuple[str, int], *, tls: bool) -> _Answer:
+async def _told_by_workers(scene: Scene, settings: Settings) -> list[Any]:
+    """Give what is said by each worker that answers clients."""
+
+    async def told_by(listener: Listener) -> Any:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                status, said = await _get(await connect(scene, listener), settings.public_name)
+        except OSError:
+            return None  # told already
+        return said if status == 200 else None
+
+    of_clients = [
+        listener
+        for process in scene.processes
+        for listener in process.listeners
+        if "client" in listener.resources and not listener.tls and (listener.path or listener.bind_addresses)
+    ]
+    return [it for it in await asyncio.gather(*map(told_by, of_clients)) if it is not None]
+
+
+async def _answer(
+    settings: Settings, place: tuple[str, int], workers: Sequence[Any], *, tls: bool
+) -> _Answer:
     host, port = place
     name = f"{settings.public_name} at port {port}"
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            status, body = await _ask(settings.public_name, host, port, tls=tls)
+            status, said = await _ask(settings.public_name, host, port, tls=tls)
     except OSError as failed:  # among them ssl.SSLError and TimeoutError
-        return _Answer(name, port, failed=failed)
-    return _Answer(name, port, status, body)
+        return _Answer(name, port, workers, failed=failed)
+    return _Answer(name, port, workers, status, said)
 
 
 def _judged(settings: Settings, answer: _Answer) -> Finding:
@@ -106,6 +137,9 @@ def _judged(settings: Settings, answer: _Answer) -> Finding:
         return note("public", f"{name} sends clients elsewhere (status {status})")
     if answer.is_well:
         return ok("public", f"{name} answers clients")
+    if answer.is_of_homeserver:
+        advice = "another site of nginx has this host (`nginx -T`): disable it, then systemctl reload nginx"
+        return error("public", f"another homeserver answers as {name}", advice)
     if answer.lacks_workers:
         return error("public", f"{name} reaches no worker (status {status})", _ADVICE)
     return error(
@@ -115,16 +149,8 @@ def _judged(settings: Settings, answer: _Answer) -> Finding:
     )
 
 
-def _has_versions(body: bytes) -> bool:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(answer, dict) and "versions" in answer
-
-
-async def _ask(public_name: str, host: str, port: int, *, tls: bool) -> tuple[int, bytes]:
-    """Give status and body. HTTP/1.0, so that the body is all that comes. Raises ``OSError``."""
+async def _ask(public_name: str, host: str, port: int, *, tls: bool) -> tuple[int, Any]:
+    """Give the web server's status, and what it says. Raises ``OSError``."""
     context = None
     if tls:
         # Whom the certificate is for, clients judge; here it is asked who answers.
@@ -132,14 +158,28 @@ async def _ask(public_name: str, host: str, port: int, *, tls: bool) -> tuple[in
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     named = public_name if tls else None
-    reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=named)
+    return await _get(
+        await asyncio.open_connection(host, port, ssl=context, server_hostname=named), public_name
+    )
+
+
+async def _get(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], host: str) -> tuple[int, Any]:
+    """Give status and JSON value, if it is one. HTTP/1.0, so that the body is all that comes.
+
+    Raises ``OSError``.
+    """
+    reader, writer = connection
     try:
-        writer.write(f"GET {_PATH} HTTP/1.0\r\nHost: {public_name}\r\n\r\n".encode())
-        said = bytearray()
-        while len(said) < _MAX_ANSWER and (piece := await reader.read(65536)):
-            said += piece
+        writer.write(f"GET {_PATH} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        answer = bytearray()
+        while len(answer) < _MAX_ANSWER and (piece := await reader.read(65536)):
+            answer += piece
     finally:
         writer.close()
-    head, _, body = bytes(said).partition(b"\r\n\r\n")
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
-    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0, body
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, None

@@ -121,6 +121,7 @@ async def test_nginx_is_asked_as_clients_ask_it(server: Server) -> None:
     [
         (b"HTTP/1.1 200 OK\r\n\r\n<html>It works!</html>", "error"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "error"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"versions": ["v1.11"], "unstable_features": {}}', "error"),
         (b"HTTP/1.1 301 Moved\r\nLocation: https://example.org/\r\n\r\n", "note"),
         (b"", "error"),
     ],
@@ -128,7 +129,7 @@ async def test_nginx_is_asked_as_clients_ask_it(server: Server) -> None:
 async def test_another_site_in_the_servers_place_is_found(
     server: Server, answer: bytes, severity: str
 ) -> None:
-    """Clients would get a page of another site."""
+    """Clients would get a page of another site, or be logged out by another homeserver."""
     async with web_server(answer) as port:
         assert (await public(server, port))[0] == severity
 
