@@ -12,6 +12,7 @@ from ranvier.deploy.findings import Finding, error, note, ok, warning
 from ranvier.deploy.guard import guarded
 from ranvier.deploy.scene import Process, Scene
 from ranvier.deploy.settings import Settings
+from ranvier.deploy.system_files import includes
 from ranvier.wire.members import CLIENT_ROLES
 
 _FOLDER_MODE = 0o2770
@@ -25,6 +26,7 @@ def check_files(scene: Scene) -> Iterator[Finding]:
         yield from guarded("users and groups", _group(scene, settings))
         yield from guarded(f"the folder {settings.socket_dir}", _folder(scene, settings))
         yield from guarded("nginx's files", _proxy(scene, settings))
+        yield from guarded("Redis's configuration", _redis_file(scene, settings))
         yield from guarded("the files of workers", _left_over(scene, settings))
         yield from guarded("the folder of private sockets", _run_folder(scene, settings))
     for process in scene.processes:
@@ -160,6 +162,20 @@ def _proxy(scene: Scene, settings: Settings) -> Iterator[Finding]:
             "run `ranvier deploy`"
             if place in sockets
             else f"let it answer clients on {place}, in {process.source}, then run `ranvier deploy`",
+        )
+
+
+def _redis_file(scene: Scene, settings: Settings) -> Iterator[Finding]:
+    """See whether Redis still reads what it was told: an update of its package may bring a new file."""
+    if scene.redis is None or scene.redis.path != settings.redis_socket:
+        return  # a person has the server use another one
+    found = scene.target.read_exposed(settings.redis_config)
+    if found is not None and not includes(found[0], str(settings.redis_fragment)):
+        yield error(
+            "redis-include",
+            f"{settings.redis_config} does not include {settings.redis_fragment} any more: Redis takes "
+            "connections by TCP, and not where the workers look for it, as soon as it restarts",
+            "run `ranvier deploy`",
         )
 
 

@@ -28,7 +28,7 @@ async def check_redis(scene: Scene) -> AsyncIterator[Finding]:
     try:
         connection = await RedisConnection.open(config)
     except RedisUnavailable as failed:
-        yield _unavailable(failed, scene)
+        yield _unavailable(failed, scene, by_tcp=config.path is not None and await _answers_on_tcp(TCP_PORT))
         return
     try:
         yield ok("redis", f"Redis answers at {address(config)}")
@@ -40,7 +40,7 @@ async def check_redis(scene: Scene) -> AsyncIterator[Finding]:
         connection.close()
 
 
-def _unavailable(failed: RedisUnavailable, scene: Scene) -> Finding:
+def _unavailable(failed: RedisUnavailable, scene: Scene, *, by_tcp: bool) -> Finding:
     reason, settings = str(failed), scene.settings
     if any(word in reason for word in _LOGIN_ERRORS):
         return error(
@@ -55,6 +55,13 @@ def _unavailable(failed: RedisUnavailable, scene: Scene) -> Finding:
             f"the server's user may not connect to Redis: {reason}",
             f"set `unixsocketperm 770` for Redis and restart it; its socket and folder have to be{group} "
             "open to that user",
+        )
+    if by_tcp:
+        return error(
+            "redis-down",
+            f"Redis is not there: {reason}; one answers on TCP port {TCP_PORT}, where every program of this "
+            "machine can reach it",
+            "set its unixsocket, and `port 0`" if settings is None else "run `ranvier deploy`: it sets both",
         )
     start = "start Redis" if settings is None else f"systemctl restart {settings.redis_service}"
     return error("redis-down", f"Redis is not there: {reason}", f"{start}, and see its log")
@@ -109,24 +116,28 @@ async def _ask(scene: Scene, config: RedisConfig, connection: RedisConnection) -
             "set `maxmemory-policy noeviction`",
         )
     if config.path is not None:
-        async for finding in _ports(connection):
+        async for finding in _ports(connection, _value(about or b"", "tcp_port")):
             yield finding
 
 
-async def _ports(connection: RedisConnection) -> AsyncIterator[Finding]:
-    """See whether Redis, which is used by its socket, answers by TCP as well."""
-    is_open = False
-    for name in ("port", "tls-port"):
-        port = await _setting(connection, name)
-        if port not in ("0", ""):
-            is_open = True
-            yield error(
-                "redis-tcp-open",
-                f"Redis answers on TCP port {port}, too, where every program of this machine can reach it",
-                f"set `{name} 0` at the end of its configuration and restart it",
-            )
+async def _ports(connection: RedisConnection, told: str) -> AsyncIterator[Finding]:
+    """See whether Redis, which is used by its socket, answers by TCP as well.
+
+    ``told`` is the port that it tells of where it does not tell its settings; empty where it tells nothing.
+    """
+    ports = {name: await _setting(connection, name) for name in ("port", "tls-port")}
+    if not any(ports.values()):
+        ports = {"port": told}
+    is_open = {name: port for name, port in ports.items() if port not in ("0", "")}
+    for name, port in is_open.items():
+        yield error(
+            "redis-tcp-open",
+            f"Redis answers on TCP port {port}, too, where every program of this machine can reach it",
+            f"set `{name} 0` at the end of its configuration and restart it",
+        )
     if not is_open and await _answers_on_tcp(TCP_PORT):
-        yield note("redis-other", f"another Redis, which is not used here, answers on TCP port {TCP_PORT}")
+        which = "another Redis, which is not used here," if any(ports.values()) else "this Redis or another"
+        yield note("redis-other", f"{which} answers on TCP port {TCP_PORT}")
 
 
 async def _setting(connection: RedisConnection, name: str) -> str:

@@ -185,6 +185,19 @@ async def _redis_tcp(server: Server) -> None:
     await server.redis.ask("CONFIG", "SET", "port", free_port())
 
 
+async def _redis_tcp_untold(server: Server) -> None:
+    await _redis_tcp(server)
+    await server.redis.ask("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-config")
+    server.edit(redis=replace(server.redis.config, username="limited", password="secret"))
+
+
+def _redis_not_told(server: Server) -> None:
+    assert server.scene.settings is not None
+    settings = replace(server.scene.settings, redis_config=server.folder / "redis.conf")
+    settings.redis_config.write_text("port 6379\n")
+    server.edit(settings=settings, redis=RedisConfig(path=settings.redis_socket))
+
+
 async def _redis_tls(server: Server) -> None:
     pem, key = server.folder / "cert.pem", server.folder / "key.pem"
     subprocess.run(
@@ -354,7 +367,9 @@ FAULTS: list[tuple[str, str, Plant]] = [
     ("signing-key-open", "warning", _open_key),
     ("redis-down", "error", _redis_down),
     ("redis-tcp-open", "error", _redis_tcp),
+    ("redis-tcp-open", "error", _redis_tcp_untold),
     ("redis-tcp-open", "error", _redis_tls),
+    ("redis-include", "error", _redis_not_told),
     ("redis-password", "error", _redis_password),
     ("redis-socket-mode", "warning", _redis_mode),
     ("redis-eviction", "warning", _redis_evicts),

@@ -223,6 +223,20 @@ async def test_another_redis_of_the_machine_is_no_fault(
     assert [finding[:2] for finding in found] == [("note", "redis-other")]
 
 
+async def test_a_redis_that_lost_its_configuration_is_recognised(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator would restart it again and again: it is open to all by TCP, and has no socket."""
+    port, path = free_port(), server.redis.config.path
+    monkeypatch.setattr("ranvier.deploy.check_redis.TCP_PORT", port)
+    await server.redis.ask("CONFIG", "SET", "port", port)
+    assert path is not None
+    path.unlink()
+    (found,) = [it for it in await server.findings() if it.check == "redis-down"]
+    assert f"TCP port {port}" in found.message
+    assert "ranvier deploy" in found.advice
+
+
 async def test_the_service_of_redis_is_named_as_it_was_deployed(server: Server) -> None:
     """An administrator would start another Redis than Ranvier's."""
     settings = server.scene.settings
