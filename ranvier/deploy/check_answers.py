@@ -16,8 +16,10 @@ _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 async def check_answers(scene: Scene) -> AsyncIterator[Finding]:
-    """Ask every listener of every process how it is."""
+    """Ask every listener of every process how it is, but for those that are closed on purpose."""
     for process in scene.processes:
+        if process.name in scene.drained:
+            continue
         for listener in process.listeners:
             answers = listener.path is not None or listener.bind_addresses
             if answers and "health" in listener.resources and "replication" not in listener.resources:

@@ -25,7 +25,7 @@ def check_config(scene: Scene) -> Iterator[Finding]:
 def _common(scene: Scene) -> Iterator[Finding]:
     yield from _names(scene)
     yield from _same(scene, "server name", "server-name", lambda it: it.config.server.server_name)
-    yield from _same(scene, "database", "database-differs", lambda it: it.config.database)
+    yield from _same(scene, "database", "database-differs", _database)
     yield from _same(scene, "Redis", "redis-differs", lambda it: it.config.redis)
     yield from _same(
         scene, "secret", "secret-differs", lambda it: it.config.worker.replication_secret, secret=True
@@ -37,6 +37,12 @@ def _common(scene: Scene) -> Iterator[Finding]:
             "set `redis: {enabled: true, path: /run/ranvier/redis.sock}` in conf.d/redis.yaml",
         )
     yield from _sockets(scene)
+
+
+def _database(process: Process) -> Hashable:
+    """Give which database a process uses; how it uses it is its own affair."""
+    database = process.config.database
+    return None if database is None else (database.host, database.port, database.dbname)
 
 
 def _names(scene: Scene) -> Iterator[Finding]:

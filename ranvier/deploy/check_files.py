@@ -30,6 +30,8 @@ def check_files(scene: Scene) -> Iterator[Finding]:
         yield from guarded("the files of workers", _left_over(scene, settings))
         yield from guarded("the folder of private sockets", _run_folder(scene, settings))
     for process in scene.processes:
+        if process.name in scene.drained:
+            continue  # it has taken its sockets away
         for listener in process.listeners:
             if listener.path is not None:
                 found = _socket(scene, process, listener.path, listener.mode)

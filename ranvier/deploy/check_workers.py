@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final
 
+import ranvier
+from ranvier.cluster.descriptions import natural_order
 from ranvier.cluster.link import connect
 from ranvier.deploy.findings import Finding, error, note, ok, warning
 from ranvier.deploy.guard import guarded_async
 from ranvier.deploy.scene import Scene
+from ranvier.deploy.system_files import service_of
 from ranvier.log.redis_connection import RedisConnection, RedisUnavailable
 from ranvier.storage import log
 from ranvier.storage.database import Database
@@ -48,13 +52,28 @@ async def check_workers(scene: Scene, database: Database | None) -> AsyncIterato
     for finding in (
         *_missing(scene, after),
         *_subscriptions(after, subscribed),
-        *_each(before, after, head),
-        *_versions(list(after.values())),
+        *_each(scene, before, after, head),
+        *_versions(scene, list(after.values())),
     ):
         yield finding
     for member in after.values():
         async for finding in guarded_async(f"the worker {member.name}", _door(scene, member)):
             yield finding
+
+
+async def find_drained(scene: Scene) -> frozenset[str]:
+    """Give the workers that say that they are drained; none where Redis does not tell."""
+    if scene.redis is None:
+        return frozenset()
+    try:
+        connection = await RedisConnection.open(scene.redis)
+        try:
+            members, _ = await _look(connection, scene.prefix)
+        finally:
+            connection.close()
+    except RedisUnavailable:
+        return frozenset()  # told by other checks
+    return frozenset(name for name, member in members.items() if member.state == DRAINING)
 
 
 async def _look(connection: RedisConnection, prefix: str) -> tuple[dict[str, Member], int]:
@@ -65,6 +84,7 @@ async def _look(connection: RedisConnection, prefix: str) -> tuple[dict[str, Mem
         values = await connection.command("MGET", *(f"{prefix}member:{name.decode()}" for name in names))
     _, count = await connection.command("PUBSUB", "NUMSUB", f"{prefix}log")
     members = decode_members([value for value in values if value is not None])
+    members.sort(key=lambda member: natural_order(member.name))
     return {member.name: member for member in members}, int(count)
 
 
@@ -96,7 +116,9 @@ def _subscriptions(members: Mapping[str, Member], subscribed: int) -> Iterator[F
         )
 
 
-def _each(before: Mapping[str, Member], after: Mapping[str, Member], head: int) -> Iterator[Finding]:
+def _each(
+    scene: Scene, before: Mapping[str, Member], after: Mapping[str, Member], head: int
+) -> Iterator[Finding]:
     for name, member in after.items():
         old = before.get(name, member)
         if old.instance != member.instance:
@@ -122,20 +144,34 @@ def _each(before: Mapping[str, Member], after: Mapping[str, Member], head: int) 
             )
         elif member.state == DRAINING:
             yield note(
-                "worker-draining", f"the worker {name} has no clients until it is restarted, or it stops"
+                "worker-draining",
+                f"the worker {name} was drained, or stops: clients do not come to it",
+                f"if it goes on running, this ends it: {_restart(scene, [name])}",
             )
         else:
             yield ok("worker", f"the worker {name} is at {member.pos}, {member.load:.0%} of a core")
 
 
-def _versions(members: Sequence[Member]) -> Iterator[Finding]:
-    versions = sorted({member.version for member in members})
-    if len(versions) > 1:
+def _versions(scene: Scene, members: Sequence[Member]) -> Iterator[Finding]:
+    others: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for member in members:
+        if member.version != ranvier.__version__:
+            others[member.host == platform.node(), member.version].append(member.name)
+    for (is_here, version), names in others.items():
+        advice = _restart(scene, names) if is_here else "bring all machines to one version"
         yield warning(
             "worker-versions",
-            f"the workers have different versions: {', '.join(versions)}",
-            "restart the older ones: systemctl restart ranvier-worker@NAME",
+            f"not of the version that is installed here ({ranvier.__version__}), but {version}: "
+            f"{', '.join(names)}",
+            advice,
         )
+
+
+def _restart(scene: Scene, names: Sequence[str]) -> str:
+    """Say how to restart workers, each when the one before is back."""
+    if scene.settings is None:
+        return f"restart {', '.join(names)}, one after the other"
+    return "; ".join(f"systemctl restart {service_of(name)}" for name in names)
 
 
 async def _door(scene: Scene, member: Member) -> AsyncIterator[Finding]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
+from ranvier.deploy.check_workers import find_drained
 from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding, error, note
 from ranvier.deploy.record import Record, read_record
@@ -69,6 +70,7 @@ def examine_server(
             scene, more = _scene(target, processes, named.settings, named.data_dir, names_known=names_known)
             scene = replace(scene, record=record)
             findings += more
+            scene = replace(scene, drained=asyncio.run(find_drained(scene)))
     yield from findings
     if scene is None:
         return

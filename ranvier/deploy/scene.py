@@ -45,6 +45,7 @@ class Scene:
     watched; each announces itself once a second. ``public`` is where the web server answers clients, if
     it is on this machine, and ``public_tls`` where else, if a person gave it a certificate; ``systemctl`` is
     the program that asks systemd, if systemd runs this machine. ``record`` knows what was deployed.
+    ``drained`` are workers that were told to have no clients any more.
     """
 
     target: Target
@@ -62,6 +63,7 @@ class Scene:
     public_tls: tuple[str, int] | None = None
     systemctl: str | None = None
     record: Record = field(default_factory=Record)
+    drained: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Config:

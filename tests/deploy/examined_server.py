@@ -13,10 +13,12 @@ from pathlib import Path
 
 import msgspec
 
+import ranvier
 from ranvier.cluster.link import LinkServer
 from ranvier.cluster.registry import RedisRegistry
 from ranvier.config.generate import signing_key_file
 from ranvier.deploy import nginx
+from ranvier.deploy.check_workers import find_drained
 from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding
 from ranvier.deploy.scene import Scene, load_processes
@@ -50,6 +52,7 @@ class Server:
         """Examine it while its workers go on announcing themselves."""
         beating = asyncio.create_task(self._beat())
         try:
+            self.edit(drained=await find_drained(self.scene))
             return [*examine_machine(self.scene), *[finding async for finding in examine(self.scene)]]
         finally:
             beating.cancel()
@@ -161,7 +164,7 @@ async def _add_worker(server: Server, name: str) -> None:
         pid=os.getpid(),
         host=os.uname().nodename,
         address=f"unix:{server.folder}/{name}.link",
-        version="1",
+        version=ranvier.__version__,
     )
     await server.announce(name)
 

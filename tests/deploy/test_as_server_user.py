@@ -263,7 +263,7 @@ def test_files_of_the_deployed_server_are_looked_at_as_its_user(
         (data / "homeserver.yaml").unlink()
         for name in ("workers", "conf.d"):
             (folder / name).mkdir()
-        (folder / "workers/w1.yaml").write_text("worker_name: w1\n")
+        (folder / "workers/w1.yaml").write_text("worker_name: w1\nworker_listeners: []\n")
         (folder / "conf.d/more.yaml").write_text("log_level: INFO\n")
         monkeypatch.setattr("ranvier.deploy.doctor.read_record", lambda target: Record(settings))
         monkeypatch.chdir(folder.parent)

@@ -21,6 +21,7 @@ from ranvier.config.database import RedisConfig
 from ranvier.config.generate import signing_key_file
 from ranvier.deploy.findings import exit_status
 from ranvier.storage.database import Database
+from ranvier.wire.members import DRAINING
 from tests.deploy.examined_server import GROUP, Server
 from tests.deploy.test_programs import free_port
 
@@ -284,7 +285,17 @@ def _two_configured(server: Server) -> None:
 
 
 def _versions(server: Server) -> None:
-    server.members["w1"] = msgspec.structs.replace(server.members["w1"], version="2")
+    server.members["w1"] = msgspec.structs.replace(server.members["w1"], version="0.0.1")
+
+
+def _all_old(server: Server) -> None:
+    for name, member in server.members.items():
+        server.members[name] = msgspec.structs.replace(member, version="0.0.1")
+
+
+def _old_elsewhere(server: Server) -> None:
+    member = server.members["w1"]
+    server.members["w1"] = msgspec.structs.replace(member, version="0.0.1", host="elsewhere", address="tcp:")
 
 
 def _wrong_secret(server: Server) -> None:
@@ -384,6 +395,7 @@ FAULTS: list[tuple[str, str, Plant]] = [
     ("name-twice", "error", _two_of_one_name),
     ("name-twice", "error", _two_configured),
     ("worker-versions", "warning", _versions),
+    ("worker-versions", "warning", _old_elsewhere),
     ("worker-secret", "error", _wrong_secret),
     ("secret-differs", "error", _secrets_differ),
     ("worker-unreachable", "error", _unreachable),
@@ -419,6 +431,8 @@ async def test_a_planted_fault_is_found(
         (_socket_path_too_long, "107 bytes"),
         (_proxy, "run `ranvier deploy`"),
         (_other_socket, "let it answer clients on"),
+        (_all_old, "systemctl restart ranvier.service; systemctl restart ranvier-worker@w1.service"),
+        (_old_elsewhere, "bring all machines to one version"),
     ],
 )
 async def test_the_advice_is_for_what_is_wrong(
@@ -427,6 +441,29 @@ async def test_the_advice_is_for_what_is_wrong(
     """An administrator would do what is said, and nothing would change."""
     plant(server)
     assert words in " ".join(it.advice for it in await server.findings())
+
+
+async def test_a_worker_that_was_drained_is_no_fault(server: Server) -> None:
+    """An administrator would be told to start a worker that runs and has no clients on purpose."""
+    _socket_missing(server)
+    server.doors["w1"].close()
+    server.members["w1"] = msgspec.structs.replace(server.members["w1"], state=DRAINING)
+    await server.announce("w1")
+    findings = {it.check: it for it in await server.findings() if it.severity != "ok"}
+    findings = {check: it for check, it in findings.items() if not check.startswith("database-")}
+    assert list(findings) == ["worker-draining"], "\n".join(map(str, findings.values()))
+    assert findings["worker-draining"].severity == "note"
+    assert "systemctl restart ranvier-worker@w1.service" in findings["worker-draining"].advice
+
+
+async def test_workers_may_use_one_database_each_in_its_own_way(server: Server) -> None:
+    """A worker with fewer connections would be said to have another database."""
+    args = "worker_name: w1\ndatabase: {{args: {{dbname: {}, cp_max: {}}}}}\n"
+    for dbname, cp_max, is_told in (("ranvier", 5, False), ("other", 10, True)):
+        server.configure(
+            main_extra="database: {args: {dbname: ranvier}}\n", worker_extra=args.format(dbname, cp_max)
+        )
+        assert is_told == ("database-differs" in {it.check for it in await server.findings()})
 
 
 async def test_a_database_of_a_wrong_kind_is_found(server: Server, postgres: str) -> None:
