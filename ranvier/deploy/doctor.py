@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pwd
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ranvier.config.database import RedisConfig
 from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.check_workers import find_drained
@@ -16,17 +18,18 @@ from ranvier.deploy.examine import examine, examine_machine
 from ranvier.deploy.findings import Finding, error, note
 from ranvier.deploy.record import Record, read_record
 from ranvier.deploy.scene import Process, Scene, load_processes
-from ranvier.deploy.server_user import is_of
+from ranvier.deploy.server_user import is_of, server_user
 from ranvier.deploy.settings import MAIN, Settings
 from ranvier.deploy.system import system_of
 from ranvier.deploy.target import Target
 from ranvier.log.clock import SystemClock
 from ranvier.processes.cluster_parts import key_prefix
 from ranvier.processes.postgres import running_dsn
-from ranvier.processes.service_user import acting_as, named_user, user_of
+from ranvier.processes.service_user import acting_as
 from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import HiddenError, find_redis
 
+_DATA: Final = Path("data")
 _HTTP: Final = ("127.0.0.1", 80)
 _HTTPS: Final = ("127.0.0.1", 443)
 
@@ -56,24 +59,22 @@ def examine_server(
     except (DeployError, OSError) as failed:
         unknown = f"it is not known what was deployed: {failed}"
         if not given:
-            yield error("deployment", unknown, "run this as root")
+            advice = "run this as root" if os.geteuid() != 0 else "put that right, then run this again"
+            yield error("deployment", unknown, advice)
             return
         if not isinstance(failed, PermissionError):  # whoever may not read it means a server of their own
             yield note("deployment", unknown)
         record = Record()
+    if not given and record.settings is None and not (_DATA / CONFIG_NAME).exists():
+        yield _undeployed(record)
+        return
     named = _named(record.settings, configs, workers, data_dir)
     with acting_as(named.user):
         processes, findings = load_processes(_sources(named))
-        scene = None
-        if processes:
-            names_known = bool(workers or named.settings)
-            scene, more = _scene(target, processes, named.settings, named.data_dir, names_known=names_known)
-            scene = replace(scene, record=record)
-            findings += more
-            scene = replace(scene, drained=asyncio.run(find_drained(scene)))
-    yield from findings
-    if scene is None:
-        return
+        scene, more = _scene(target, processes, named)
+        drained = asyncio.run(find_drained(scene))
+    scene = replace(scene, record=record, drained=drained)
+    yield from (*findings, *more)
     yield from examine_machine(scene)
 
     async def look() -> list[Finding]:
@@ -84,21 +85,29 @@ def examine_server(
     yield from findings
 
 
+def _undeployed(record: Record) -> Finding:
+    if record.begun:
+        return error("deployment", "the last `ranvier deploy` did not come to its end", "run it again")
+    advice = "run `ranvier deploy`, or say with --data or --config-path which server is meant"
+    return error("config", f"nothing was deployed, and there is no {_DATA / CONFIG_NAME}", advice)
+
+
 def _named(
     deployed: Settings | None, configs: Sequence[Path], workers: Sequence[Path], data_dir: Path | None
 ) -> _Named:
     """Give the server that is meant: the one that was deployed also where only its files are named."""
     files = [*configs, *workers]
     if deployed is None or ((files or data_dir is not None) and not is_of(deployed, files, data_dir)):
-        place = data_dir or Path("data")
-        return _Named(None, configs or [place / CONFIG_NAME], workers, place, user_of(place))
-    settings, place = None, data_dir or deployed.data_dir
-    if not configs and data_dir is not None and (data_dir / CONFIG_NAME).exists():
-        configs = [data_dir / CONFIG_NAME]
-    elif not configs:
-        configs = deployed.config_paths(MAIN)
-        settings = None if workers else deployed
-    return _Named(settings, configs, workers, place, named_user(deployed.user))
+        place, settings = data_dir or _DATA, None
+        configs = configs or [place / CONFIG_NAME]
+    else:
+        place, settings = data_dir or deployed.data_dir, None
+        if not configs and data_dir is not None and (data_dir / CONFIG_NAME).exists():
+            configs = [data_dir / CONFIG_NAME]
+        elif not configs:
+            configs = deployed.config_paths(MAIN)
+            settings = None if workers else deployed
+    return _Named(settings, configs, workers, place, server_user(deployed, files, place))
 
 
 def _sources(named: _Named) -> list[list[Path]]:
@@ -109,18 +118,37 @@ def _sources(named: _Named) -> list[list[Path]]:
     return [list(named.configs), *([*named.configs, worker] for worker in named.workers)]
 
 
-def _scene(
-    target: Target,
-    processes: Sequence[Process],
-    settings: Settings | None,
-    data_dir: Path,
-    *,
-    names_known: bool,
-) -> tuple[Scene, list[Finding]]:
+def _scene(target: Target, processes: Sequence[Process], named: _Named) -> tuple[Scene, list[Finding]]:
     """Give what is examined, and what is to be told of it already."""
-    config = processes[0].config
+    settings = named.settings
+    dsn, redis, findings = _stores(processes, named.data_dir)
+    scene = Scene(
+        target=target,
+        processes=processes,
+        settings=settings,
+        data_dir=named.data_dir,
+        dsn=dsn,
+        redis=redis,
+        prefix=key_prefix(processes[0].config) if processes else "",
+        names_known=bool(named.workers or settings),
+        now_ms=SystemClock().now_ms,
+        hidden=any(finding.severity == "error" for finding in findings),
+        systemctl="systemctl" if system_of(Target()) is not None else None,
+        public=None if settings is None else _HTTP if settings.certificate is None else _HTTPS,
+        public_tls=_HTTPS if settings is not None and settings.certificate is None else None,
+    )
+    return scene, findings
+
+
+def _stores(
+    processes: Sequence[Process], data_dir: Path
+) -> tuple[str | None, RedisConfig | None, list[Finding]]:
+    """Give where the database and Redis are, as far as that is known, and what is to be told of it."""
     findings: list[Finding] = []
     dsn = redis = None
+    if not processes:
+        return dsn, redis, findings
+    config = processes[0].config
     try:
         redis = find_redis(config, data_dir)
     except HiddenError as failed:
@@ -132,22 +160,7 @@ def _scene(
         dsn = config.database.dsn() if config.database is not None else running_dsn(data_dir)
     except OSError as failed:
         findings = [_hidden(failed)]
-    scene = Scene(
-        target=target,
-        processes=processes,
-        settings=settings,
-        data_dir=data_dir,
-        dsn=dsn,
-        redis=redis,
-        prefix=key_prefix(config),
-        names_known=names_known,
-        now_ms=SystemClock().now_ms,
-        hidden=any(finding.severity == "error" for finding in findings),
-        systemctl="systemctl" if system_of(Target()) is not None else None,
-        public=None if settings is None else _HTTP if settings.certificate is None else _HTTPS,
-        public_tls=_HTTPS if settings is not None and settings.certificate is None else None,
-    )
-    return scene, findings
+    return dsn, redis, findings
 
 
 def _hidden(failed: Exception) -> Finding:

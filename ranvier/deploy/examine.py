@@ -32,14 +32,16 @@ def examine_machine(scene: Scene) -> Iterator[Finding]:
 
 async def examine(scene: Scene) -> AsyncIterator[Finding]:
     """Give what is found of the server itself. This is for its user: what that one may not use is found."""
-    for finding in check_config(scene):
-        yield finding
-    checks = (
-        ("Redis", check_redis(scene)),
-        ("the database", _with_database(scene)),
-        ("what the workers answer", check_answers(scene)),
-        ("what the web server answers", check_public(scene)),
-    )
+    checks = [("what the web server answers", check_public(scene))]
+    if scene.processes:  # else nobody knows what the server uses
+        for finding in check_config(scene):
+            yield finding
+        checks = [
+            ("Redis", check_redis(scene)),
+            ("the database", _with_database(scene)),
+            ("what the workers answer", check_answers(scene)),
+            *checks,
+        ]
     for what, found in checks:
         async for finding in guarded_async(what, found):
             yield finding

@@ -30,7 +30,7 @@ async def guarded_async(what: str, found: AsyncIterator[Finding]) -> AsyncIterat
 def unexamined(what: str, failed: Exception) -> Finding:
     """Say that something could not be looked at, and why."""
     if isinstance(failed, PermissionError) and os.geteuid() != 0:
-        return error(CHECK, f"{what} could not be examined: {failed}", "run this as root")
+        return error(CHECK, f"{what} could not be examined: {failed}", advice_if_closed())
     if isinstance(failed, OSError):
         return error(CHECK, f"{what} could not be examined: {failed}", "see what stands in the way of it")
     return error(
@@ -38,3 +38,10 @@ def unexamined(what: str, failed: Exception) -> Finding:
         f"{what} could not be examined: {type(failed).__name__}: {failed}",
         "`ranvier doctor` did not expect this: look at it yourself, and report it with these words",
     )
+
+
+def advice_if_closed() -> str:
+    """Say what to do about what may not be opened: by whoever runs this, or by whom root acts as."""
+    if 0 in os.getresuid():
+        return "let the server's user do so; `ranvier deploy` gives what it wrote the right owner and mode"
+    return "run this as root"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ranvier.config import Config, ConfigError, load
+from ranvier.config import Config, ConfigError, Problem, load
 from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener
-from ranvier.deploy.findings import Finding, Severity, error
-from ranvier.deploy.guard import unexamined
+from ranvier.deploy.findings import Finding
+from ranvier.deploy.guard import advice_if_closed, unexamined
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.target import Target
@@ -38,11 +38,11 @@ class Process:
 class Scene:
     """Everything that the checks look at.
 
-    ``processes`` is never empty. ``settings`` are those of ``ranvier deploy``, if it was used. ``dsn``
-    and ``redis`` say where the server's database and bus are, and are None where nothing says so;
-    ``hidden`` says that this is because it may not be read. ``names_known`` tells whether ``processes``
-    are all workers, so that one that is not there is missing. ``watch_s`` is how long workers are
-    watched; each announces itself once a second. ``public`` is where the web server answers clients, if
+    ``processes`` are those whose configuration can be read. ``settings`` are those of ``ranvier deploy``, if
+    it was used. ``dsn`` and ``redis`` say where the server's database and bus are, and are None where nothing
+    says so; ``hidden`` says that this is because it may not be read. ``names_known`` tells whether
+    ``processes`` are all workers, so that one that is not there is missing. ``watch_s`` is how long workers
+    are watched; each announces itself once a second. ``public`` is where the web server answers clients, if
     it is on this machine, and ``public_tls`` where else, if a person gave it a certificate; ``systemctl`` is
     the program that asks systemd, if systemd runs this machine. ``record`` knows what was deployed.
     ``drained`` are workers that were told to have no clients any more.
@@ -67,7 +67,7 @@ class Scene:
 
     @property
     def config(self) -> Config:
-        """Give the configuration of the first process."""
+        """Give the configuration of the first process; there has to be one."""
         return self.processes[0].config
 
 
@@ -87,9 +87,16 @@ def load_processes(sources: Sequence[Sequence[Path]]) -> tuple[list[Process], li
             findings[told.message] = told
             continue
         for problem in problems:
-            severity: Severity = problem.severity
-            advice = "correct this line" if severity == "error" else ""
-            findings[str(problem)] = Finding(severity, "config", str(problem), advice)
-    if not processes and not findings:
-        findings[""] = error("config", "there is no configuration", "run `ranvier deploy`")
+            advice = _advice(problem) if problem.severity == "error" else ""
+            findings[str(problem)] = Finding(problem.severity, "config", str(problem), advice)
     return processes, list(findings.values())
+
+
+def _advice(problem: Problem) -> str:
+    if problem.line:
+        return "correct this line"
+    if problem.key:
+        return "set it"
+    if "Permission denied" in problem.message:
+        return advice_if_closed()
+    return "bring it back from a copy, or put it right"

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ranvier.processes.service_user import acting_as, named_user
 from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import HiddenError, find_redis, telling_surroundings
 from tests.deploy.examined_server import Server
+from tests.deploy.test_programs import free_port
 from tests.postgres import private_folder
 from tests.redis import private_redis
 
@@ -82,6 +84,60 @@ def test_a_configuration_folder_that_is_closed_is_a_finding(data: Path) -> None:
     status, findings = examine(*files, "--data", data)
     assert status == 2
     assert "Permission denied" in findings[0]["message"]
+    assert "let the server's user" in findings[0]["advice"]
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_root_is_told_what_its_servers_user_may_not_open(data: Path, mode: int) -> None:
+    """Root would be told to run this as root, or to correct a line of a file without any fault."""
+    (data / "files").mkdir(mode=mode)
+    (data / "files/homeserver.yaml").write_text(YAML)
+    (data / "files/homeserver.yaml").chmod(0o600)
+    status, findings = examine("--config-path", data / "files/homeserver.yaml", "--data", data)
+    assert status == 2
+    assert "Permission denied" in findings[0]["message"]
+    assert "let the server's user" in findings[0]["advice"]
+
+
+def deployed(data: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let the doctor find a deployment in a folder."""
+    settings = Settings("example.org", "example.org", workers=("w1",), config_dir=data, data_dir=data)
+    for name in ("workers", "conf.d"):
+        (data / name).mkdir()
+    (data / "workers/w1.yaml").write_text("worker_name: w1\nworker_listeners: []\n")
+    (data / "conf.d/log.yaml").write_text("log_level: INFO\n")
+    settings = replace(settings, socket_dir=data / "run", nginx_dir=data, **changes)
+    monkeypatch.setattr("ranvier.deploy.doctor.read_record", lambda target: Record(settings))
+
+
+@as_root
+def test_a_mistake_in_a_file_of_all_workers_hides_nothing_else(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator would mend one line after the other, and find each other fault only then."""
+    deployed(data, monkeypatch, web_user="nobody-of-this-name")
+    monkeypatch.setattr("ranvier.deploy.doctor._HTTP", ("127.0.0.1", free_port()))
+    (data / "conf.d/log.yaml").write_text("log_level: LOUD\n")
+    status, findings = examine()
+    assert status == 2
+    assert {"config", "user-missing", "socket-folder", "proxy", "public"} <= {it["check"] for it in findings}
+    assert [it["advice"] for it in findings if it["check"] == "config"] == ["correct this line"]
+
+
+@pytest.mark.parametrize(
+    ("record", "advice"),
+    [(Record(begun={"/etc/a": ("mark",)}), "run it again"), (Record(), "run `ranvier deploy`, or")],
+)
+def test_a_deployment_that_did_not_come_to_its_end_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Record, advice: str
+) -> None:
+    """An administrator would be told to correct a line of a file that nobody wrote."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ranvier.deploy.doctor.read_record", lambda target: record)
+    status, (finding,) = examine()
+    assert status == 2
+    assert finding["advice"].startswith(advice)
 
 
 @as_root
@@ -167,12 +223,8 @@ def test_a_folder_that_somebody_else_made_is_not_believed(
 @as_root
 def test_workers_that_were_removed_are_not_missed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a worker was removed the doctor would say for ever that it does not run."""
-    settings = Settings("example.org", "example.org", workers=("w1",), config_dir=data, data_dir=data)
-    monkeypatch.setattr("ranvier.deploy.doctor.read_record", lambda target: Record(settings))
-    (data / "workers").mkdir()
-    (data / "conf.d").mkdir()
-    for name in ("w1", "w2"):
-        (data / f"workers/{name}.yaml").write_text(f"worker_name: {name}\n")
+    deployed(data, monkeypatch)
+    (data / "workers/w2.yaml").write_text("worker_name: w2\n")
     _, findings = examine()
     assert [it["check"] for it in findings if "w2" in it["message"]] == ["left-over"]
     assert [it["check"] for it in examine("--data", data)[1] if "w2" in it["message"]] == []
