@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ranvier.config.listeners import Listener
 from ranvier.deploy.check_answers import connect
 from ranvier.deploy.check_units import runs_nginx
-from ranvier.deploy.findings import Finding, error, note, ok
+from ranvier.deploy.findings import Finding, error, note, ok, warning
 from ranvier.deploy.scene import Scene
 from ranvier.deploy.settings import Settings
 
@@ -28,6 +29,7 @@ class _Answer:
 
     name: str
     port: int
+    tls: bool
     workers: Sequence[Any]
     status: int = 0
     said: Any = None
@@ -72,6 +74,21 @@ async def check_public(scene: Scene) -> AsyncIterator[Finding]:
     doubtful = found.severity == "error" and not answer.lacks_workers
     reason = _not_ours(scene, settings) if doubtful else None
     yield found if reason is None else note("public", found.message, f"{reason}: {found.advice}")
+    if answer.is_well and scene.processes:
+        for finding in _base_url(scene.config.server.public_baseurl, settings.public_name, answer):
+            yield finding
+
+
+def _base_url(url: str | None, public_name: str, answer: _Answer) -> Iterator[Finding]:
+    """Compare what clients are told with where they are answered; TLS may also be another machine's."""
+    told = urlsplit(url or "")
+    if url is not None and (told.hostname != public_name.lower() or (answer.tls and told.scheme == "http")):
+        scheme = "https" if answer.tls else told.scheme
+        yield warning(
+            "public-baseurl",
+            f"clients are told to use {url}, and are answered at {scheme}://{public_name}/",
+            "set public_baseurl to that in homeserver.yaml, then restart the workers, one after the other",
+        )
 
 
 def _not_ours(scene: Scene, settings: Settings) -> str | None:
@@ -114,8 +131,8 @@ async def _answer(
         async with asyncio.timeout(_TIMEOUT_S):
             status, said = await _ask(settings.public_name, host, port, tls=tls)
     except OSError as failed:  # among them ssl.SSLError and TimeoutError
-        return _Answer(name, port, workers, failed=failed)
-    return _Answer(name, port, workers, status, said)
+        return _Answer(name, port, tls, workers, failed=failed)
+    return _Answer(name, port, tls, workers, status, said)
 
 
 def _judged(settings: Settings, answer: _Answer) -> Finding:

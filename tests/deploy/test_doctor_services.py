@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can
 
 RUNS = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "UnitFileState": "enabled"}
 SERVICES = ("ranvier.service", "ranvier-worker@w1.service")
+VERSIONS = b'HTTP/1.1 200 OK\r\n\r\n{"versions": []}'
 UNITS = ("ranvier.target", *SERVICES, "redis-server.service", "nginx.service")
 SYSTEMCTL = """\
 #!/bin/sh
@@ -135,14 +136,23 @@ async def test_another_site_in_the_servers_place_is_found(
 
 
 @pytest.mark.parametrize("first", [b"HTTP/1.1 404 Not Found\r\n\r\n", b"HTTP/1.1 301 Moved\r\n\r\n", b""])
-@pytest.mark.parametrize(
-    ("second", "severity"), [(b'HTTP/1.1 200 OK\r\n\r\n{"versions": []}', "ok"), (b"", "error")]
-)
+@pytest.mark.parametrize(("second", "severity"), [(VERSIONS, "ok"), (b"", "error")])
 async def test_a_site_that_a_person_gave_a_certificate_is_asked_with_it(
     server: Server, tmp_path: Path, first: bytes, second: bytes, severity: str
 ) -> None:
     """A server whose certificate is certbot's, or another web server's, would never be said to be well."""
-    pem, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    context = certificate(tmp_path)
+    names: list[str | None] = []
+    context.sni_callback = lambda sock, name, context: names.append(name)
+    async with web_server(first) as port, web_server(second, context) as tls_port:
+        server.edit(public_tls=("127.0.0.1", tls_port))
+        assert (await public(server, port))[0] == severity
+    assert names == ["example.org"]
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Give what a server with a certificate of its own uses."""
+    pem, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=example.org",
          "-keyout", str(key), "-out", str(pem)],
@@ -150,12 +160,30 @@ async def test_a_site_that_a_person_gave_a_certificate_is_asked_with_it(
     )  # fmt: skip
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
-    names: list[str | None] = []
-    context.sni_callback = lambda sock, name, context: names.append(name)
-    async with web_server(first) as port, web_server(second, context) as tls_port:
-        server.edit(public_tls=("127.0.0.1", tls_port))
-        assert (await public(server, port))[0] == severity
-    assert names == ["example.org"]
+    return context
+
+
+@pytest.mark.parametrize(
+    ("url", "tls", "told"),
+    [
+        ("http://example.org/", False, None),
+        ("https://example.org/", False, None),
+        ("https://example.org/", True, None),
+        ("http://example.org/", True, "https://example.org/"),
+        ("https://old.example.org/", False, "https://example.org/"),
+    ],
+)
+async def test_an_address_that_is_not_the_sites_is_found(
+    server: Server, tmp_path: Path, url: str, tls: bool, told: str | None
+) -> None:
+    """Clients that ask where the server is would be sent elsewhere, and browsers would refuse."""
+    server.configure(main_extra=f"public_baseurl: {url}\n")
+    async with web_server(VERSIONS, certificate(tmp_path) if tls else None) as port:
+        place = ("127.0.0.1", port)
+        server.edit(public=("127.0.0.1", free_port()) if tls else place, public_tls=place if tls else None)
+        found = await about(server, "public-baseurl", "public")
+    assert found[0][:2] == ("ok", "public")
+    assert [f"answered at {told}" in message for *_, message in found[1:]] == ([] if told is None else [True])
 
 
 async def test_a_certificate_that_nobody_asks_for_is_no_fault(server: Server) -> None:
