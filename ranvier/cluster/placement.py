@@ -34,6 +34,7 @@ _ROLES: Final = {
     PROCESS: BACKGROUND,
 }
 _MAX_KEPT: Final = 50_000
+_LONGEST_KEPT: Final = 255  # as the ids of Matrix; who asks for something longer may be anybody
 
 
 def ranked(kind: str, key: str, names: Iterable[str]) -> list[str]:
@@ -58,6 +59,8 @@ class Placement:
         if self._generation != self._members.generation:
             self._generation = self._members.generation
             self._known.clear()
+        if len(key) > _LONGEST_KEPT:
+            return self._choose(kind, key)
         known = self._known.get((kind, key))
         if known is None:
             if len(self._known) >= _MAX_KEPT:

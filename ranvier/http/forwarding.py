@@ -184,9 +184,12 @@ def _result(answer: ForwardedAnswer) -> bytes | Response:
 
 
 def _lost(request: Request) -> MatrixError | None:
-    """Give the error for a request of which nobody knows whether it was done; None if it may be repeated."""
-    if request.method == "PUT":
-        return None  # it has a transaction id, or sets what is set already
+    """Give the error for a request of which nobody knows whether it was done; None if it may be repeated.
+
+    A piece of state may have been set and changed again since.
+    """
+    if _is_repeatable(request):
+        return None
     return MatrixError("M_UNKNOWN", 503, "The worker that did this is gone; look before you try again")
 
 

@@ -372,6 +372,16 @@ def test_a_quiet_server_has_one_writer() -> None:
         assert machine.count(a=0.010, b=0.012, c=0.012) == 1
 
 
+def test_a_stranger_can_not_fill_the_memory() -> None:
+    """Anybody without an account could have a worker keep gigabytes, one long alias after the other."""
+    placement = Machine("a", "b").placement
+    names = {placement.place(ROOM, f"#{number}{'a' * 60_000}").name for number in range(20)}
+    assert names <= {"a", "b"}
+    assert not placement._known
+    placement.place(ROOM, "!room")
+    assert len(placement._known) == 1
+
+
 def _neighbours(
     machine: Machine, *, held: Sequence[str] = (), written_lately: Sequence[str] = ()
 ) -> Neighbours:

@@ -175,6 +175,7 @@ ROUTES = [
         "PUT", V3("/rooms/{room_id}/say/{txn_id}"), say, placed_by="room_id", limit="rc_test", max_body=9999
     ),
     Route("POST", V3("/rooms/{room_id}/say"), say, placed_by="room_id", name="say_again"),
+    Route("PUT", V3("/rooms/{room_id}/say"), say, placed_by="room_id", name="say_as_state"),
     Route("POST", V3("/object"), put_object, auth=Auth.NONE),
     Route("POST", V3("/upload"), upload, auth=Auth.NONE, max_body=300_000, stream=True),
     Route("GET", V3("/download"), download, auth=Auth.NONE),

@@ -259,9 +259,13 @@ async def test_what_a_worker_died_with_is_done_again_where_that_is_harmless(pair
     assert (pair.a.waiting.said, pair.b.waiting.said) == (["wait", "two"], ["wait"])
 
 
-async def test_what_a_worker_died_with_is_not_done_again_where_that_may_harm(pair: Pair) -> None:
-    """What has no name of its own, as a new room, would be made twice."""
-    request = put("wait").replace(b"PUT", b"POST").replace(b"/say/4", b"/say")
+@pytest.mark.parametrize("method", [b"POST", b"PUT"])
+async def test_what_a_worker_died_with_is_not_done_again_where_that_may_harm(
+    pair: Pair, method: bytes
+) -> None:
+    """What has no name of its own, as a new room, would be made twice; or newer state be undone."""
+    request = put("wait").replace(b"PUT", method).replace(b"/say/4", b"/say")
+    pair.a.waiting.release.set()
     async with asked(pair, request) as one:
         await pair.server.stop(0)
         answer = await read_answer(one.reader)
