@@ -31,7 +31,7 @@ NOTICE: Final = 9  # client to server: something that needs no answer, and may b
 Take = Callable[[int, int, float, bytes], None]
 """Takes one message: its kind, whose it is, a time, its body.
 
-The time is of the server's monotonic clock, in seconds: a call's deadline, or now.
+The time is of the server's clock, in seconds (``log.clock.steady_s``): a call's deadline, or now.
 """
 
 

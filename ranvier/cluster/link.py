@@ -12,13 +12,13 @@ import hmac
 import logging
 import math
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, cast
 
 from ranvier.cluster import frames
 from ranvier.cluster.frames import FrameError, FrameReader
+from ranvier.log.clock import note_asked, steady_s
 from ranvier.spec.errors import MatrixError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _TIME_KEPT_S: Final = 60.0
 Answerer = Callable[[bytes], Awaitable[bytes]]
 Greeter = Callable[[bytes], None]
 Clock = Callable[[], float]
-"""Gives seconds of a clock that never goes back."""
+"""Gives seconds of a clock that never goes back, and goes on while the machine is suspended."""
 
 
 class NotAcceptedError(Exception):
@@ -125,7 +125,7 @@ class Link(asyncio.Protocol):
         if transport is None or transport.is_closing():
             raise NotAcceptedError
         self._last_id += 1
-        id, now = self._last_id, time.monotonic()
+        id, now = self._last_id, steady_s()
         self._calls[id] = _Call(told, now + accept_within_s + _MARGIN_S, answer_within_s)
         if self._looking is None:
             self._looking = self._loop.call_later(_LOOK_EVERY_S, self._look_around)
@@ -181,7 +181,7 @@ class Link(asyncio.Protocol):
         self._lost()
 
     def _take(self, kind: int, id: int, their_time: float, body: bytes) -> None:
-        now = time.monotonic()
+        now = steady_s()
         if their_time - now > self._ahead_s or now - self._ahead_since > _TIME_KEPT_S:
             self._ahead_s, self._ahead_since = their_time - now, now
         if kind == frames.ANSWER:
@@ -210,7 +210,7 @@ class Link(asyncio.Protocol):
         self._looking = None
         if not self._calls:
             return
-        now = time.monotonic()
+        now = steady_s()
         if any(call.until <= now for call in self._calls.values()):
             # If this process stood still, what came meanwhile is read after its timers.
             self._loop.call_later(_TURN_S, self._end_calls, now)
@@ -268,7 +268,7 @@ class LinkServer:
         secret: str,
         answer: Answerer,
         greet: Greeter,
-        clock: Clock = time.monotonic,
+        clock: Clock = steady_s,
         notice: Callable[[bytes], None] = lambda body: None,
     ) -> None:
         self._secret = secret
@@ -405,6 +405,7 @@ class _Served(asyncio.Protocol):
 
     async def _answer(self, id: int, deadline: float, asked: bytes) -> None:
         self._server.begin()
+        note_asked()  # before the deadline is looked at for the last time
         try:
             left_s = deadline - self._server.clock()
             if left_s < 0:  # it was in time when it was read

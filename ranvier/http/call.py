@@ -25,6 +25,7 @@ from ranvier.http.request import Request, user_agent
 from ranvier.http.response import Response, encode
 from ranvier.http.route import BoundRoute, Parked, Repeated
 from ranvier.http.router import bad_path
+from ranvier.log.clock import note_asked
 from ranvier.spec.errors import MatrixError
 
 if TYPE_CHECKING:
@@ -308,6 +309,7 @@ class Call:
         self.exchange.task = asyncio.get_running_loop().create_task(self._run(work))
 
     async def _run(self, work: Work) -> None:
+        note_asked(time.perf_counter() - self.started)
         database_time = self.application.database_time
         if database_time is not None:
             database_time.begin()

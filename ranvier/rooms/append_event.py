@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from ranvier.cluster.claims import RoomClaims
 from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
-from ranvier.log.clock import Clock
+from ranvier.log.clock import Clock, asked_s
 from ranvier.log.tail import Tail
 from ranvier.rooms.draft import Base, Draft, Identity, Txn
 from ranvier.rooms.many_ends import ManyEnds
@@ -46,12 +45,12 @@ class AlreadySent(Exception):
 
 
 class _Waiting(Generic[T]):
-    __slots__ = ("action", "attempts", "done", "since_s", "txn")
+    __slots__ = ("action", "asked_s", "attempts", "done", "txn")
 
     def __init__(self, action: Action[T], txn: Txn | None) -> None:
         self.action = action
         self.txn = txn
-        self.since_s = time.monotonic()
+        self.asked_s = asked_s()
         self.attempts = 0
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -108,7 +107,7 @@ class RoomWriter:
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._created_ms = 0
-        self.standstill = Standstill()
+        self.standstill = Standstill(lambda: tail.pos)
         self.claims: RoomClaims | None = None
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:
@@ -220,7 +219,8 @@ class RoomWriter:
         head, head_ts = room.head, room.latest_ts
         base = await self._many_ends.base(room)
         draft = self._draft(room, base)
-        results = [(w, outcome[0]) for w in batch if (outcome := _do(draft, w)) is not None]
+        in_time = self._in_time(room, batch)
+        results = [(w, outcome[0]) for w in in_time if (outcome := _do(draft, w)) is not None]
         if not draft.events:
             for waiting, result in results:
                 _succeed(waiting, result)
@@ -233,7 +233,7 @@ class RoomWriter:
             pos = await self._appender.append_room(draft.write())
         except HeadMoved as moved:
             await self._follow(room, head, moved.pos)
-            again = _again(self._not_late([waiting for waiting, _ in results]))
+            again = _again([waiting for waiting, _ in results])
             if again:
                 await self.overtaken(room_id, max(waiting.attempts for waiting in again))
             return again
@@ -251,16 +251,17 @@ class RoomWriter:
         if not await self._tail.wait_for(pos, _PATIENCE_S) or room.head == head:
             self._rooms.drop(room.room_id)
 
-    def _not_late(self, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
-        """Give those of a batch that was overtaken which may be done after what overtook them.
+    def _in_time(self, room: Room, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+        """Give those of a batch that may be done now, on top of what others wrote.
 
         While this process stood still, another one may have done the same in its place, and somebody else
         have changed it since. (What has a transaction id is done once anyway.)
         """
-        until_s = self.standstill.look()
+        self.standstill.look()
         in_time: list[_Waiting[Any]] = []
         for waiting in batch:
-            if waiting.txn is not None or waiting.since_s > until_s:
+            pos = self.standstill.pos_before(waiting.asked_s) if waiting.txn is None else None
+            if pos is None or room.written_elsewhere <= pos:
                 in_time.append(waiting)
             else:
                 _fail(waiting, always_overtaken())

@@ -37,6 +37,7 @@ class Room:
     """
 
     __slots__ = (
+        "_elsewhere",
         "_elsewhere_ts",
         "_first_members",
         "_other_state",
@@ -68,7 +69,7 @@ class Room:
         self.invited: set[str] = set()
         self.stale = False
         self._written = 0
-        self._elsewhere_ts = 0
+        self._elsewhere = self._elsewhere_ts = 0
         self._power_levels: PowerLevels | None = None
         self._first_members: list[EventRow] | None = None
         self._other_state: dict[StateKey, EventRow] = {}
@@ -128,8 +129,13 @@ class Room:
     def note_written(self, pos: int, after: int, after_ts: int) -> None:
         """Know that this process wrote up to ``pos``, on top of an event of ``after_ts`` at ``after``."""
         if after != self._written:
-            self._elsewhere_ts = after_ts
+            self._elsewhere, self._elsewhere_ts = after, after_ts
         self._written = pos
+
+    @property
+    def written_elsewhere(self) -> int:
+        """Give the position of the newest event that this process did not note as its own."""
+        return self._elsewhere if self.head == self._written else self.head
 
     def is_written_elsewhere(self, now_ms: int) -> bool:
         """Tell whether another process wrote to the room just now, so that we might be overtaken."""

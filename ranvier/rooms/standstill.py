@@ -1,25 +1,35 @@
-"""Whether this process stood still lately: it was stopped, or its machine was."""
+"""Whether this process stood still lately: it was stopped, or its machine was suspended.
+
+A virtual machine that its host paused has no clock that tells.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import time
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from ranvier.log.beats import until_beat_s
+from ranvier.log.clock import steady_s
 
 LONGEST_S: Final = 3.0
 """What is shorter is none: nobody takes a process for dead before (``cluster.members``)."""
 _BEAT_S: Final = 1.0
+_KEPT: Final = 100
 
 
 class Standstill:
-    """Know until when this process stood still for the last time. ``run`` must be running in a task of it."""
+    """Know when this process stood still. ``run`` must be running in a task of it.
 
-    def __init__(self) -> None:
-        self._beat_s = time.monotonic()
-        self._until_s = -math.inf
+    ``pos`` gives how far it has followed the log.
+    """
+
+    def __init__(self, pos: Callable[[], int], clock: Callable[[], float] = steady_s) -> None:
+        self._pos = pos
+        self._clock = clock
+        self._beat = clock(), pos()
+        self._ends: deque[tuple[float, int]] = deque(maxlen=_KEPT)
 
     async def run(self) -> None:
         """Beat, for ever."""
@@ -27,10 +37,17 @@ class Standstill:
             self.look()
             await asyncio.sleep(until_beat_s(_BEAT_S))
 
-    def look(self) -> float:
-        """Give when this process last went on after it had stood still (monotonic s); if never, -inf."""
-        now = time.monotonic()
-        if now - self._beat_s > LONGEST_S:
-            self._until_s = now
-        self._beat_s = now
-        return self._until_s
+    def look(self) -> None:
+        """See whether this process stood still until now."""
+        now = self._clock()
+        beat_s, pos = self._beat
+        if now - beat_s > LONGEST_S:
+            self._ends.append((now, pos))
+        self._beat = now, self._pos()
+
+    def pos_before(self, asked_s: float) -> int | None:
+        """Give how far the log was followed when this process first stood still after ``asked_s``.
+
+        None if it did not. What others wrote meanwhile is behind that position.
+        """
+        return next((pos for end_s, pos in self._ends if end_s >= asked_s), None)
