@@ -99,7 +99,7 @@ async def running_core(
     bus = bus if bus is not None else LocalBus()
     clock = SystemClock()
     tail = Tail()
-    follower = Follower(database=database, bus=bus, tail=tail)
+    follower = Follower(database=database, bus=bus, tail=tail, committed=committed)
     appender = Appender(database=database, bus=bus, clock=clock, committed=committed)
     room_store = RoomStore(database)
     rooms = Rooms(store=room_store, tail=tail)

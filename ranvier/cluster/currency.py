@@ -24,6 +24,7 @@ from ranvier.storage.database import Database
 
 _PATIENCE_S: Final = 0.02  # what the bus brings is here by then; after that the log itself is asked
 _LIMIT_S: Final = 1.0
+_LONGEST_S: Final = 10.0
 _UNHEARD_S: Final = 60.0
 """So long a worker of another machine that is not heard of may commit all the same."""
 
@@ -56,7 +57,10 @@ class Currency:
         return not self._asks_log and self._board.newest() <= self._tail.pos
 
     def catch_up(self) -> Awaitable[None] | None:
-        """Give what is to be awaited before a request is answered; mostly nothing."""
+        """Give what is to be awaited before a request is answered; mostly nothing.
+
+        That raises 503 ``M_UNKNOWN`` if this worker is too far behind.
+        """
         if self._asks_log:
             return self._catch_up_with_all()
         newest = self._board.newest()
@@ -76,10 +80,24 @@ class Currency:
 
     async def _reach(self, pos: int) -> None:
         self.waited += 1
-        if not await self._tail.wait_for(pos, _PATIENCE_S):
-            self._hurry()
-            # Longer than this only without a database, and then what is known is better than nothing.
-            await self._tail.wait_for(pos, _LIMIT_S)
+        if await self._tail.wait_for(pos, _PATIENCE_S):
+            return
+        self._hurry()
+        if await self._tail.wait_for(pos, _LIMIT_S) or not await self._has_log(pos):
+            return
+        if not await self._tail.wait_for(pos, _LONGEST_S):
+            raise MatrixError("M_UNKNOWN", 503, "This worker is behind the others; try again")
+
+    async def _has_log(self, pos: int) -> bool:
+        """Tell whether this worker can come so far; if not, what is known is better than nothing.
+
+        It cannot without a database, nor if what is told is of another one.
+        """
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                return self._database.reachable and await self._head() >= pos
+        except (MatrixError, TimeoutError):
+            return False
 
     async def _head(self) -> int:
         """Give a head of the log that was read after this was called."""

@@ -1,8 +1,9 @@
 """How far the log has come and who commits to it, told among the workers of one machine in shared memory.
 
-A worker writes the position of each commit into its own place before anybody is told of the commit. Who asks
-another worker later therefore finds it there: that worker waits, a millisecond mostly, until its own tail has
-come so far, and nobody ever sees less than what was answered anywhere before. It costs no message.
+A worker writes the position of each commit into its own place before anybody is told of the commit, and that
+of one which it found in the log, since whoever made that may have died before. Who asks another worker later
+therefore finds it there: that worker waits, a millisecond mostly, until its own tail has come so far, and
+nobody ever sees less than what was answered anywhere before. It costs no message.
 
 Commits exclude each other in the database. A worker whose batch waited there could not add what comes
 meanwhile, so workers stand in line here, with open batches: fewer commits carry more. This is a courtesy;
@@ -66,8 +67,8 @@ class HeadBoard:
                     fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
 
     def note(self, pos: int) -> None:
-        """Tell of a commit of this worker's."""
-        self._places[self._own] = pos
+        """Tell of a commit of this worker's, or of one that it found in the log."""
+        self._places[self._own] = max(self._places[self._own], pos)
 
     def newest(self) -> int:
         """Give the newest position that any worker of this machine has told."""

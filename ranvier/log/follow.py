@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ranvier.log.bus import Bus
 from ranvier.log.tail import Tail
@@ -28,16 +29,26 @@ class Follower:
     milliseconds, then the gap is read from the database. Every ``heartbeat_s`` seconds in which the bus
     brought nothing the head of the log is read, so that a lost last message is noticed after twice that at
     most; without a bus, it is read more often.
+    ``committed`` is called with the position of what was read, whose writer may have told nobody, before
+    anybody sees it.
     """
 
     def __init__(
-        self, *, database: Database, bus: Bus, tail: Tail, heartbeat_s: float = 1.0, warm_rows: int = 5000
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        tail: Tail,
+        heartbeat_s: float = 1.0,
+        warm_rows: int = 5000,
+        committed: Callable[[int], None] | None = None,
     ) -> None:
         self._database = database
         self._bus = bus
         self._tail = tail
         self._heartbeat_s = heartbeat_s
         self._warm_rows = warm_rows
+        self._committed = committed
         self._early: dict[int, Batch] = {}
         self._head = 0
         self._gap = asyncio.Event()
@@ -140,5 +151,7 @@ class Follower:
         while (pos := self._tail.pos) < head:
             upto = min(head, pos + _PIECE)
             rows = await storage.rows_between(self._database, pos, upto)
+            if self._committed is not None:
+                self._committed(upto)
             # The bus may have brought some of it while the database answered.
             self._tail.apply([row for row in rows if row.pos > self._tail.pos], max(upto, self._tail.pos))

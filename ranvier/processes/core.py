@@ -114,12 +114,19 @@ async def start_core(
 ) -> Core:
     """Build the core on a migrated database and fill its tail. What runs for ever is started in ``tasks``.
 
-    ``committed`` is called with the position of each commit of this process before anybody is told of it;
+    ``committed`` is called with the position of each commit of this process before anybody is told of it,
+    and of what it read from the log before anybody sees it;
     ``line`` is where the workers of a machine wait to commit;
     ``leases`` are there where several processes share work that one of them is to do.
     """
     tail = Tail(max_rows=tail_config.rows, max_bytes=tail_config.size_bytes)
-    follower = Follower(database=database, bus=bus, tail=tail, warm_rows=min(WARM_ROWS, tail_config.rows))
+    follower = Follower(
+        database=database,
+        bus=bus,
+        tail=tail,
+        warm_rows=min(WARM_ROWS, tail_config.rows),
+        committed=committed,
+    )
     appender = Appender(database=database, bus=bus, clock=clock, committed=committed, line=line)
     nids = Nids(database)
     room_store = RoomStore(database)
