@@ -147,9 +147,12 @@ class Link(asyncio.Protocol):
             self._transport.write(frames.encode(frames.NOTICE, body=body))
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, without waiting until the other side has taken what it was sent.
+
+        It may stand still, and whoever waits for its answer is to be told now.
+        """
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
     # -- the event loop's side -------------------------------------------------------------------------
 

@@ -344,3 +344,23 @@ async def test_a_call_that_is_not_understood_was_not_begun() -> None:
             await link.call(b"new", accept_within_s=5)
         assert await other == b"known"
         link.close()
+
+
+async def test_who_gives_up_a_worker_that_takes_nothing_more_waits_for_no_answer() -> None:
+    """What a worker had begun before it stood still would be waited for two minutes, or until it goes on."""
+
+    async def answer(body: bytes) -> bytes:
+        await asyncio.sleep(60)
+        return body
+
+    async with asyncio.timeout(30), served(answer) as (server, address, _):
+        link = await linked(address)
+        call = asyncio.create_task(link.call(b"begun", accept_within_s=5))
+        while not any(it.accepted for it in link._calls.values()):
+            await asyncio.sleep(0.01)
+        for connection in server._connections:
+            connection._transport.pause_reading()
+        link.notify(b"x" * 16_000_000)
+        link.close()
+        with pytest.raises(LinkLostError):
+            await call
