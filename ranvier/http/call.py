@@ -378,7 +378,10 @@ class Call:
     async def _reply_unless_begun(self, response: Response) -> None:
         # An answer that broke off is left incomplete, and the connection is closed.
         if not self.status:
-            await self._reply(response)
+            try:
+                await self._reply(response)
+            except ClientGoneError:
+                self.status = CLIENT_GONE
 
     async def _result(self) -> Any:
         """Do all that comes before the answer, and run the handler."""
@@ -476,7 +479,9 @@ class Call:
     async def _send(self, status: int, head: bytes, body: bytes) -> None:
         self.status = status
         self.size = len(body)
-        await self.exchange.send(head, body)
+        if self.exchange.write_paused:
+            await self._in_time(self.exchange.drain())
+        self.exchange.send_now(head, body)
 
     async def _send_stream(self, response: Response) -> None:
         chunks, exchange = response.body, self.exchange
@@ -489,17 +494,17 @@ class Call:
                 if exchange.gone:
                     raise ClientGoneError
                 self.size += len(chunk)
-                await self._send_piece(chunk)
+                await self._in_time(exchange.send_piece(chunk))
             exchange.finish()
         finally:
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
 
-    async def _send_piece(self, piece: bytes) -> None:
-        """Send a piece of a body; a client that takes nothing for too long counts as gone."""
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        """Wait for the client to take what it is sent; one that takes nothing for too long counts as gone."""
         try:
             async with asyncio.timeout(self.application.timeouts.chunk_s):
-                await self.exchange.send_piece(piece)
+                await sending
         except TimeoutError:
             raise ClientGoneError from None
 

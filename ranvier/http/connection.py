@@ -55,6 +55,7 @@ class Open:
     """What a listener has open: its connections, and the requests that are being answered.
 
     ``move`` is there if its connections may go on to other workers, ``successor`` once all of them are to.
+    ``ending`` once each of them has one more answer at most.
     """
 
     heads: RepeatedHeads = field(default_factory=RepeatedHeads)
@@ -62,6 +63,7 @@ class Open:
     exchanges: set[Exchange] = field(default_factory=set)
     move: Move | None = None
     successor: Successor | None = None
+    ending: bool = False
     _none_left: asyncio.Future[None] | None = None
 
     def answered(self, exchange: Exchange) -> None:
@@ -137,6 +139,8 @@ class Connection(asyncio.Protocol):
             self._refuse(MatrixError("M_UNKNOWN", 503, "The server has too many connections"))
             return
         self._start_head_timer()
+        if self._state.ending:
+            self.shut_down()
         if self._begun_elsewhere:
             self.data_received(self._begun_elsewhere)
             self._begun_elsewhere = b""
@@ -295,7 +299,11 @@ class Connection(asyncio.Protocol):
     def ended(self, exchange: Exchange) -> None:
         """Forget a request; if its answer broke off, the connection is of no more use."""
         self._state.answered(exchange)
-        if not exchange.done:
+        if exchange.done or exchange.gone:
+            return
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # who takes nothing would never let it be closed
+        else:
             self.transport.close()
 
     def answered(self) -> None:
@@ -432,7 +440,8 @@ class Connection(asyncio.Protocol):
         limit_s = self._limits.keep_alive_s
         remaining_s = self._idle_since + limit_s - self._loop.time()
         unsent = self.transport.get_write_buffer_size()
-        if self._current is not None or self._waiting or self._reading_head:
+        is_next = (self._waiting or self._reading_head) and not self.transport.is_closing()
+        if self._current is not None or is_next:
             return  # the end of the next answer starts the timer
         if remaining_s > 0:
             self._start_idle_timer(remaining_s)
@@ -472,6 +481,8 @@ class Connection(asyncio.Protocol):
             self.transport.write(head + b"connection: close\r\n\r\n" + body)
         # Else an answer to an earlier request is under way, and this one would mix with it.
         self.transport.close()
+        if self._idle_timer is None:
+            self._start_idle_timer(self._limits.keep_alive_s)
 
 
 def _split(url: bytes) -> tuple[bytes, bytes]:

@@ -203,19 +203,20 @@ class Exchange:
 
     # -- the answer ------------------------------------------------------------------------------------
 
-    async def send(self, head: bytes, body: bytes) -> None:
-        """Send a whole answer; ``head`` is its status line and headers, each line with its end."""
-        if self._carrier.write_paused:
-            await self._carrier.drain()
-        self.send_now(head, body)
-
     @property
     def write_paused(self) -> bool:
-        """Whether the client takes its answers too slowly, so that ``send`` would wait."""
+        """Whether the client takes its answers too slowly, so that ``drain`` would wait."""
         return self._carrier.write_paused
 
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what it was sent, or is gone."""
+        await self._carrier.drain()
+
     def send_now(self, head: bytes, body: bytes) -> None:
-        """Send a whole answer without waiting until the client has taken what came before."""
+        """Send a whole answer without waiting until the client has taken what came before.
+
+        ``head`` is its status line and headers, each line with its end.
+        """
         if self.gone:
             return
         head = self._end_head(head)

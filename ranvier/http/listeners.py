@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 _PROBE_TIMEOUT_S = 1.0
 _BREAK_OFF_S = 1.0
 _LEAVE_EVERY_S = 0.002
+# The event loop looks at its sockets once in each, however busy it is.
+_LAST_TURNS = 5
+_LAST_TURN_S = 0.004
+# A connection is counted when it is made, which it is after the handshake.
+_HANDSHAKE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,9 @@ class Listener:
         self._app = app
         self._state = Open()
         self._tls = _tls_context(settings.tls) if settings.tls is not None else None
+        self._wrapping: dict[str, Any] = {}
+        if self._tls is not None:
+            self._wrapping = {"ssl": self._tls, "ssl_handshake_timeout": _HANDSHAKE_S}
         self._servers: list[asyncio.Server] = []
         self._socket_files: list[tuple[Path, int]] = []
         self.addresses: list[TcpAddress | UnixAddress] = []
@@ -86,10 +94,14 @@ class Listener:
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Take no more requests, let those in flight finish for ``grace_s`` seconds, then break them off."""
-        self._close_servers()
         self._remove_socket_files()
+        self._state.ending = True
         for connection in list(self._state.connections):
             connection.shut_down()
+        if self._servers and grace_s > 0:
+            for _ in range(_LAST_TURNS):  # who is connected, and not accepted yet, is not cut off
+                await asyncio.sleep(_LAST_TURN_S)
+        self._close_servers()
         if self._state.connections and grace_s > 0:
             await asyncio.sleep(min(LINGER_S, grace_s))  # what was on its way is here by now
         if not await self._state.wait_answered(grace_s):
@@ -117,7 +129,7 @@ class Listener:
         Raises ``OSError``, ``ssl.SSLError``.
         """
         make = partial(self._connection, begun) if begun else self._connection
-        await asyncio.get_running_loop().connect_accepted_socket(make, sock, ssl=self._tls)
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock, **self._wrapping)
 
     def let_move(self, move: Move) -> None:
         """Let new connections go on to other workers."""
@@ -149,7 +161,7 @@ class Listener:
         for family, _, _, _, where in dict.fromkeys(found):
             sock = tcp_socket(family, where, reuse_port=self._settings.reuse_port)
             server = await loop.create_server(
-                self._connection, sock=sock, ssl=self._tls, backlog=self._settings.backlog
+                self._connection, sock=sock, backlog=self._settings.backlog, **self._wrapping
             )
             self._servers.append(server)
             host, port = sock.getsockname()[:2]
@@ -160,7 +172,7 @@ class Listener:
         sock = unix_socket(address)
         self._socket_files.append((address.path, address.path.stat().st_ino))
         server = await asyncio.get_running_loop().create_unix_server(
-            self._connection, sock=sock, ssl=self._tls, backlog=self._settings.backlog
+            self._connection, sock=sock, backlog=self._settings.backlog, **self._wrapping
         )
         self._servers.append(server)
         self.addresses.append(address)

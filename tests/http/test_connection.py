@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import pytest
+
+from ranvier.http.app import Timeouts
 from ranvier.http.connection import ConnectionLimits
-from tests.http.edge import client, read_answer, serving
+from ranvier.http.listeners import TcpAddress
+from tests.http.edge import Edge, client, read_answer, serving
 
 V3 = "/_matrix/client/v3"
 
@@ -90,3 +98,56 @@ async def test_requests_that_wait_for_others_are_bounded() -> None:
         assert answers.count(b"HTTP/1.1 ") <= 258
         async with client(edge) as other:
             assert (await other.get("/health")).status == 200
+
+
+@asynccontextmanager
+async def deaf(edge: Edge, data: bytes) -> AsyncIterator[socket.socket]:
+    """Have a client send something, and read nothing of what it is answered."""
+    loop = asyncio.get_running_loop()
+    (address,) = edge.listener.addresses
+    assert isinstance(address, TcpAddress)
+    (server,) = edge.listener._servers
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what it accepts has it, too
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (address.host, address.port))
+        sending = asyncio.create_task(loop.sock_sendall(sock, data))
+        while not edge.listener.connections:
+            await asyncio.sleep(0.01)
+        try:
+            yield sock
+        finally:
+            sending.cancel()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await sending
+
+
+async def no_connections(edge: Edge) -> None:
+    """Wait until nobody is connected, and nothing is being answered."""
+    async with asyncio.timeout(30):
+        while edge.listener.connections or edge.application.in_flight:
+            await asyncio.sleep(0.01)
+
+
+_ECHOES = f"GET {V3}/rooms/x/state/y HTTP/1.1\r\nHost: a\r\nUser-Agent: {'x' * 8000}\r\n\r\n"
+_PIECES = f"GET {V3}/endless HTTP/1.1\r\nHost: a\r\nUser-Agent: {'x' * 8000}\r\n\r\n"
+_UNKNOWN = f"GET /{'x' * 8000} HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [_ECHOES, _PIECES, _UNKNOWN], ids=["answers", "a stream", "errors"])
+async def test_a_client_that_takes_no_answers_is_cut(request_: str) -> None:
+    """Anybody could take all places of a server for ever: ask a thousand times, and read nothing."""
+    async with serving(timeouts=Timeouts(chunk_s=0.1)) as edge:
+        async with deaf(edge, request_.encode() * 2000):
+            await no_connections(edge)
+        async with client(edge) as ask:
+            assert (await ask.get("/health")).status == 200
+
+
+async def test_a_client_that_is_refused_and_takes_no_answers_is_cut() -> None:
+    """The same, with a request behind the others that is broken off."""
+    limits = ConnectionLimits(max_head_bytes=16 << 20, head_timeout_s=1.0, keep_alive_s=0.1)
+    echo = _ECHOES.replace("x" * 8000, "x" * 8_000_000)
+    async with serving(limits=limits) as edge, deaf(edge, f"{echo}GET / HTTP/1.1\r\nHo".encode()):
+        await no_connections(edge)
