@@ -260,6 +260,21 @@ async def test_passwords_tried_at_once_are_counted(database: str) -> None:
         assert [answer.status for answer in at_once] == [200] * 5
 
 
+async def test_no_more_than_some_passwords_of_one_user_wait(database: str) -> None:
+    """Somebody could have a worker check their own password for hours, in thousands of requests."""
+    rates = {"rc_login.failed_attempts": Rate(1000, 1000)}
+    async with account_server(database, OPEN.partition("password_config")[0], rates=rates) as server:
+        await server.register("alice")
+        check = server.parts.login.check_password
+        outcomes = await asyncio.gather(
+            *(check("alice", PASSWORD) for _ in range(200)), return_exceptions=True
+        )
+        refused = [outcome.status for outcome in outcomes if isinstance(outcome, MatrixError)]
+        assert set(refused) == {429}
+        assert 0 < len(refused) < len(outcomes)
+        assert (await server.login("alice")).status == 200
+
+
 async def test_tokens_are_not_stored(database: str) -> None:
     """Whoever reads a backup of the database could act for every user."""
     async with account_server(database, CHEAP + OPEN.partition("\n")[0]) as server:

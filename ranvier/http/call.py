@@ -431,7 +431,7 @@ class Call:
             # Before anything is counted: the limits are counted where the request is answered.
             if not self._stays and self._move(neighbours, request):
                 raise _MovedError
-            if (behind := neighbours.catch_up()) is not None:
+            if route.follows and (behind := neighbours.catch_up()) is not None:
                 await behind
         requester = await application.authentication.identify(
             route.auth, exchange.headers, request.query_string

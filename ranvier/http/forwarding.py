@@ -16,7 +16,7 @@ import msgspec
 from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.frames import UNREADABLE
-from ranvier.cluster.link import LinkLostError, Outcome
+from ranvier.cluster.link import LinkLostError, NotAcceptedError, Outcome
 from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.relief import Relief
 from ranvier.cluster.writers import Writers
@@ -215,17 +215,20 @@ class ForwardedRequests:
         self._currency = currency
 
     async def perform(self, forwarded: ForwardedRequest) -> ForwardedAnswer:
-        """Answer one request; an error is an answer, too."""
+        """Answer one request; an error is an answer, too.
+
+        Raises NotAcceptedError if this worker is far behind.
+        """
         self._application.begin()
         try:
+            if (behind := self._currency.catch_up()) is not None:
+                await _follow(behind)
             return await self._respond(forwarded)
         finally:
             self._application.end()
 
     async def _respond(self, forwarded: ForwardedRequest) -> ForwardedAnswer:
         try:
-            if (behind := self._currency.catch_up()) is not None:
-                await behind
             bound, params = self._router.named(forwarded.method, forwarded.endpoint), forwarded.params
             if bound is None:
                 bound, params = self._router.find(forwarded.method, forwarded.path)
@@ -251,6 +254,14 @@ class ForwardedRequests:
         except Exception:
             logger.exception("Request %s, passed on by another worker, failed", forwarded.request_id)
             return _answer(render_unexpected(forwarded.request_id))
+
+
+async def _follow(behind: Awaitable[None]) -> None:
+    """Come as far as all others. Raises NotAcceptedError if that takes long: whoever asks may be there."""
+    try:
+        await behind
+    except MatrixError:
+        raise NotAcceptedError from None
 
 
 def _answer(response: Response) -> ForwardedAnswer:

@@ -73,7 +73,8 @@ class LoopLag(Collector):
         """Measure for as long as this runs."""
         while True:
             begun, cpu = time.monotonic(), time.thread_time()
-            wait_s = until_beat_s(self._period_s)
+            # Not together with what is done each second, or it would measure that each time.
+            wait_s = until_beat_s(self._period_s, shift=0.5)
             await asyncio.sleep(wait_s)
             late_s = time.monotonic() - begun - wait_s
             self._lag.add(max(late_s, 0.0))

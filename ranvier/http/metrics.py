@@ -115,6 +115,8 @@ async def get_health(
 
 
 METRICS_ROUTES = [
-    Route("GET", ("/metrics", "/_ranvier/metrics"), get_metrics, auth=Auth.NONE, name="metrics")
+    Route(
+        "GET", ("/metrics", "/_ranvier/metrics"), get_metrics, auth=Auth.NONE, name="metrics", follows=False
+    )
 ]
-HEALTH_ROUTES = [Route("GET", "/health", get_health, auth=Auth.NONE, name="health")]
+HEALTH_ROUTES = [Route("GET", "/health", get_health, auth=Auth.NONE, name="health", follows=False)]

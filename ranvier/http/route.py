@@ -78,7 +78,8 @@ class Route:
     before the handler runs, per user or, without a user, per address. ``max_body`` is in bytes.
     ``long_poll`` marks a handler that waits and is cancelled when its client goes away; others always finish
     what they began. ``stream`` leaves the body unread, for ``Request.chunks``. ``name`` (the handler's own by
-    default) is what metrics and logs call the endpoint.
+    default) is what metrics and logs call the endpoint. ``follows`` is false for what says nothing of the
+    log: it is answered by a worker that is behind, too.
 
     ``at_once`` is for what is asked for most: a plain function that reads what such a request always says,
     and gives what is then tried before the handler, each time, without a task; None where that is no use.
@@ -93,6 +94,7 @@ class Route:
     max_body: int = DEFAULT_MAX_BODY
     long_poll: bool = False
     stream: bool = False
+    follows: bool = True
     at_once: AtOnce | None = None
     name: str = ""
 

@@ -12,10 +12,12 @@ _PHASE_S: Final = random.random()
 _EARLY: Final = 0.1
 
 
-def until_beat_s(period_s: float) -> float:
+def until_beat_s(period_s: float, *, shift: float = 0.0) -> float:
     """Give in how many seconds to go on with what is done each ``period_s`` seconds.
 
-    Periods of which one is a multiple of the other have beats in common.
+    Periods of which one is a multiple of the other have beats in common, but for one that is shifted by a
+    share of it.
     """
-    left_s = period_s - (asyncio.get_running_loop().time() - _PHASE_S) % period_s
+    phase_s = _PHASE_S + shift * period_s
+    left_s = period_s - (asyncio.get_running_loop().time() - phase_s) % period_s
     return left_s if left_s > _EARLY * period_s else left_s + period_s

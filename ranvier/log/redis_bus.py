@@ -377,6 +377,8 @@ class RedisBus:
             if not connection.is_open:
                 raise
             return  # to ask this may be forbidden
+        if self._alone and listening > 1:
+            self._end_solitude()
         # Whoever comes says so on that channel; the answer may be from before.
         self._alone = listening <= 1 and foreign == self._foreign
 
@@ -399,7 +401,7 @@ class RedisBus:
         ):
             return
         subscription.pause()
-        self._resting = asyncio.get_running_loop().call_later(until_beat_s(_RESTS_S), self._go_on)
+        self._resting = asyncio.get_running_loop().call_later(until_beat_s(_RESTS_S, shift=0.5), self._go_on)
 
     def _go_on(self) -> None:
         self._end_rest()

@@ -30,7 +30,7 @@ class Edits:
         Raises what ``edit`` raises, 429 ``M_LIMIT_EXCEEDED`` when very many wait for the same thing, and 503
         when another process was faster again and again.
         """
-        async with self._alone(thing):
+        async with self.alone(thing):
             for attempt in range(_MAX_ATTEMPTS):
                 try:
                     return await edit()
@@ -40,10 +40,11 @@ class Edits:
         raise MatrixError("M_UNKNOWN", 503, "This is changed from many sides at the moment; try again")
 
     @asynccontextmanager
-    async def _alone(self, thing: Hashable) -> AsyncIterator[None]:
+    async def alone(self, thing: Hashable) -> AsyncIterator[None]:
+        """Have nobody else of this process do something to a thing. Raises 429 ``M_LIMIT_EXCEEDED``."""
         lock, users = self._locks.get(thing) or (asyncio.Lock(), 0)
         if users >= _MAX_WAITING:
-            raise MatrixError("M_LIMIT_EXCEEDED", 429, "Too many changes at once", retry_after_ms=1000)
+            raise MatrixError("M_LIMIT_EXCEEDED", 429, "Too many of these at once", retry_after_ms=1000)
         self._locks[thing] = (lock, users + 1)
         try:
             async with lock:

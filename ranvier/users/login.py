@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -23,6 +21,7 @@ from ranvier.users.access_tokens import (
 )
 from ranvier.users.accounts import Account, Accounts, user_deactivated
 from ranvier.users.devices import MAX_DISPLAY_NAME, Devices, check_device_id
+from ranvier.users.edits import Edits
 from ranvier.users.requester import Requester, user_locked
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000  # "2 minutes is recommended as a default"
@@ -122,7 +121,7 @@ class Login:
         self._limiter = limiter
         self._clock = clock
         self._login_tokens = login_tokens
-        self._checking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._checks = Edits()
 
     async def with_password(self, name: str, password: str) -> Account:
         """Give the account of a typed name if the password is its own.
@@ -139,10 +138,8 @@ class Login:
         Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED`` and ``M_LIMIT_EXCEEDED``.
         """
         key = self._accounts.full_id(name).lower()[: MAX_ID_BYTES + 1]
-        lock = self._checking.get(key)
-        if lock is None:
-            lock = self._checking[key] = asyncio.Lock()
-        async with lock:  # of guesses made at once, each would be let pass before any has failed
+        # Of guesses made at once, each would be let pass before any has failed.
+        async with self._checks.alone(key):
             return await self._check_next(key, name, password)
 
     async def _check_next(self, key: str, name: str, password: str) -> Account:

@@ -18,6 +18,7 @@ from ranvier.cluster.link import Link, LinkServer, NotAcceptedError, connect
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.request import Request
 from ranvier.http.request_log import LOGGER_NAME
+from ranvier.spec.errors import MatrixError
 from tests.http.edge import Answer, Client, Edge, client, read_answer, serving
 
 V3 = "/_matrix/client/v3"
@@ -239,6 +240,30 @@ async def test_what_is_not_accepted_is_done_here_and_counted_once(
             statuses.append((await one.raw(request if whole else request[-3:])).status)
     assert statuses == [200, 200, 429]
     assert (pair.a.waiting.said, pair.b.waiting.said) == (["one", "two"], [])
+
+
+async def test_what_a_worker_that_is_far_behind_gives_back_is_done_here(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms of a worker that has to catch up could not be written to, from workers that are up to date."""
+
+    async def behind() -> None:
+        raise MatrixError("M_UNKNOWN", 503, "This worker is behind the others; try again")
+
+    monkeypatch.setattr(Current, "catch_up", lambda _: behind())
+    async with client(pair.a) as one:
+        assert (await say(one, "one")).json["said"] == "one"
+    assert (pair.a.waiting.said, pair.b.waiting.said) == (["one"], [])
+
+
+async def test_a_worker_that_is_behind_says_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer would get no answer from it, and nobody would see how far it has to go."""
+    never = asyncio.Event()
+    monkeypatch.setattr(AllElsewhere, "is_current", lambda _: False)
+    monkeypatch.setattr(AllElsewhere, "catch_up", lambda _: never.wait())
+    async with client(pair.a) as one:
+        assert (await one.ask("GET", "/health")).status == 200
+        assert (await one.ask("GET", "/metrics")).status == 200
 
 
 async def test_a_frozen_worker_is_not_waited_for(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
