@@ -6,7 +6,7 @@ import asyncpg
 
 from ranvier.config import Config
 from ranvier.processes.start_error import StartError
-from ranvier.storage.database import Database, DatabaseUnavailable
+from ranvier.storage.database import Database, DatabaseUnavailable, what_failed
 from ranvier.storage.migrations import ForeignDatabase, WrongServerName, migrate
 
 
@@ -24,7 +24,8 @@ async def prepare_database(database: Database, config: Config) -> None:
             f"{_described(config)} is another program's ({error}): give the server an empty one"
         ) from error
     except DatabaseUnavailable as error:
-        raise StartError(f"cannot reach {_described(config)}: {error.__cause__ or error}") from error
+        why = what_failed(error.__cause__ or error)
+        raise StartError(f"cannot reach {_described(config)}: {why}") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StartError(f"cannot use {_described(config)}: {error}") from error
 

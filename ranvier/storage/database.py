@@ -20,6 +20,7 @@ Connection = asyncpg.Connection
 Record = asyncpg.Record
 
 _CLOSE_S = 2.0
+_CONNECT: Mapping[str, Any] = {"timeout": 10, "command_timeout": 120, "statement_cache_size": 400}
 
 _LOST = (
     asyncpg.PostgresConnectionError,
@@ -34,6 +35,11 @@ _STARTING = (
     asyncpg.CrashShutdownError,
     asyncpg.InsufficientResourcesError,  # its disk is full, or it has too many connections
 )
+
+
+def what_failed(error: BaseException) -> str:
+    """Give what an error says, or its name where it says nothing, as a ``TimeoutError`` does."""
+    return str(error) or type(error).__name__
 
 
 class DatabaseUnavailable(MatrixError):
@@ -75,7 +81,7 @@ class _Loan:
 class Database:
     """Lend connections, last used first, at most ``size`` of them.
 
-    ``connect`` holds the arguments of ``asyncpg.connect``. A connection that broke is thrown away;
+    ``connect`` holds arguments of ``asyncpg.connect``. A connection that broke is thrown away;
     a read on a connection that turns out to be dead is tried once more on a fresh one.
     ``spent`` is called with the seconds of each use, for the request log.
     """
@@ -83,7 +89,7 @@ class Database:
     def __init__(
         self, connect: Mapping[str, Any], *, size: int, spent: Callable[[float], None] | None = None
     ) -> None:
-        self._connect = dict(connect)
+        self._connect = {**_CONNECT, **connect}
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(size)
         self._spent = spent
@@ -189,13 +195,11 @@ class Database:
 
     async def _open(self) -> Connection:
         try:
-            connection: Connection = await asyncpg.connect(
-                **self._connect, timeout=10, command_timeout=120, statement_cache_size=400
-            )
+            connection: Connection = await asyncpg.connect(**self._connect)
         except (*_LOST, *_STARTING) as error:
             if self.reachable:
                 # Once, and not for each request that meets it.
-                logger.error("PostgreSQL can not be reached: %s", error or type(error).__name__)
+                logger.error("PostgreSQL can not be reached: %s", what_failed(error))
             self.reachable = False
             raise DatabaseUnavailable from error
         if not self.reachable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib import resources
+from typing import Final
 
 from ranvier.storage.database import Connection, Database
 
@@ -26,6 +27,8 @@ WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
       SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
   )
 """
+# An index on a large table may take hours, and the others wait: broken off, it would begin anew for ever.
+_PATIENT_S: Final = 30 * 86_400.0
 _CATALOGS = "pg_attribute, pg_class, pg_constraint, pg_depend, pg_description, pg_index, pg_type"
 
 
@@ -57,7 +60,7 @@ async def migrate(database: Database, server_name: str) -> None:
     another program; then nothing is changed.
     """
     async with database.connection() as connection:
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK, timeout=_PATIENT_S)
         try:
             if (table := await foreign_table(connection)) is not None:
                 raise ForeignDatabase(f"it has the table {table}, and none of Ranvier's")
@@ -67,13 +70,13 @@ async def migrate(database: Database, server_name: str) -> None:
                 if name in applied:
                     continue
                 async with connection.transaction():
-                    await connection.execute(sql)
+                    await connection.execute(sql, timeout=_PATIENT_S)
                     await connection.execute("INSERT INTO schema_migrations (name) VALUES ($1)", name)
                 logger.info("Applied schema migration %s", name)
             if not applied:
                 # What was made here is much for them: else they are looked through under the first load.
                 # Our own tables are not: plans for empty ones would be used until they are large.
-                await connection.execute(f"VACUUM (ANALYZE) {_CATALOGS}")
+                await connection.execute(f"VACUUM (ANALYZE) {_CATALOGS}", timeout=_PATIENT_S)
             await connection.execute(
                 "INSERT INTO server (server_name) VALUES ($1) ON CONFLICT DO NOTHING", server_name
             )
