@@ -6,6 +6,7 @@ Source: sd_notify(3), sd_watchdog_enabled(3), systemd.exec(5).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -28,6 +29,8 @@ class ServiceManager:
         self.is_there = is_there
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog_s = watchdog_s
+        # Kept open: a process that may open no more files is alive, and is to be able to say so.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
 
     @classmethod
     def take(cls) -> ServiceManager:
@@ -62,12 +65,8 @@ class ServiceManager:
 
     def _notify(self, *assignments: str, wait_s: float = 1.0) -> None:
         """Send assignments. A busy manager is waited for, for at most ``wait_s``: all stands still."""
-        if not self._address:
+        if self._socket is None:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(wait_s)
-            try:
-                sock.connect(self._address)
-                sock.sendall("\n".join(assignments).encode())
-            except OSError:
-                return  # one that is restarting or busy looks after us again by itself
+        self._socket.settimeout(wait_s)
+        with contextlib.suppress(OSError):  # one that is restarting or busy looks after us again by itself
+            self._socket.sendto("\n".join(assignments).encode(), self._address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -101,6 +102,22 @@ async def test_the_service_manager_is_told_of_a_life(cluster: ClusterProcess) ->
         await worker.hear("STOPPING=1")
         assert await worker.end() == 0
         assert not worker.socket.exists()
+
+
+async def test_a_worker_that_can_open_no_more_files_says_that_it_lives(cluster: ClusterProcess) -> None:
+    """systemd would kill a worker that serves, with all who are connected, for the want of one file."""
+    with running(cluster, "files") as worker:
+        await worker.hear("READY=1")
+        pid = worker.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        worker.process.send_signal(signal.SIGHUP)
+        await worker.hear("RELOADING=1")
+        await worker.hear("READY=1")
+        await worker.hear("WATCHDOG=1")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        worker.process.terminate()
+        assert await worker.end() == 0
 
 
 async def test_a_reload_changes_what_can_change_and_refuses_what_is_wrong(cluster: ClusterProcess) -> None:
