@@ -16,6 +16,7 @@ import pytest
 
 from ranvier.config.database import RedisConfig
 from ranvier.log.redis_connection import RedisConnection, RedisUnavailable
+from ranvier.processes import redis as redis_server
 from ranvier.processes import redis_program
 from ranvier.processes.embedded import works_in
 from ranvier.processes.redis import EmbeddedRedis, RedisError
@@ -88,6 +89,29 @@ async def test_a_killed_redis_is_started_again(folder: Path) -> None:
         os.kill(first, signal.SIGKILL)
         await until(lambda: redis.pid != first)
         await until(redis._answers)
+        assert await ask(config, "ECHO", "x") == b"x"
+    finally:
+        await redis.stop()
+    await supervisor
+
+
+async def test_a_redis_that_cannot_be_started_again_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Redis that dies while the disk is full would take the whole server with it, which needs none."""
+    monkeypatch.setattr(redis_server, "RESTART_PAUSE_S", 0.1)
+    caplog.set_level("INFO")
+    redis = EmbeddedRedis(folder)
+    config = await redis.start()
+    supervisor = asyncio.create_task(redis.supervise())
+    in_the_way = folder / "redis" / "redis.pid.new"
+    in_the_way.mkdir()
+    try:
+        assert redis.pid is not None
+        os.kill(redis.pid, signal.SIGKILL)
+        await until(lambda: caplog.text.count("Is a directory") > 1)
+        in_the_way.rmdir()
+        await until(lambda: "runs again" in caplog.text)
         assert await ask(config, "ECHO", "x") == b"x"
     finally:
         await redis.stop()

@@ -17,11 +17,19 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from ranvier.processes.embedded import POLL_INTERVAL_S, FolderInUse, take_lock, try_lock, wait_until
+from ranvier.processes.embedded import (
+    POLL_INTERVAL_S,
+    RESTART_PAUSE_S,
+    SUPERVISE_INTERVAL_S,
+    FolderInUse,
+    take_lock,
+    try_lock,
+    wait_until,
+)
 from ranvier.processes.postgres_programs import Programs, ProgramsError, choose_programs
 from ranvier.processes.postmaster import PostmasterStatus, is_postmaster
 from ranvier.processes.unprivileged import PrivilegeError, RunAs, choose_run_as
@@ -72,7 +80,6 @@ PRIVATE_SETTINGS: Mapping[str, str] = {"listen_addresses": "", "unix_socket_perm
 START_TIMEOUT_S = 120.0  # recovery after a crash replays up to max_wal_size
 STOP_TIMEOUT_S = 60.0
 ORPHAN_TIMEOUT_S = 3.0
-SUPERVISE_INTERVAL_S = 0.5
 IMMEDIATE, FAST = signal.SIGQUIT, signal.SIGINT
 
 
@@ -118,12 +125,16 @@ class EmbeddedPostgres:
     async def supervise(self) -> None:
         """Start PostgreSQL again whenever it dies, until ``stop`` is called or this task is cancelled.
 
-        Raises ``PostgresError`` when it cannot be started again.
+        What keeps it from starting is logged, and it is tried again; one that still recovers is left to it.
         """
         while not self._stopping:
             await asyncio.sleep(SUPERVISE_INTERVAL_S)
             if not self._stopping and self._process is not None and self._process.poll() is not None:
-                await asyncio.to_thread(self._restart)
+                try:
+                    await asyncio.to_thread(self._restart)
+                except PostgresError as error:
+                    logger.error("%s; trying again", error)
+                    await asyncio.sleep(RESTART_PAUSE_S)
 
     def _start(self) -> str:
         with self._changing:
@@ -134,17 +145,15 @@ class EmbeddedPostgres:
 
     def _start_locked(self) -> None:
         try:
-            self._stop_orphan()
-            programs = _programs_for(self._cluster)
-            run_as = self._run_as(programs)
-            if not self._cluster.exists():
-                self._make_cluster(programs, run_as)
-            self._prepare_folders(run_as)
-            self._write_settings(run_as)
-            self._run(programs, run_as)
-        except (ProgramsError, PrivilegeError, OSError, subprocess.SubprocessError) as error:
-            self._stop_locked()
-            raise PostgresError(f"cannot start the embedded PostgreSQL: {error}") from error
+            with _explained():
+                self._stop_orphan()
+                programs = _programs_for(self._cluster)
+                run_as = self._run_as(programs)
+                if not self._cluster.exists():
+                    self._make_cluster(programs, run_as)
+                self._prepare_folders(run_as)
+                self._write_settings(run_as)
+                self._run(programs, run_as)
         except BaseException:
             self._stop_locked()
             raise
@@ -155,8 +164,9 @@ class EmbeddedPostgres:
                 logger.error(
                     "The embedded PostgreSQL ended (status %s); starting it again", self._process.returncode
                 )
-                programs = _programs_for(self._cluster)
-                self._run(programs, self._run_as(programs))
+                with _explained():
+                    programs = _programs_for(self._cluster)
+                    self._run(programs, self._run_as(programs))
                 logger.info("The embedded PostgreSQL runs again")
 
     def _stop(self) -> None:
@@ -307,6 +317,15 @@ class EmbeddedPostgres:
         )
         if done.returncode != 0:
             raise PostgresError(f"{argv[0]} failed: {done.stderr.decode(errors='replace').strip()}")
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn whatever may be in the way of a start into a PostgresError."""
+    try:
+        yield
+    except (ProgramsError, PrivilegeError, OSError, subprocess.SubprocessError) as error:
+        raise PostgresError(f"cannot start the embedded PostgreSQL: {error}") from error
 
 
 def running_dsn(data_dir: Path) -> str | None:

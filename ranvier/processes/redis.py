@@ -16,10 +16,18 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from ranvier.config.database import RedisConfig
-from ranvier.processes.embedded import FolderInUse, take_lock, wait_until, works_in
+from ranvier.processes.embedded import (
+    RESTART_PAUSE_S,
+    SUPERVISE_INTERVAL_S,
+    FolderInUse,
+    take_lock,
+    wait_until,
+    works_in,
+)
 from ranvier.processes.redis_program import NoRedisError, RedisProgram, choose_redis
 from ranvier.processes.unprivileged import PrivilegeError, choose_run_as
 
@@ -43,7 +51,6 @@ MAX_SOCKET_BYTES = 100
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 ORPHAN_TIMEOUT_S = 3.0
-SUPERVISE_INTERVAL_S = 0.5
 _TEMPORARY_PREFIX = "ranvier-redis-"
 
 
@@ -82,25 +89,27 @@ class EmbeddedRedis:
     async def supervise(self) -> None:
         """Start it again whenever it dies, until ``stop`` is called or this task is cancelled.
 
-        Raises RedisError when it cannot be started again.
+        What keeps it from starting is logged, and it is tried again: the server goes on without it.
         """
         while not self._stopping:
             await asyncio.sleep(SUPERVISE_INTERVAL_S)
             if not self._stopping and self._process is not None and self._process.poll() is not None:
-                await asyncio.to_thread(self._restart)
+                try:
+                    await asyncio.to_thread(self._restart)
+                except RedisError as error:
+                    logger.error("%s; trying again", error)
+                    await asyncio.sleep(RESTART_PAUSE_S)
 
     def _start(self) -> RedisConfig:
         with self._changing:
             if self._lock is not None:
                 raise RedisError("the embedded Redis is already started")
             try:
-                self._lock = take_lock(self._home)
-                self._stop_orphan()
-                self._choose_socket()
-                self._run()
-            except (FolderInUse, NoRedisError, PrivilegeError, OSError, subprocess.SubprocessError) as error:
-                self._stop()
-                raise RedisError(f"cannot start the embedded Redis: {error}") from error
+                with _explained():
+                    self._lock = take_lock(self._home)
+                    self._stop_orphan()
+                    self._choose_socket()
+                    self._run()
             except BaseException:
                 self._stop()
                 raise
@@ -111,23 +120,32 @@ class EmbeddedRedis:
             if not self._stopping and self._process is not None:
                 status = self._process.returncode
                 logger.error("The embedded Redis ended (status %s); starting it again", status)
-                self._run()
+                try:
+                    with _explained():
+                        self._run()
+                except BaseException:
+                    self._end()
+                    raise
                 logger.info("The embedded Redis runs again")
 
     def _stop(self) -> None:
         with self._changing:
-            process, self._process = self._process, None
-            if process is not None and process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            self._end()
+            self._process = None
             if self._lock is not None:  # else they are another's
                 self._remove_traces()
                 os.close(self._lock)
                 self._lock = None
+
+    def _end(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _remove_traces(self) -> None:
         for name in ("redis.pid", "redis.sock"):
@@ -199,3 +217,12 @@ class EmbeddedRedis:
     def _last_words(self) -> str:
         lines = (self._home / "redis.log").read_text(errors="replace").splitlines()
         return "\n".join(lines[-5:]) + f"\n(see {self._home / 'redis.log'})"
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn whatever may be in the way of a start into a RedisError."""
+    try:
+        yield
+    except (FolderInUse, NoRedisError, PrivilegeError, OSError, subprocess.SubprocessError) as error:
+        raise RedisError(f"cannot start the embedded Redis: {error}") from error

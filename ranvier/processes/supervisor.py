@@ -302,12 +302,15 @@ class Workers:
         try:
             while name not in self._unwanted:
                 started = time.monotonic()
-                status = await self._run(name)
+                try:
+                    how = f"ended (status {await self._run(name)})"
+                except OSError as error:  # no memory, no file, no program for now
+                    how = f"could not be started ({error})"
                 if name in self._unwanted:
                     return
                 if self._starting:
-                    raise StartError(f"{name} ended (status {status}) before it was ready; its log says why")
-                logger.error("Worker %s ended (status %s); starting it again", name, status)
+                    raise StartError(f"{name} {how} before it was ready; its log says why")
+                logger.error("Worker %s %s; starting it again", name, how)
                 if time.monotonic() - started < _STEADY_S:
                     await asyncio.sleep(_RESTART_PAUSE_S)
         finally:

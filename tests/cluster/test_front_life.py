@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 
@@ -60,6 +61,19 @@ async def test_a_reload_while_a_worker_starts_ends_nothing(server: ClusterProces
     assert server.log.count("starting it again") == 2
     async with HttpClient(server.url) as client:
         await client.register()
+
+
+async def test_a_worker_that_cannot_be_started_at_once_is_started_later(server: ClusterProcess) -> None:
+    """Where files or memory are short for a moment, the whole server would end for one worker."""
+    await server.start()
+    workers = await server.workers()
+    limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    pid = await server.kill_worker("worker1")
+    await logged(server, "could not be started", 2)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+    await server.wait_live(2, [pid])
+    assert (await server.workers())["worker2"]["pid"] == workers["worker2"]["pid"]
 
 
 async def test_all_processes_read_settings_again_and_what_is_wrong_is_said_once(
