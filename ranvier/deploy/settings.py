@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from ranvier.cluster.head_board import PLACES
 from ranvier.spec.ids import is_server_name
 
 MAIN: Final = "main"
@@ -21,7 +22,7 @@ _SERVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(?:@[A-Za-z0-9_.-]{1,64})?\.s
 _OTHER_UNIT: Final = re.compile(r".*\.(?:socket|target|timer|path|slice|scope|mount)\.service")
 _MAX_SOCKET_PATH: Final = 100
 _REDIS: Final = "redis"
-MAX_WORKERS: Final = 64
+MAX_WORKERS: Final = PLACES - 1  # besides the first
 
 
 class SettingsError(ValueError):

@@ -90,7 +90,7 @@ class PostgresError(Exception):
 class EmbeddedPostgres:
     """A private PostgreSQL below ``data_dir``, run by this process.
 
-    ``settings`` go over ``SETTINGS`` (tests give ``fsync = off``).
+    ``settings`` go over ``SETTINGS``.
     """
 
     def __init__(self, data_dir: Path, *, settings: Mapping[str, str] | None = None) -> None:

@@ -55,12 +55,15 @@ async def _running_server(
 
 
 @asynccontextmanager
-async def database_dsn(config: Config, data_dir: Path) -> AsyncIterator[tuple[str, Supervise | None]]:
+async def database_dsn(
+    config: Config, data_dir: Path, *, max_connections: int | None = None
+) -> AsyncIterator[tuple[str, Supervise | None]]:
     """Give the DSN of the configured PostgreSQL; or run the embedded one, and give what keeps it running."""
     if config.database is not None:
         yield config.database.dsn(), None
         return
-    postgres = EmbeddedPostgres(data_dir)
+    settings = {} if max_connections is None else {"max_connections": str(max_connections)}
+    postgres = EmbeddedPostgres(data_dir, settings=settings)
     try:
         yield await postgres.start(), postgres.supervise
     finally:

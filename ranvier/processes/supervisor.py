@@ -9,14 +9,16 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import uvloop
 
+from ranvier.cluster.head_board import PLACES
 from ranvier.config import Config
-from ranvier.config.database import RedisConfig
+from ranvier.config.database import DatabaseConfig, RedisConfig
 from ranvier.config.listeners import Listener, is_for_workers
 from ranvier.processes import front_protocol
 from ranvier.processes.front import Front, FrontListener
@@ -24,7 +26,6 @@ from ranvier.processes.front_protocol import Plan
 from ranvier.processes.life import Reload, read_configuration
 from ranvier.processes.listeners import addresses_of
 from ranvier.processes.logs import LogOutput, set_up_logging
-from ranvier.processes.postgres import SETTINGS
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.redis import EmbeddedRedis
 from ranvier.processes.server import Supervise, database_dsn
@@ -35,9 +36,11 @@ from ranvier.storage.database import Database
 
 logger = logging.getLogger(__name__)
 
-_SPARE_CONNECTIONS: Final = 10
+_SPARE_CONNECTIONS: Final = 10  # for other commands, `psql`, and PostgreSQL's own
 _MOST_CONNECTIONS: Final = 10
 _LEAST_CONNECTIONS: Final = 2
+_SHARED_CONNECTIONS: Final = 50
+_MOST_ADDED: Final = 8
 _RESTART_PAUSE_S: Final = 1.0
 _STEADY_S: Final = 10.0
 _STOP_MARGIN_S: Final = 15.0
@@ -139,7 +142,10 @@ async def running_workers(
 ) -> AsyncIterator[Workers]:
     """Run everything; on leaving, stop it in order: front, workers, Redis, PostgreSQL."""
     async with AsyncExitStack() as stack:
-        dsn, keep_database = await stack.enter_async_context(database_dsn(config, data_dir))
+        sizes = Sizes.of(count, config.database)
+        dsn, keep_database = await stack.enter_async_context(
+            database_dsn(config, data_dir, max_connections=sizes.max_connections)
+        )
         redis, keep_redis = await stack.enter_async_context(redis_server(config, data_dir))
         database = Database({"dsn": dsn}, size=1)
         try:
@@ -154,7 +160,7 @@ async def running_workers(
             name="",
             dsn=dsn,
             redis=front_protocol.redis_fields(redis),
-            database_size=_connections(config, count),
+            database_size=sizes.connections_each,
             listeners=config.listeners,
         )
         try:
@@ -164,6 +170,7 @@ async def running_workers(
                     tasks=tasks,
                     plan=plan,
                     arguments=arguments,
+                    most=sizes.most_workers,
                     stop_within_s=config.server.drain_timeout_ms / 1000 + _STOP_MARGIN_S,
                 )
                 for keep in (keep_database, keep_redis):
@@ -199,12 +206,25 @@ def _tell_of_replication(config: Config) -> None:
             )
 
 
-def _connections(config: Config, count: int) -> int:
-    """Give how many connections to PostgreSQL each worker may have."""
-    if config.database is not None:
-        return config.database.max_connections
-    share = (int(SETTINGS["max_connections"]) - _SPARE_CONNECTIONS) // count
-    return max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, share))
+@dataclass(frozen=True)
+class Sizes:
+    """How many workers there may be, and how many connections to PostgreSQL each of them may have.
+
+    ``max_connections`` is what an embedded PostgreSQL is to allow.
+    """
+
+    most_workers: int
+    connections_each: int
+    max_connections: int
+
+    @classmethod
+    def of(cls, count: int, database: DatabaseConfig | None) -> Sizes:
+        """Plan for ``count`` workers and some that are added later; a PostgreSQL elsewhere is as it is."""
+        if database is not None:
+            return cls(PLACES, database.max_connections, 0)
+        most = min(PLACES, count + _MOST_ADDED)
+        each = max(_LEAST_CONNECTIONS, min(_MOST_CONNECTIONS, _SHARED_CONNECTIONS // count))
+        return cls(most, each, most * each + _SPARE_CONNECTIONS)
 
 
 class Workers:
@@ -217,12 +237,14 @@ class Workers:
         tasks: asyncio.TaskGroup,
         plan: Plan,
         arguments: Sequence[str],
+        most: int,
         stop_within_s: float,
     ) -> None:
         self._front = front
         self._tasks = tasks
         self._plan = plan
         self._arguments = arguments
+        self._most = most
         self._stop_within_s = stop_within_s
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -230,6 +252,7 @@ class Workers:
         self._always: list[asyncio.Task[None]] = []
         self._reloading: dict[str, asyncio.Task[None]] = {}
         self._starting = True
+        self._stopping = False
 
     @property
     def pids(self) -> dict[str, int]:
@@ -241,7 +264,12 @@ class Workers:
         self._always.append(self._tasks.create_task(work))  # type: ignore[arg-type]
 
     def add(self) -> None:
-        """Start one worker more."""
+        """Start one worker more, unless there are as many as can be, or all stop."""
+        if self._stopping:
+            return
+        if len(self._keeping) >= self._most:
+            logger.warning("No worker is added: there are %d, and there is room for no more", self._most)
+            return
         number = 1
         while f"worker{number}" in self._keeping:
             number += 1
@@ -250,6 +278,8 @@ class Workers:
 
     def remove(self) -> None:
         """Drain the newest worker, or better one that was drained before; the last one that serves stays."""
+        if self._stopping:
+            return
         names = [name for name in self._keeping if name not in self._unwanted]
         serving = set(self._front.ready_workers())
         drained = [name for name in names if name not in serving and not self._front.is_starting(name)]
@@ -285,6 +315,7 @@ class Workers:
 
     async def stop(self) -> None:
         """Drain all workers and wait until they are gone; those that take too long are killed."""
+        self._stopping = True
         self._unwanted.update(self._keeping)
         for name in list(self._processes):
             self._signal(name, signal.SIGTERM)

@@ -7,9 +7,13 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from ranvier.cluster.head_board import PLACES
+from ranvier.processes.supervisor import Sizes
 from tests.cluster.cluster_process import ClusterProcess
 from tests.cluster.test_up_beside import logged
 from tests.postgres import private_folder
@@ -25,6 +29,18 @@ async def server() -> AsyncIterator[ClusterProcess]:
             yield server
         finally:
             await server.stop()
+
+
+@asynccontextmanager
+async def half_a_request(path: Path) -> AsyncIterator[None]:
+    """Begin a request to a worker and do not finish it."""
+    _, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b"POST /_matrix/client/v3/register HTTP/1.1\r\nHost: w\r\nContent-Length: 1000\r\n\r\n{")
+    await writer.drain()
+    try:
+        yield
+    finally:
+        writer.close()
 
 
 async def ask_until_done(server: ClusterProcess, work: asyncio.Task[object]) -> int:
@@ -74,6 +90,31 @@ async def test_a_worker_that_cannot_be_started_at_once_is_started_later(server: 
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
     await server.wait_live(2, [pid])
     assert (await server.workers())["worker2"]["pid"] == workers["worker2"]["pid"]
+
+
+async def test_no_worker_is_added_while_all_stop(server: ClusterProcess) -> None:
+    """A server that was told just then to add a worker would never end, and hear nothing but kill -9."""
+    await server.start()
+    async with half_a_request(server.worker_socket("worker1")):
+        os.kill(server.pid, signal.SIGTERM)
+        async with asyncio.timeout(30):
+            while server.worker_socket("worker2").exists():
+                await asyncio.sleep(0.02)
+        for signum in (signal.SIGTTIN, signal.SIGTTOU):
+            os.kill(server.pid, signum)
+        assert await server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("count", range(1, 65))
+def test_postgres_has_connections_for_as_many_workers_as_there_may_be(count: int) -> None:
+    """Where workers were many, or some were added, requests would get 503, or the server would not start."""
+    sizes = Sizes.of(count, None)
+    assert count <= sizes.most_workers <= PLACES
+    assert sizes.connections_each >= 2
+    # Three are PostgreSQL's for its own superuser, and others are for commands beside the server.
+    assert sizes.most_workers * sizes.connections_each + 3 + 2 <= sizes.max_connections
+    assert sizes.most_workers > count or count == PLACES
 
 
 async def test_all_processes_read_settings_again_and_what_is_wrong_is_said_once(
