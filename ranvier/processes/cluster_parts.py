@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import os
 import platform
 import secrets
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,6 +47,8 @@ from ranvier.wire.members import Member
 
 logger = logging.getLogger(__name__)
 
+_PREDECESSOR_S: Final = 10.0
+_LOOK_S: Final = 0.05
 _HTTP_RESOURCES: Final = ("client", "admin", "health", "metrics")
 
 
@@ -109,7 +114,7 @@ async def cluster_parts(
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
     secret = config.worker.replication_secret or ""
-    sockets = _sockets(config, folder, fronted=fronted)
+    sockets = await _sockets_in_time(config, folder, fronted=fronted)
     paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
     files = [(path, path.stat().st_ino) for path in paths]
     registry = RedisRegistry(redis, prefix=key_prefix(config))
@@ -197,6 +202,18 @@ def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
 
 def _listens_for_clients(config: Config) -> bool:
     return any("client" in it.resources for it in config.own_listeners)
+
+
+async def _sockets_in_time(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:
+    """Bind as ``_sockets`` does. A worker whose front was killed is given the time to end."""
+    begun_s, until_s = time.monotonic(), config.server.drain_timeout_ms / 1000 + _PREDECESSOR_S
+    while True:
+        try:
+            return _sockets(config, folder, fronted=fronted)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not fronted or time.monotonic() - begun_s > until_s:
+                raise
+        await asyncio.sleep(_LOOK_S)
 
 
 def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:

@@ -78,6 +78,11 @@ class FrontEnd:
         self._draining = self._ending = False
         self._gone = False
 
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the front is gone, which only ends after its workers."""
+        return self._gone
+
     def start(self) -> None:
         """Ask for connections, unless this worker was drained before."""
         self._loop.add_reader(self._sock.fileno(), self._hear)

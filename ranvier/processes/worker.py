@@ -293,6 +293,8 @@ async def _serving(
     finally:
         if front is not None:
             front.end()
+            if front.is_orphaned:  # and whoever starts the server again waits for this process
+                grace_s = min(grace_s, _FAILED_GRACE_S)
         await _stop(core, built, cluster, moving, listeners, grace_s)
 
 

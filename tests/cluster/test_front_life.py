@@ -106,6 +106,17 @@ async def test_no_worker_is_added_while_all_stop(server: ClusterProcess) -> None
     assert "Traceback" not in server.log
 
 
+async def test_a_server_whose_front_was_killed_starts_at_once(server: ClusterProcess) -> None:
+    """After a crash it would not start while a worker of before waits for a client that is slow."""
+    server.write_config(drain_timeout="30s")
+    await server.start()
+    async with half_a_request(server.worker_socket("worker1")):
+        server.kill()
+        await server.start()
+        async with HttpClient(server.url) as client:
+            await client.register()
+
+
 @pytest.mark.parametrize("count", range(1, 65))
 def test_postgres_has_connections_for_as_many_workers_as_there_may_be(count: int) -> None:
     """Where workers were many, or some were added, requests would get 503, or the server would not start."""
