@@ -66,7 +66,7 @@ def up(
 
     with stops_with_a_sentence():
         if workers is None:
-            run(config, data_dir=data_dir, reload=reload, ready=ready)
+            sys.exit(run(config, data_dir=data_dir, reload=reload, ready=ready))
         else:
             from ranvier.processes.supervisor import run_workers  # noqa: PLC0415
 

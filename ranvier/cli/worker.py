@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,4 +51,4 @@ def worker(
             again = read_again(data_dir, configs, port)
             return again if name is None else named(again, name)
 
-        run_worker(config, data_dir=data_dir, reload=reload, around=around)
+        sys.exit(run_worker(config, data_dir=data_dir, reload=reload, around=around))

@@ -170,6 +170,8 @@ class ClusterWorkers:
         self._end = end
         self._when_drained: list[Callable[[], None]] = []
         self._departed = _Departed()
+        self.is_restarting = False
+        """True once this worker ends because it was asked to restart."""
         members.listen(lambda: self._departed.look(members.alive()))
 
     def when_drained(self, callback: Callable[[], None]) -> None:
@@ -242,6 +244,7 @@ class ClusterWorkers:
             await self._members.drain()
         else:
             logger.warning("This worker ends to be started again, as an administrator asked")
+            self.is_restarting = True
             self._end()
 
     async def _ask(self, name: str, action: str) -> None:

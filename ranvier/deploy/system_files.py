@@ -38,6 +38,8 @@ ExecStart={program} worker --data {data_dir} {options}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=3
+# What a worker ends with that was asked to restart at the page.
+SuccessExitStatus=75
 # The schema may have to be brought up to date first.
 TimeoutStartSec=15min
 # Twice the drain_timeout of the configuration, since requests of other workers are waited for after those of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -25,6 +26,9 @@ from ranvier.processes.worker import RunningWorker, Surroundings, running_worker
 
 logger = logging.getLogger(__name__)
 
+RESTARTING: Final = os.EX_TEMPFAIL
+"""What a process ends with that was asked to restart: service managers let one rest that ended with 0."""
+
 _PLAN_TIMEOUT_S: Final = 10.0
 
 Reload = Callable[[], Config]
@@ -34,12 +38,12 @@ Start = Callable[[Callable[[], None]], AbstractAsyncContextManager[RunningWorker
 """Run a worker; what is given is to be called when it has lost what it lives from, and should end."""
 
 
-def run_worker(config: Config, *, data_dir: Path, reload: Reload, around: Surroundings) -> None:
-    """Run one worker of several, see ``live``."""
+def run_worker(config: Config, *, data_dir: Path, reload: Reload, around: Surroundings) -> int:
+    """Run one worker of several and give its exit status, see ``live``."""
     output = set_up_logging(config.server.log_level, config.worker.name)
     manager = ServiceManager.take()
     around = replace(around, restarts=around.front is not None or manager.is_there)
-    uvloop.run(
+    return uvloop.run(
         live(
             lambda on_stop: running_worker(config, data_dir, around, output, on_stop),
             manager=manager,
@@ -77,11 +81,11 @@ async def live(
     output: LogOutput,
     reload: Reload,
     ready: Callable[[], None],
-) -> None:
+) -> int:
     """Run a worker until SIGTERM or SIGINT, then drain and stop it; at SIGHUP read its configuration again.
 
-    ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a
-    group; a part that fails later ends it in the same way.
+    Gives the exit status. ``ready`` is called when it answers. Raises ``StartError`` and what the parts
+    raise, alone or in a group; a part that fails later ends it in the same way.
     """
     stop, reread = asyncio.Event(), asyncio.Event()
     starting = True
@@ -107,10 +111,12 @@ async def live(
             await _until_stopped(worker, manager, reload, stop, reread)
             manager.stopping()
             logger.info("Draining")
+        return RESTARTING if worker.is_restarting else os.EX_OK
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
         logger.info("Stopped before it was ready")
+        return os.EX_OK
 
 
 async def _until_stopped(

@@ -21,15 +21,16 @@ _CONNECTIONS = 10
 Supervise = Callable[[], Coroutine[None, None, None]]
 
 
-def run(config: Config, *, data_dir: Path, reload: Reload, ready: Callable[[], None] = lambda: None) -> None:
+def run(config: Config, *, data_dir: Path, reload: Reload, ready: Callable[[], None] = lambda: None) -> int:
     """Run the server until SIGTERM or SIGINT, then stop everything in order; SIGHUP reads settings again.
 
     With a Redis in the configuration it is one worker of those that use the same Redis and PostgreSQL.
-    ``ready`` is called when it answers. Raises ``StartError`` and what the parts raise, alone or in a group.
+    ``ready`` is called when it answers. Gives the exit status. Raises ``StartError`` and what the parts
+    raise, alone or in a group.
     """
     output = set_up_logging(config.server.log_level)
     manager = ServiceManager.take()
-    uvloop.run(
+    return uvloop.run(
         live(
             lambda on_stop: _running_server(config, data_dir, output, on_stop, restarts=manager.is_there),
             manager=manager,

@@ -23,7 +23,7 @@ from ranvier.config.listeners import Listener, is_for_workers
 from ranvier.processes import front_protocol
 from ranvier.processes.front import Front, FrontListener
 from ranvier.processes.front_protocol import Plan
-from ranvier.processes.life import Reload, read_configuration
+from ranvier.processes.life import RESTARTING, Reload, read_configuration
 from ranvier.processes.listeners import addresses_of
 from ranvier.processes.logs import LogOutput, set_up_logging
 from ranvier.processes.prepare_database import prepare_database
@@ -333,15 +333,19 @@ class Workers:
         try:
             while name not in self._unwanted:
                 started = time.monotonic()
+                level = logging.ERROR
                 try:
-                    how = f"ended (status {await self._run(name)})"
+                    status = await self._run(name)
+                    how = f"ended (status {status})"
+                    if status == RESTARTING:
+                        level = logging.INFO
                 except OSError as error:  # no memory, no file, no program for now
                     how = f"could not be started ({error})"
                 if name in self._unwanted:
                     return
                 if self._starting:
                     raise StartError(f"{name} {how} before it was ready; its log says why")
-                logger.error("Worker %s %s; starting it again", name, how)
+                logger.log(level, "Worker %s %s; starting it again", name, how)
                 if time.monotonic() - started < _STEADY_S:
                     await asyncio.sleep(_RESTART_PAUSE_S)
         finally:

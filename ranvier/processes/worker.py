@@ -85,6 +85,11 @@ class RunningWorker:
         """Say what runs, for the service manager."""
         return f"Worker {self.config.worker.name} serves"
 
+    @property
+    def is_restarting(self) -> bool:
+        """Whether this worker ends because it was asked to be started again."""
+        return self.cluster is not None and self.cluster.workers.is_restarting
+
     def apply(self, config: Config) -> None:
         """Take over what can change: log level, rate limits, roles, certificates.
 

@@ -303,6 +303,7 @@ async def _drain_and_restart(server: ServerProcess, page: Page) -> None:
             f"{card}?.querySelector('.state').textContent === 'live' && !{card}.innerText.includes('{pid}')"
         )
         await boss.send(rooms[0], "and on")
+        assert "INFO    [front] ranvier.processes.supervisor: Worker worker2 ended (status 75)" in server.log
         told = json.loads((await ranvier("status", "--json", *options(server))).output)
         assert [it["name"] for it in told["workers"]] == ["worker1", "worker2"]
 
