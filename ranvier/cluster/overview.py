@@ -23,6 +23,7 @@ from ranvier.cluster.writers import room_writers
 from ranvier.config.database import RedisConfig
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
+from ranvier.log.turns import Turns
 from ranvier.spec.errors import MatrixError, not_found
 from ranvier.storage.database import Database
 from ranvier.wire.forwarded import ForwardedRequest
@@ -34,7 +35,9 @@ DRAIN: Final = "drain"
 RESTART: Final = "restart"
 API: Final = "/_ranvier/api"
 HISTORY_S: Final = 120
-_MAX_ROOMS: Final = 5000  # of those active lately; placing one anew costs some microseconds
+_MAX_ROOMS: Final = 5000  # of those active lately
+_ROOMS_AT_ONCE: Final = 50  # placing one anew costs a microsecond for each worker
+_PLACING: Final = Turns(1)
 _GONE_S: Final = 300
 _FRESH_S: Final = 0.9
 _SIZE_FRESH_S: Final = 30.0
@@ -317,7 +320,7 @@ class Overview:
         workers = self.workers
         members = sorted(workers.members(), key=lambda member: natural_order(member.name))
         writers = room_writers(members)
-        rooms = Counter(workers.worker_of(room) for room in islice(self._tail.rooms_active(), _MAX_ROOMS))
+        rooms = await self._rooms_by_worker()
         database, redis = await asyncio.gather(
             self._postgresql.get(self._read_postgresql), self._redis.get(self._read_redis)
         )
@@ -336,6 +339,13 @@ class Overview:
         if with_history:
             status["history"] = list(self._history)
         return status
+
+    async def _rooms_by_worker(self) -> Counter[str]:
+        rooms: Counter[str] = Counter()
+        active = list(islice(self._tail.rooms_active(), _MAX_ROOMS))
+        async for some in _PLACING.slices(active, _ROOMS_AT_ONCE):
+            rooms.update(map(self.workers.worker_of, some))
+        return rooms
 
     def record(self) -> None:
         """Keep this second for those who will want the last minutes."""

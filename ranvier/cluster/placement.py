@@ -53,12 +53,14 @@ class Placement:
         self._members = members
         self._generation = -1
         self._known: dict[tuple[str, str], Member] = {}
+        self._fitting: dict[str, dict[str, Member]] = {}  # by kind and name
 
     def place(self, kind: str, key: str) -> Member:
         """Give the worker that has a key: of those with the role, or of all if none has it."""
         if self._generation != self._members.generation:
             self._generation = self._members.generation
             self._known.clear()
+            self._fitting.clear()
         if len(key) > _LONGEST_KEPT:
             return self._choose(kind, key)
         known = self._known.get((kind, key))
@@ -84,9 +86,14 @@ class Placement:
         return self.place(kind, key).name == self._members.own.name
 
     def _choose(self, kind: str, key: str) -> Member:
+        fitting = self._fitting.get(kind)
+        if fitting is None:
+            fitting = self._fitting[kind] = self._find_fitting(kind)
+        # Without a choice, as where one worker writes, there is nothing to compute.
+        name = ranked(kind, key, fitting)[0] if len(fitting) > 1 else next(iter(fitting))
+        return fitting[name]
+
+    def _find_fitting(self, kind: str) -> dict[str, Member]:
         alive: Sequence[Member] = self._members.alive()
         fitting = room_writers(alive) if kind == ROOM else [it for it in alive if it.takes(_ROLES[kind])]
-        by_name = {member.name: member for member in fitting}
-        if not by_name:
-            by_name = {member.name: member for member in alive} or {self._members.own.name: self._members.own}
-        return by_name[ranked(kind, key, by_name)[0]]
+        return {member.name: member for member in fitting or alive}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from ranvier.cluster import placement
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.members import Members
+from ranvier.cluster.overview import ClusterWorkers, Overview
 from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.relief import Relief
 from ranvier.cluster.writers import MachineIdle, Writers, room_writers
+from ranvier.config.database import RedisConfig
 from ranvier.http.forwarding import Neighbours
 from ranvier.http.request import Request
 from ranvier.http.route import PLACED_WITH_WRITERS, Route
+from ranvier.log.clock import SystemClock
 from ranvier.wire.figures import Figures
 from ranvier.wire.members import DRAINING, Member
 
@@ -85,6 +90,50 @@ def test_rooms_are_placed_on_the_worker_that_runs_longest() -> None:
     assert machine.placed == {"b"}
     machine.hear(_member("aa", started_ts=9, heads="here", writers=1))
     assert machine.placed == {"b"}
+
+
+def test_who_may_have_a_room_is_found_out_once_for_all_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many workers, each change of them would keep everybody waiting while all rooms are placed anew."""
+    asked = list[int]()
+
+    def counted(alive: Sequence[Member]) -> list[Member]:
+        asked.append(len(alive))
+        return room_writers(alive)
+
+    monkeypatch.setattr(placement, "room_writers", counted)
+    machine = Machine(*map(str, range(50)), own="0", always=True)
+    assert len(machine.placed) == 50
+    assert asked == [50]
+    machine.members.lose("7", "7")
+    assert len(machine.placed) == 49
+    assert asked == [50, 49]
+
+
+async def test_others_are_answered_while_many_rooms_are_placed() -> None:
+    """The page, left open, would stop the worker that answers it with each change of the workers."""
+    machine = Machine(*map(str, range(50)), own="0", always=True)
+    tail = SimpleNamespace(rooms_active=lambda: map(str, range(3000)), pos=0)
+    workers = ClusterWorkers(
+        members=machine.members,
+        placement=machine.placement,
+        forwarding=cast(Any, None),
+        redis=RedisConfig(path=Path("/nowhere")),
+        end=lambda: None,
+    )
+    overview = Overview(
+        server_name="test",
+        workers=workers,
+        tail=cast(Any, tail),
+        database=cast(Any, SimpleNamespace(reachable=False)),
+        clock=SystemClock(),
+    )
+    asked = asyncio.create_task(overview.status(with_history=False))
+    turns = 0
+    while not asked.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert sum(it["rooms"] for it in (await asked)["workers"]) == 3000
+    assert turns > 30
 
 
 def test_another_one_follows_a_writer_that_goes() -> None:
