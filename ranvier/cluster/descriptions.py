@@ -82,5 +82,6 @@ def describe_log(head: int | None, rows_per_s: float | None, members: Sequence[M
         "commits_per_s": round(sum(it.commits_per_s for it in figures), 1),
         "commit_ms": max((it.commit_ms for it in figures), default=None),
         "delivery_ms": max((it.delivery_ms for it in figures), default=None),
-        "requests_per_s": round(sum(it.requests_per_s for it in figures), 1),
+        # What one worker passes on to another is one request.
+        "requests_per_s": round(sum(it.requests_per_s - it.forwarded_per_s for it in figures), 1),
     }

@@ -97,6 +97,8 @@ class Application:
         self.latest_answer = Latest()
         self.in_flight = 0
         self.answered = 0
+        self.answered_for_others = 0
+        """Of those answered, how many were passed on by another worker, which counts them too."""
         self._resources = resources
         self._ids = itertools.count(1)
         self._idle = asyncio.Event()

@@ -225,6 +225,7 @@ class ForwardedRequests:
                 await _follow(behind)
             return await self._respond(forwarded)
         finally:
+            self._application.answered_for_others += 1
             self._application.end()
 
     async def _respond(self, forwarded: ForwardedRequest) -> ForwardedAnswer:

@@ -112,7 +112,11 @@ async def build_application(
     core.keep_doing("joining new users to rooms", auto_join.run)
     loop_lag = _run_always(core, config, metrics, users, accounts, encryption, ephemeral, sync)
     console = build_console(
-        core, config, sync.notifier, loop_lag, lambda: (application.answered, application.in_flight)
+        core,
+        config,
+        sync.notifier,
+        loop_lag,
+        lambda: (application.answered, application.answered_for_others, application.in_flight),
     )
     core.keep_doing("counting", lambda: console.figures.run(console.overview.record))
     parts |= _named(console)

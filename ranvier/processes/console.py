@@ -36,14 +36,14 @@ def build_console(
     config: Config,
     notifier: Notifier,
     loop_lag: LoopLag,
-    requests: Callable[[], tuple[int, int]],
+    requests: Callable[[], tuple[int, int, int]],
 ) -> ConsoleParts:
-    """Build the parts. ``requests`` gives how many were answered and how many are in flight."""
+    """Build the parts. ``requests`` is what ``ProcessFigures`` asks."""
     figures = ProcessFigures(core, notifier, loop_lag, requests)
     started_ts = core.clock.now_ms()
 
     def own() -> Member:
-        answered, _ = requests()
+        answered, _, _ = requests()
         return Member(
             name=config.worker.name,
             instance="",

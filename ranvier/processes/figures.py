@@ -35,9 +35,13 @@ class ProcessFigures:
     """
 
     def __init__(
-        self, core: Core, notifier: Notifier, loop_lag: LoopLag, requests: Callable[[], tuple[int, int]]
+        self, core: Core, notifier: Notifier, loop_lag: LoopLag, requests: Callable[[], tuple[int, int, int]]
     ) -> None:
-        """Count what these do. ``requests`` gives how many were answered and how many are in flight."""
+        """Count what these do.
+
+        ``requests`` gives how many were answered, how many of those for other workers, and how many are in
+        flight.
+        """
         self._core = core
         self._requests_now = requests
         self._notifier = notifier
@@ -45,7 +49,8 @@ class ProcessFigures:
         self._own_events = ":" + core.identity.server_name
         self._ages_ms = 0.0
         self._aged = 0
-        self._rows, self._requests, self._commits, self._commit_s = _Count(), _Count(), _Count(), _Count()
+        self._rows, self._requests, self._forwarded = _Count(), _Count(), _Count()
+        self._commits, self._commit_s = _Count(), _Count()
         self._rows.grown(core.tail.pos)
         self.now = Figures()
         self.cpu = 0.0
@@ -66,7 +71,7 @@ class ProcessFigures:
         core = self._core
         cpu_s = time.process_time()
         self.cpu, self._cpu_s = round((cpu_s - self._cpu_s) / seconds, 3), cpu_s
-        answered, in_flight = self._requests_now()
+        answered, forwarded, in_flight = self._requests_now()
         waiting = self._notifier.waiting
         commits = self._commits.grown(core.appender.commits)
         commit_s = self._commit_s.grown(core.appender.commit_s)
@@ -74,6 +79,7 @@ class ProcessFigures:
             behind_rows=core.follower.behind,
             loop_lag_ms=round(self._loop_lag.take_worst_s() * 1000, 1),
             requests_per_s=round(self._requests.grown(answered) / seconds, 1),
+            forwarded_per_s=round(self._forwarded.grown(forwarded) / seconds, 1),
             in_flight=in_flight,
             rows_per_s=round(self._rows.grown(core.tail.pos) / seconds, 1),
             commits_per_s=round(commits / seconds, 1),

@@ -7,10 +7,11 @@ from typing import Final
 
 from ranvier.storage.database import Database
 
+# Of what other roles do pg_stat_activity tells nothing to an ordinary one.
 _READ: Final = """
 SELECT current_setting('server_version') AS version,
        current_setting('max_connections')::int AS max_connections,
-       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+       (SELECT sum(numbackends) FROM pg_stat_database)::int AS connections,
        (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint AS started_ts,
        (SELECT pos FROM log_head) AS pos
 """

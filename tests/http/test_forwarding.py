@@ -160,7 +160,8 @@ async def test_another_worker_answers(pair: Pair, caplog: pytest.LogCaptureFixtu
                     "agent": "a browser",
                 }
     assert (pair.a.waiting.said, pair.b.waiting.said) == ([], ["text 0", "text 1", "text 2"])
-    assert pair.a.application.answered == 4
+    assert (pair.a.application.answered, pair.b.application.answered_for_others) == (4, 3)
+    assert (pair.a.application.answered_for_others, pair.b.application.answered) == (0, 3)
     assert pair.a.application.in_flight == pair.b.application.in_flight == 0
     lines = [line for line in caplog.messages if "/say/1 200 " in line]
     assert len(lines) == 3
