@@ -177,6 +177,37 @@ async def test_page_in_a_browser(server: ServerProcess, page: Page, users: list[
 
 
 @needs_chromium
+async def test_page_that_is_looked_at_again(server: ServerProcess, page: Page) -> None:
+    """If this fails, a page that says "trying again" does not, once another one was looked at meanwhile."""
+    async with await administrator(server, "boss_who_looks_away") as boss:
+        await log_in(page, server, boss.token)
+        await page.until("document.querySelectorAll('.worker').length === 1")
+        await page.command("Network.enable")
+        await page.command("Network.setBlockedURLs", urls=["*/_ranvier/api/*"])
+        hide = "Object.defineProperty(document, 'hidden', {value: true, writable: true})"
+        await page.command("Page.addScriptToEvaluateOnNewDocument", source=hide)
+        await page.open(f"{server.url}/_ranvier/")
+        await page.until("document.getElementById('notice').innerText.includes('trying again')")
+        await page.command("Network.setBlockedURLs", urls=[])
+        await page.run("document.hidden = false; document.dispatchEvent(new Event('visibilitychange'))")
+        await page.until("document.querySelectorAll('.worker').length === 1")
+
+
+@needs_chromium
+async def test_page_forgets_a_token(server: ServerProcess, page: Page) -> None:
+    """If this fails, the next token vanishes from the field, or figures are shown to who should not see."""
+    async with await administrator(server, "boss_who_leaves") as boss:
+        await log_in(page, server, boss.token)
+        await page.until("document.querySelectorAll('.worker').length === 1")
+        await page.click("#leave")
+        await page.until("document.activeElement.id === 'token'")
+        await page.type("pasted")
+        await page.run("new Promise((done) => setTimeout(done, 1500))")  # longer than from poll to poll
+        assert await page.run("document.getElementById('token').value") == "pasted"
+        assert await page.run("document.getElementById('main').hidden")
+
+
+@needs_chromium
 async def test_page_while_the_server_is_away(page: Page) -> None:
     """If this fails, who watches takes old figures for new ones, or has to load the page again."""
     with private_folder() as folder:

@@ -19,6 +19,8 @@ const requests = new Plot($("requests"), "Requests each second", ["first"], SECO
 const cards = new Map();
 const byName = new Intl.Collator("en", { numeric: true }).compare;
 let timer = 0;
+let polls = 0; // an answer counts while no later poll was begun
+let watching = true; // no token is asked for
 let known = false; // the history was read
 
 class Refusal extends Error {
@@ -43,13 +45,17 @@ async function ask(path, method = "GET") {
 
 async function poll() {
   clearTimeout(timer);
+  watching = true;
+  const own = ++polls;
   try {
     const status = await ask(known ? "status" : "status?history=true");
+    if (own !== polls) return;
     show(status);
     known = true;
     document.body.classList.remove("stale");
     if ($("notice").dataset.kind === "poll") hideNotice();
   } catch (error) {
+    if (own !== polls) return;
     if (error instanceof Refusal && (error.status === 401 || error.status === 403)) {
       askForToken(sessionStorage.getItem(TOKEN) ? error.message : "");
       return;
@@ -71,6 +77,9 @@ function whyNot(error) {
 }
 
 function askForToken(message) {
+  clearTimeout(timer);
+  watching = false;
+  polls++; // what is under way was asked with the old token
   sessionStorage.removeItem(TOKEN);
   known = false;
   $("main").hidden = $("leave").hidden = true;
@@ -78,6 +87,7 @@ function askForToken(message) {
   $("login").hidden = false;
   $("token").value = "";
   $("token").focus();
+  hideNotice();
   if (message) notice(message, "login");
 }
 
@@ -310,7 +320,7 @@ async function act(name, action) {
   } catch (error) {
     notice(`${TEXTS[action][0]} ${name}: ${error.message}`, "action");
   }
-  poll();
+  if (watching) poll();
 }
 
 function number(value) {
@@ -340,7 +350,7 @@ $("login").addEventListener("submit", (event) => {
 $("leave").addEventListener("click", () => askForToken(""));
 $("ask-no").addEventListener("click", () => $("ask").close());
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && !$("main").hidden) {
+  if (!document.hidden && watching) {
     known = false; // the seconds that nobody watched
     poll();
   }
