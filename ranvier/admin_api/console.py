@@ -2,7 +2,7 @@
 
 Administrators use it with their access token, which the page asks for. On a UNIX socket that only they can
 open, nobody is asked (``PRIVATE_ROUTES``). There a browser may come in through a tunnel, and with it whatever
-page is open beside this one: the API answers only requests that no other page can make.
+page is open beside this one: the API and the metrics there answer only requests that no other page can make.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any, Final
 
 from ranvier.cluster.overview import API, DRAIN, RESTART, Overview
+from ranvier.http.metrics import METRICS_ROUTES, Metrics, get_metrics
 from ranvier.http.request import Request
 from ranvier.http.response import Response
 from ranvier.http.route import Auth, Handler, Route
@@ -100,6 +101,12 @@ async def restart_worker_privately(request: Request, *, overview: Overview) -> d
     return await restart_worker(request, overview=overview)
 
 
+async def get_metrics_privately(request: Request, *, metrics: Metrics) -> Response:
+    """Give what Prometheus is given, asked on a private socket."""
+    _check_private(request)
+    return await get_metrics(request, metrics=metrics)
+
+
 def _check_private(request: Request) -> None:
     """Refuse what another page in the administrator's browser may have sent. Raises ``M_FORBIDDEN``."""
     if GUARD not in request.headers:
@@ -142,3 +149,5 @@ PRIVATE_ROUTES: Final = [
     replace(route, handler=_PRIVATELY.get(route.handler, route.handler), auth=Auth.NONE) for route in ROUTES
 ]
 """The same for a socket that only administrators can open."""
+PRIVATE_METRICS_ROUTES: Final = [replace(route, handler=get_metrics_privately) for route in METRICS_ROUTES]
+"""Metrics at such a socket."""

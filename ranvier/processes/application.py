@@ -127,6 +127,7 @@ async def build_application(
             "metrics": bind(METRICS_ROUTES, parts),
             "admin": bind(console_api.ROUTES, parts),
             "console": bind(console_api.PRIVATE_ROUTES, parts),
+            "console_metrics": bind(console_api.PRIVATE_METRICS_ROUTES, parts),
         },
         authentication=RequestAuthentication(
             accounts.access_tokens, allow_query_token=config.sessions.allow_access_token_in_query

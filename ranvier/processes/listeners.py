@@ -37,6 +37,8 @@ def resources_of(wanted: ListenerConfig) -> list[str]:
     """Give the resources of a listener that this release has endpoints for."""
     known: tuple[str, ...] = ("client", "metrics", "health", "console")
     served = [name for name in known if name in wanted.resources]
-    if "client" in served and "console" not in served:
-        served.append("admin")  # the same for whoever has an administrator's access token
+    if "console" in served:  # a browser may come in through a tunnel
+        return ["console_metrics" if name == "metrics" else name for name in served]
+    if "client" in served:
+        served.append("admin")  # the same as console for whoever has an administrator's access token
     return served

@@ -17,7 +17,7 @@ async def figures(socket: Path) -> dict[str, float]:
     """Give the figures without labels of the worker with this private socket."""
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
-        session.get("http://worker/_ranvier/metrics") as response,
+        session.get("http://localhost/_ranvier/metrics", headers={"X-Ranvier-Console": "1"}) as response,
     ):
         assert response.status == 200
         lines = (await response.text()).splitlines()

@@ -124,6 +124,8 @@ async def test_private_socket(server: ServerProcess) -> None:
     assert (status, found["answered_by"]) == (200, "main")
     assert (await ask_privately(socket))[0] == 403
     assert (await ask_privately(socket, "POST", "/_ranvier/api/workers/main/restart"))[0] == 403
+    for path in ("/metrics", "/_ranvier/metrics"):
+        assert (await ask_privately(socket, path=path))[0] == 403
     for host, expected in (("evil.example", 403), ("127.0.0.1:8080", 200), ("[::1]:8080", 200)):
         assert (await ask_privately(socket, **{"X-Ranvier-Console": "1", "Host": host}))[0] == expected
 

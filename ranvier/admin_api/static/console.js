@@ -10,7 +10,8 @@ const API = "api";
 const MAX_TROUBLES = 5;
 const RANKS = { bad: 0, warn: 1, good: 2 };
 const PRIVATELY = "On its machine “ranvier status” needs no token, nor does this page through the private socket "
-  + "of a worker: ssh -L 8080:DATA/run/WORKER.http HOST, then http://localhost:8080/_ranvier/";
+  + "of a worker: ssh -L 8080:DATA/run/WORKER.http root@HOST (only root and the server's user may open it), "
+  + "then http://localhost:8080/_ranvier/";
 
 const $ = (id) => document.getElementById(id);
 const pace = new Plot($("pace"), "Rows of the log each second", ["first"], SECONDS);
