@@ -49,7 +49,6 @@ class Currency:
         self._elsewhere_until = -math.inf
         self._asking: asyncio.Task[int] | None = None
         self._next: asyncio.Task[int] | None = None
-        self.waited = 0
         members.listen(self._on_change)
 
     def is_current(self) -> bool:
@@ -79,7 +78,6 @@ class Currency:
             await self._reach(newest)
 
     async def _reach(self, pos: int) -> None:
-        self.waited += 1
         if await self._tail.wait_for(pos, _PATIENCE_S):
             return
         self._hurry()

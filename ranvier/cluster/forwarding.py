@@ -38,18 +38,13 @@ class Forwarding:
         self._placement = placement
         self._links = links
         self._own_name = own_name
-        self.forwarded = 0
-        self.fallen_back = 0
 
     def target(self, kind: str, key: str) -> str | None:
         """Give the name of the other worker that has a key; None if this one has it, or no link to it."""
         name = self._placement.place(kind, key).name
         if name == self._own_name:
             return None
-        if self._links.find(name) is None:
-            self.fallen_back += 1
-            return None
-        return name
+        return None if self._links.find(name) is None else name
 
     async def ask(
         self, name: str, request: ForwardedRequest, *, repeatable: bool = False
@@ -88,10 +83,8 @@ class Forwarding:
     def read(self, outcome: Outcome) -> ForwardedAnswer | None:
         """Give an answer; None if nothing was begun. Raises LinkLostError, UNREADABLE for what is none."""
         if isinstance(outcome, bytes):
-            self.forwarded += 1
             return _answer_decoder.decode(outcome)
         if isinstance(outcome, NotAcceptedError):
-            self.fallen_back += 1
             return None
         raise outcome
 
@@ -105,7 +98,6 @@ class ForwardedHere:
 
     def __init__(self, *, perform: Perform) -> None:
         self._perform = perform
-        self.answered = 0
         self.unreadable = 0
 
     async def answer(self, body: bytes) -> bytes:
@@ -118,6 +110,4 @@ class ForwardedHere:
             logger.log(level, "A request that was passed on is unreadable, its sender does it: %s", error)
             self.unreadable += 1
             raise NotAcceptedError from None
-        answer = await self._perform(request)
-        self.answered += 1
-        return _encoder.encode(answer)
+        return _encoder.encode(await self._perform(request))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -101,8 +100,6 @@ class Application:
         """Of those answered, how many were passed on by another worker, which counts them too."""
         self._resources = resources
         self._ids = itertools.count(1)
-        self._idle = asyncio.Event()
-        self._idle.set()
         metrics.watch_in_flight(lambda: self.in_flight)
 
     def endpoint(self, resources: Iterable[str], *, x_forwarded: bool = False) -> Edge:
@@ -115,8 +112,6 @@ class Application:
 
     def begin(self) -> int:
         """Count a request in and give it a number."""
-        if not self.in_flight:
-            self._idle.clear()
         self.in_flight += 1
         return next(self._ids)
 
@@ -128,12 +123,6 @@ class Application:
     def end_moved(self) -> None:
         """Count a request out that another worker answers."""
         self.in_flight -= 1
-        if not self.in_flight:
-            self._idle.set()
-
-    async def wait_idle(self) -> None:
-        """Wait until no request is in flight (for draining)."""
-        await self._idle.wait()
 
 
 class Edge:

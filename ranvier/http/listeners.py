@@ -56,13 +56,12 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """Say where a listener listens and how. ``reuse_port`` lets several processes share TCP addresses."""
+    """Say where a listener listens and how."""
 
     addresses: tuple[TcpAddress | UnixAddress, ...]
     tls: TlsFiles | None = None
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     backlog: int = 2048
-    reuse_port: bool = False
 
 
 class Listener:
@@ -159,7 +158,7 @@ class Listener:
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, _, _, _, where in dict.fromkeys(found):
-            sock = tcp_socket(family, where, reuse_port=self._settings.reuse_port)
+            sock = tcp_socket(family, where)
             server = await loop.create_server(
                 self._connection, sock=sock, backlog=self._settings.backlog, **self._wrapping
             )
@@ -188,15 +187,13 @@ class Listener:
         self._socket_files.clear()
 
 
-def tcp_socket(family: int, where: Any, *, reuse_port: bool) -> socket.socket:
+def tcp_socket(family: int, where: Any) -> socket.socket:
     # With protocol 0 instead of IPPROTO_TCP the event loop takes the connections for something else than TCP,
     # and they get no TCP_NODELAY: 40 ms on every small answer.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)

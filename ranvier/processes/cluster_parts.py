@@ -238,7 +238,7 @@ def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.sock
         else:
             for host in listener.bind_addresses:
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
-                found.append(_listening(tcp_socket(family, (host, listener.port), reuse_port=False)))
+                found.append(_listening(tcp_socket(family, (host, listener.port))))
     if not found:
         path = folder / f"{config.worker.name}.sock"
         found.append(_listening(unix_socket(UnixAddress(path, 0o600))))

@@ -207,7 +207,7 @@ class Front:
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         for family, _, _, _, where in dict.fromkeys(found):
-            sock = tcp_socket(family, where, reuse_port=False)
+            sock = tcp_socket(family, where)
             self._listen(sock, listener)
             host, port = sock.getsockname()[:2]
             self.addresses.append(TcpAddress(host, port))

@@ -236,6 +236,12 @@ class Edge:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def idle(self) -> None:
+        """Wait until nothing is being answered."""
+        async with asyncio.timeout(10):
+            while self.application.in_flight:
+                await asyncio.sleep(0.01)
+
 
 @asynccontextmanager
 async def serving(

@@ -224,7 +224,7 @@ async def test_a_download_that_nobody_takes_is_given_up() -> None:
         await ask.reader.readuntil(b"\r\n\r\n")
         ask.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.wait_for(edge.waiting.release.wait(), 10)
-        await asyncio.wait_for(edge.application.wait_idle(), 5)
+        await edge.idle()
 
 
 async def test_a_client_that_leaves_its_long_poll_cancels_it() -> None:
@@ -234,7 +234,7 @@ async def test_a_client_that_leaves_its_long_poll_cancels_it() -> None:
             ask.writer.write(f"GET {V3}/wait HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             await asyncio.wait_for(edge.waiting.begun.wait(), 5)
         await asyncio.wait_for(edge.waiting.cancelled.wait(), 5)
-        await asyncio.wait_for(edge.application.wait_idle(), 5)
+        await edge.idle()
 
 
 async def test_other_handlers_finish_what_they_began() -> None:
@@ -247,7 +247,7 @@ async def test_other_handlers_finish_what_they_began() -> None:
             await ask.get("/health")
         assert edge.application.in_flight == 1
         edge.waiting.release.set()
-        await asyncio.wait_for(edge.application.wait_idle(), 5)
+        await edge.idle()
         assert not edge.waiting.cancelled.is_set()
 
 

@@ -65,7 +65,7 @@ async def test_a_long_poll_behind_another_request_notices_that_its_client_left()
             assert (await read_answer(ask.reader)).status == 200
             await asyncio.wait_for(edge.waiting.begun.wait(), 5)
         await asyncio.wait_for(edge.waiting.cancelled.wait(), 5)
-        await asyncio.wait_for(edge.application.wait_idle(), 5)
+        await edge.idle()
 
 
 async def test_an_upload_whose_client_leaves_ends() -> None:
@@ -78,7 +78,7 @@ async def test_an_upload_whose_client_leaves_ends() -> None:
             async with client(edge) as other:
                 await other.get("/health")
             assert edge.application.in_flight == 1
-        await asyncio.wait_for(edge.application.wait_idle(), 5)
+        await edge.idle()
         assert not edge.listener._state.exchanges
 
 

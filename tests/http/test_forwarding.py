@@ -139,11 +139,6 @@ async def asked(pair: Pair, request: bytes) -> AsyncIterator[Client]:
         yield one
 
 
-async def idle(edge: Edge) -> None:
-    """Wait until nothing is being answered."""
-    await edge.application.wait_idle()
-
-
 async def test_another_worker_answers(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     """Who polls on their only connection could not write in rooms of others; or it is not in the log."""
     pair.a.waiting.release.set()
@@ -217,7 +212,7 @@ async def test_a_client_that_leaves_does_not_stop_it(pair: Pair) -> None:
     await asyncio.sleep(0.05)
     assert pair.a.application.in_flight == 1
     pair.b.waiting.release.set()
-    await idle(pair.a)
+    await pair.a.idle()
     assert (pair.a.waiting.said, pair.b.waiting.said) == ([], ["wait"])
 
 
