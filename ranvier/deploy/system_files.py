@@ -40,8 +40,8 @@ Restart=always
 RestartSec=3
 # What a worker ends with that was asked to restart at the page.
 SuccessExitStatus=75
-# The schema may have to be brought up to date first.
-TimeoutStartSec=15min
+# The schema may have to be brought up to date first: broken off, that would begin anew for ever.
+TimeoutStartSec=infinity
 # Twice the drain_timeout of the configuration, since requests of other workers are waited for after those of
 # clients, and some seconds. `ranvier deploy` writes it anew when that has changed.
 TimeoutStopSec={stop_s}s

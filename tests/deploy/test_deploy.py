@@ -596,6 +596,7 @@ def test_systemd_takes_the_units(machine: Path, deploy: Deploy) -> None:
         "ExecReload=/bin/kill -HUP $MAINPID",
         "Restart=always",
         "RestartSec=3",
+        "TimeoutStartSec=infinity",
         f"SuccessExitStatus={os.EX_TEMPFAIL}",
         "PartOf=ranvier.target",
     ):
