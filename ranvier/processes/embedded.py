@@ -11,7 +11,6 @@ from pathlib import Path
 LOCK_TIMEOUT_S = 0.2
 POLL_INTERVAL_S = 0.01
 SUPERVISE_INTERVAL_S = 0.5
-RESTART_PAUSE_S = 5.0
 
 
 class FolderInUse(Exception):

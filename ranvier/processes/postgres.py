@@ -23,7 +23,6 @@ from urllib.parse import quote
 
 from ranvier.processes.embedded import (
     POLL_INTERVAL_S,
-    RESTART_PAUSE_S,
     SUPERVISE_INTERVAL_S,
     FolderInUse,
     take_lock,
@@ -125,16 +124,12 @@ class EmbeddedPostgres:
     async def supervise(self) -> None:
         """Start PostgreSQL again whenever it dies, until ``stop`` is called or this task is cancelled.
 
-        What keeps it from starting is logged, and it is tried again; one that still recovers is left to it.
+        Raises ``PostgresError`` when it cannot be started again.
         """
         while not self._stopping:
             await asyncio.sleep(SUPERVISE_INTERVAL_S)
             if not self._stopping and self._process is not None and self._process.poll() is not None:
-                try:
-                    await asyncio.to_thread(self._restart)
-                except PostgresError as error:
-                    logger.error("%s; trying again", error)
-                    await asyncio.sleep(RESTART_PAUSE_S)
+                await asyncio.to_thread(self._restart)
 
     def _start(self) -> str:
         with self._changing:

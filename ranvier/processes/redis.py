@@ -21,7 +21,6 @@ from pathlib import Path
 
 from ranvier.config.database import RedisConfig
 from ranvier.processes.embedded import (
-    RESTART_PAUSE_S,
     SUPERVISE_INTERVAL_S,
     FolderInUse,
     take_lock,
@@ -51,6 +50,7 @@ MAX_SOCKET_BYTES = 100
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 ORPHAN_TIMEOUT_S = 3.0
+RESTART_PAUSE_S = 5.0
 _TEMPORARY_PREFIX = "ranvier-redis-"
 
 
