@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from ranvier.cluster.placement import READ, USER, ranked
 from ranvier.http.listeners import UnixAddress
 from ranvier.processes import front_protocol
-from ranvier.processes.front import Front, FrontListener
+from ranvier.processes.front import _LOOK_S, Front, FrontListener
 from ranvier.processes.front_end import Adopting, FrontEnd
 from ranvier.processes.front_protocol import Connection, Ready, Refused, Taken, TakesRooms
 from ranvier.processes.offers import Offers, refuse, take
@@ -22,6 +27,7 @@ from tests.open_files import no_more_files
 
 WRITES = b"PUT /_matrix/client/v3/rooms/!r%d:test/send/m/1 HTTP/1.1\r\n"
 READS = b"GET /_matrix/client/v3/rooms/!r%d:test/messages HTTP/1.1\r\n"
+SYNCS = b"GET /_matrix/client/v3/sync HTTP/1.1\r\nAuthorization: Bearer token%d\r\n"
 
 
 class Worker:
@@ -32,6 +38,7 @@ class Worker:
         self._sock.setblocking(False)
         front.add_worker(name, ours)
         self.taken = 0
+        self.heads: list[bytes] = []
         self.say(Ready())
 
     def say(self, message: front_protocol.Message) -> None:
@@ -49,8 +56,12 @@ class Worker:
                 elif (sock := take(passed)) is not None:
                     self.say(Taken(message.id))
                     self.taken += 1
+                    self.heads.append(sock.recv(4096))
                     sock.close()
         return count
+
+    def die(self) -> None:
+        self._sock.close()
 
 
 @dataclass
@@ -108,6 +119,52 @@ async def test_who_writes_is_given_to_those_that_have_rooms(front: Front) -> Non
         assert (one.hear(), two.hear()) == (0, 20)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_user_is_always_given_to_one_worker_and_a_room_is_too(front: Front) -> None:
+    """What is in memory for one user's syncs would be so on all workers, and each would read it anew."""
+    workers = {name: Worker(front, name) for name in ("one", "two")}
+    await front.wait_ready(workers)
+    users = {number: ranked(USER, sha256(b"token%d" % number).hexdigest(), workers)[0] for number in range(8)}
+    rooms = {number: ranked(READ, f"!r{number}:test", workers)[0] for number in range(8)}
+    for head, placed in ((SYNCS, users), (READS, rooms)):
+        async with asking(front, *(head % number for number in [*placed] * 3)):
+            for name, worker in workers.items():
+                worker.hear()
+                asked = Counter(int(re.findall(rb"(?:token|!r)(\d+)", it)[0]) for it in worker.heads)
+                assert asked == {number: 3 for number in placed if placed[number] == name}
+                worker.heads.clear()
+
+
+async def test_what_a_worker_did_not_take_before_it_died_goes_to_another(front: Front) -> None:
+    """Whoever connected just before a worker ended would find the connection closed and nothing done."""
+    one, two = Worker(front, "one"), Worker(front, "two")
+    two.say(TakesRooms(False))
+    await front.wait_ready(["one", "two"])
+    async with asking(front, *(WRITES % number for number in range(5))):
+        await until(lambda: len(front._workers["one"].given) == 5)
+        one.die()
+        await until(lambda: two.hear() and two.taken == 5)
+
+
+async def test_what_a_worker_that_stands_still_does_not_take_goes_to_another(front: Front) -> None:
+    """New clients would wait for a worker that hangs, as long as it does; or two would serve one of them."""
+    one, two = Worker(front, "one"), Worker(front, "two")
+    two.say(TakesRooms(False))
+    await front.wait_ready(["one", "two"])
+    async with asking(front, *(WRITES % number for number in range(5))):
+        await until(lambda: two.hear() and two.taken == 5)
+        assert one.hear() == 5
+        assert one.taken == 0
+    async with asking(front, WRITES % 1):
+        assert (one.hear(), two.hear()) == (0, 1), "for a while it is asked last"
+
+
 async def test_a_connection_that_a_worker_has_no_room_for_goes_to_another(front: Front) -> None:
     """A client would be told that the server is full, while most of it is empty."""
     one, two = Worker(front, "one"), Worker(front, "two")
@@ -124,11 +181,13 @@ async def test_a_connection_waits_while_all_workers_are_full(front: Front) -> No
     one, two = Worker(front, "one"), Worker(front, "two")
     await front.wait_ready(["one", "two"])
     offers = 0
+    begun = time.monotonic()
     async with asking(front, WRITES % 1):
         for _ in range(20):
             offers += one.hear(is_full=True) + two.hear(is_full=True)
             await asyncio.sleep(0.02)
-        assert 2 <= offers <= 8
+        looks = 1 + (time.monotonic() - begun) / _LOOK_S
+        assert 2 <= offers <= 2 * looks, "each look offers it to each of the two once"
         async with asyncio.timeout(5):
             while not one.taken + two.taken:
                 one.hear()
