@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +19,25 @@ def own_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeadBoard, "_take_place", lambda _: next(places))
 
 
+class Clock:
+    """A clock that goes on by a nanosecond each time it is asked, and further when a test says so."""
+
+    def __init__(self) -> None:
+        self.ns = 10**18
+
+    def read(self) -> int:
+        self.ns += 1
+        return self.ns
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the clock that all boards go by."""
+    made = Clock()
+    monkeypatch.setattr(head_board, "time", SimpleNamespace(monotonic_ns=made.read))
+    return made
+
+
 def test_everybody_sees_the_newest_head(tmp_path: Path) -> None:
     """One would not see through one worker what another has answered."""
     one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
@@ -29,9 +48,8 @@ def test_everybody_sees_the_newest_head(tmp_path: Path) -> None:
     other.close()
 
 
-def test_they_commit_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_commit_in_turn(tmp_path: Path, clock: Clock) -> None:
     """Under load each message would cost a commit of its own, or one worker's would wait for ever."""
-    monkeypatch.setattr(head_board, "_STALE_NS", 60_000_000_000)
     one, other, third = HeadBoard(tmp_path), HeadBoard(tmp_path), HeadBoard(tmp_path)
     assert one.may_commit()
     one.begin_commit()
@@ -48,14 +66,13 @@ def test_they_commit_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         board.close()
 
 
-def test_nobody_waits_for_the_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_the_dead(tmp_path: Path, clock: Clock) -> None:
     """A worker that was killed or frozen in a commit would hold up all others."""
-    monkeypatch.setattr(head_board, "_STALE_NS", 30_000_000)
     one, other, third = HeadBoard(tmp_path), HeadBoard(tmp_path), HeadBoard(tmp_path)
     one.begin_commit()
     assert not other.may_commit()
     assert not third.may_commit()
-    time.sleep(0.04)
+    clock.ns += head_board._STALE_NS
     assert third.may_commit()
     for board in (one, other, third):
         board.close()

@@ -57,10 +57,10 @@ async def test_many_calls_share_one_connection() -> None:
 
     async with served(answer) as (_, address, greeted):
         link = await linked(address)
-        slow = asyncio.create_task(link.call(b"slow", accept_within_s=0.3))
+        slow = asyncio.create_task(link.call(b"slow", accept_within_s=2))
         for number in range(50):
             assert await link.call(b"%d" % number, accept_within_s=5) == b"%d" % number * 2
-        await asyncio.sleep(0.4)  # longer than it may take to begin: it was begun, and is waited for
+        await asyncio.sleep(2.1)  # longer than it may take to begin: it was begun, and is waited for
         assert await link.call(b"last", accept_within_s=5) == b"lastlast"
         assert await slow == b"slowslow"
         assert await link.call(b"x" * 3_000_000, accept_within_s=5) == b"x" * 6_000_000
@@ -121,13 +121,13 @@ async def test_deadlines_hold_between_machines_whose_clocks_differ(ahead_s: floa
 
     async with served(answer, lambda: time.monotonic() + ahead_s) as (_, address, _):
         link = await linked(address)
-        assert await link.call(b"in time", accept_within_s=0.25) == b"in time"
+        assert await link.call(b"in time", accept_within_s=5) == b"in time"
         with pytest.raises(NotAcceptedError):
             await link.call(b"late", accept_within_s=-0.001)
-        link._ahead_s -= 3.0  # as if the other side's greeting had come three seconds late
+        link._ahead_s -= 30.0  # as if the other side's greeting had come so many seconds late
         with pytest.raises(NotAcceptedError):
-            await link.call(b"refused", accept_within_s=0.25)
-        assert await link.call(b"in time", accept_within_s=0.25) == b"in time"
+            await link.call(b"refused", accept_within_s=5)
+        assert await link.call(b"in time", accept_within_s=5) == b"in time"
         link.close()
 
 
@@ -192,29 +192,29 @@ async def test_an_answer_that_never_comes_has_an_end() -> None:
     """A request would wait for ever for a worker that began it and stands still."""
 
     async def answer(body: bytes) -> bytes:
-        await asyncio.sleep(1 if body == b"never" else 0)
+        await asyncio.sleep(30 if body == b"never" else 0)
         return body
 
     async with served(answer) as (_, address, _):
         link = await linked(address)
         with pytest.raises(LinkLostError):
-            await link.call(b"never", accept_within_s=0.2, answer_within_s=0.1)
-        assert await link.call(b"next", accept_within_s=0.2, answer_within_s=0.1) == b"next"
+            await link.call(b"never", accept_within_s=1, answer_within_s=0.1)
+        assert await link.call(b"next", accept_within_s=5, answer_within_s=0.1) == b"next"
 
 
 async def test_what_is_begun_late_is_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that a busy worker began at the last moment would be carried out by two workers."""
     # However seldom calls are confirmed: one that comes with little time left is, before it is begun.
     monkeypatch.setattr("ranvier.cluster.link._CONFIRM_AFTER_S", 30.0)
-    monkeypatch.setattr("ranvier.cluster.link._MARGIN_S", 1.0)
+    monkeypatch.setattr("ranvier.cluster.link.HASTE_S", 2.0)
 
     async def answer(body: bytes) -> bytes:
-        await asyncio.sleep(2)
+        await asyncio.sleep(2.5)
         return body
 
     async with served(answer) as (_, address, _):
         link = await linked(address)
-        assert await link.call(b"late", accept_within_s=0.19) == b"late"
+        assert await link.call(b"late", accept_within_s=1.9) == b"late"
         link.close()
 
 
@@ -232,9 +232,9 @@ async def test_each_call_that_takes_long_is_confirmed() -> None:
         link = await linked(address)
         calls = []
         for number in range(4):
-            calls.append(asyncio.create_task(link.call(b"%d" % number, accept_within_s=0.25)))
+            calls.append(asyncio.create_task(link.call(b"%d" % number, accept_within_s=1.5)))
             await asyncio.sleep(0.015)
-        await asyncio.sleep(0.5)  # longer than they may take to begin
+        await asyncio.sleep(1.7)  # longer than they may take to begin
         done.set()
         assert await asyncio.gather(*calls) == begun == [b"0", b"1", b"2", b"3"]
         link.close()
@@ -288,12 +288,12 @@ def test_who_stood_still_reads_its_answers_before_it_gives_up() -> None:
 
         def stand_still() -> None:
             busy.recv(10)
-            time.sleep(0.3)
+            time.sleep(0.8)
 
         with busy, other:
             asyncio.get_running_loop().add_reader(busy, stand_still)
-            for number in range(5):
-                waiting = asyncio.create_task(link.call(b"%d" % number, accept_within_s=0.1))
+            for number in range(3):
+                waiting = asyncio.create_task(link.call(b"%d" % number, accept_within_s=0.6))
                 await asyncio.sleep(0)  # now it is sent
                 other.send(b"x")
                 assert await waiting == b"%d" % number
@@ -307,7 +307,7 @@ def test_who_stood_still_reads_its_answers_before_it_gives_up() -> None:
     finally:
         done.set()
         serving.join(30)
-    assert called == [b"%d" % number for number in range(5)]
+    assert called == [b"%d" % number for number in range(3)]
 
 
 async def test_notices_arrive_and_what_is_unknown_is_passed_over() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.cluster_process import HoppingClient
 from tests.cluster.machine import Machine
 from tests.cluster.services import services
-from tests.cluster.test_hopping import bodies, position
+from tests.cluster.test_hopping import bodies, position, settled
 from tests.postgres import private_folder
 from tests.server.process import free_port
 from tests.server.test_listeners_whole import make_certificate
@@ -132,10 +132,8 @@ async def test_a_machine_with_another_secret_is_asked_for_nothing(database: str)
                 since = (await other.sync())["next_batch"]
                 await one.send(room_id, "each does its own work")
                 assert bodies(await other.sync(since, 5000), room_id) == ["each does its own work"]
-            await asyncio.sleep(2.5)  # until they have told how many they answered
-            answered = {it["name"]: it["requests"] for it in (await found[0].workers()).values()}
             # Two for each room by one, three by the other: nothing was passed on.
-            assert answered == {"m1": 1 + 12, "m2": 1 + 18}
+            assert await settled(found[0]) == {"m1": 1 + 12, "m2": 1 + 18}
 
 
 async def test_tls_that_there_would_not_be_is_refused(database: str) -> None:
