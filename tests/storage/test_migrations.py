@@ -21,3 +21,15 @@ async def test_a_migration_may_take_longer_than_a_statement_of_a_request(
     assert await databases[0].fetchval("SELECT count(*) FROM schema_migrations") == len(files)
     for database in databases:
         await database.close()
+
+
+async def test_workers_that_start_at_once_migrate_once(empty_database: str) -> None:
+    """Two workers on a new database would get into each other's way, and one or both not start."""
+    databases = [Database({"dsn": empty_database}, size=1) for _ in range(3)]
+    try:
+        await asyncio.gather(*(migrations.migrate(it, "example.org") for it in databases))
+        applied = await databases[0].fetch("SELECT name FROM schema_migrations ORDER BY applied_at, name")
+        assert [record["name"] for record in applied] == [name for name, _ in migrations.migration_files()]
+    finally:
+        for database in databases:
+            await database.close()
