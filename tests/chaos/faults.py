@@ -16,7 +16,7 @@ from typing import Any, Final
 from ranvier.config.database import RedisConfig
 from ranvier.log.redis_connection import RedisConnection
 from tests.chaos.excuses import AT_ONCE_S, NO_EXCUSE, Excuse, one_of
-from tests.chaos.processes import client_ports, command_of, is_stopped, listener_at, started
+from tests.chaos.processes import children, client_ports, is_stopped, listener_at, started
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.figures import IN_FLIGHT, figures
 from tests.cluster.last_commit import last_commit
@@ -190,9 +190,7 @@ class Faults:
 
     def workers(self) -> list[int]:
         """Give the pids of the workers, the one that has run longest first."""
-        children = Path(f"/proc/{self._cluster.pid}/task/{self._cluster.pid}/children").read_text().split()
-        found = [pid for pid in map(int, children) if b"ranvier.app.worker" in command_of(pid)]
-        return sorted(found, key=started)
+        return sorted(children(self._cluster.pid, b"ranvier.app.worker"), key=started)
 
     async def wait_whole(self, count: int | None = None) -> None:
         """Wait until so many workers answer."""

@@ -19,6 +19,12 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
+def children(pid: int, command: bytes) -> list[int]:
+    """Give those that a process has started by a command in which this stands."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in map(int, found) if command in command_of(child)]
+
+
 def started(pid: int) -> int:
     """Give when a process was started, in ticks since the machine was (source: proc(5), ``starttime``)."""
     fields = _stat(pid)
@@ -29,6 +35,15 @@ def is_stopped(pid: int) -> bool:
     """Tell whether a process stands still (or is gone)."""
     fields = _stat(pid)
     return not fields or fields[0] == "T"
+
+
+def catches(pid: int, signum: int) -> bool:
+    """Tell whether a process does something of its own at a signal (source: proc(5), ``SigCgt``)."""
+    try:
+        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(int(lines["SigCgt"], 16) >> (signum - 1) & 1)
 
 
 def _stat(pid: int) -> list[str]:

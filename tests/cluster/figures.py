@@ -11,6 +11,7 @@ import aiohttp
 OVERTAKEN = "ranvier_log_overtaken_writes_total"
 QUEUED = "ranvier_log_queued_writes"
 IN_FLIGHT = "ranvier_http_requests_in_flight"
+SYNC_WAITING = "ranvier_sync_waiting"
 
 
 async def figures(socket: Path) -> dict[str, float]:

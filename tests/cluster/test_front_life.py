@@ -7,17 +7,23 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from ranvier.cluster.head_board import PLACES
 from ranvier.processes.supervisor import Sizes
-from tests.cluster.cluster_process import ClusterProcess
+from tests.chaos.processes import catches, children
+from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.figures import SYNC_WAITING, figures
+from tests.cluster.log_lock import connection_of, log_locked
 from tests.cluster.test_up_beside import logged
 from tests.postgres import private_folder
-from tests.server.http_client import HttpClient
+from tests.server.http_client import HttpClient, Refused
+from tests.server.test_life import is_alive, postgres_pid
+
+FEW = {"per_second": 0.001, "burst_count": 20}
 
 
 @pytest.fixture
@@ -54,8 +60,11 @@ async def ask_until_done(server: ClusterProcess, work: asyncio.Task[object]) -> 
     return times
 
 
-async def test_a_reload_while_it_starts_ends_nothing(server: ClusterProcess) -> None:
-    """A server that is told just then that its certificate is new would not start, or lose a worker."""
+async def test_a_reload_while_it_starts_ends_nothing_and_ctrl_c_ends_all(server: ClusterProcess) -> None:
+    """A server that is told just then that its certificate is new would not start, or lose a worker.
+
+    Ctrl-C, which a terminal sends to all processes, would break requests off or leave a process running.
+    """
     starting: asyncio.Task[object] = asyncio.create_task(server.start())
     lock = server.folder / "data" / "postgres" / "lock"
     async with asyncio.timeout(30):
@@ -63,12 +72,47 @@ async def test_a_reload_while_it_starts_ends_nothing(server: ClusterProcess) -> 
             await asyncio.sleep(0.01)
     assert await ask_until_done(server, starting) > 1
     assert "ended" not in server.log
-    async with HttpClient(server.url) as client:
-        await client.register()
+    redis = int((server.folder / "data" / "redis" / "redis.pid").read_text())
+    pids = [postgres_pid(server), redis, *(it["pid"] for it in (await server.workers()).values())]
+    await ctrl_c(server)
+    assert [pid for pid in pids if pid is None or is_alive(pid)] == []
+    assert "ended" not in server.log
+    assert "Traceback" not in server.log
+
+
+async def ctrl_c(server: ClusterProcess) -> None:
+    """Interrupt a server, with all its processes as a terminal does; what is under way is answered."""
+    async with AsyncExitStack() as stack:
+        polls = []
+        for _ in range(6):
+            client = await stack.enter_async_context(HttpClient(server.url))
+            await client.register()
+            room_id = await client.create_room()
+            since = (await client.sync())["next_batch"]
+            polls.append(asyncio.create_task(client.sync(since, 30_000)))
+        async with connection_of(server) as connection, asyncio.timeout(20), log_locked(connection):
+            sending = asyncio.create_task(client.send(room_id, "begun"))
+            while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.05)
+            while await waiting(server) < len(polls):
+                await asyncio.sleep(0.05)
+            os.killpg(server.pid, signal.SIGINT)
+            assert all("next_batch" in answer for answer in await asyncio.gather(*polls))
+        assert await sending
+    assert await server.wait() == 0
+
+
+async def waiting(server: ClusterProcess) -> float:
+    """Give how many syncs wait at its workers."""
+    sockets = [server.worker_socket(f"worker{number}") for number in range(1, server.count + 1)]
+    return sum([(await figures(socket))[SYNC_WAITING] for socket in sockets])
 
 
 async def test_a_reload_while_a_worker_starts_ends_nothing(server: ClusterProcess) -> None:
-    """A worker that was just being started again would be ended by a reload, and start once more."""
+    """A worker that was just being started again would be ended by a reload, and start once more.
+
+    Ctrl-C, which a terminal sends to all processes, would end it with a page of traceback.
+    """
     await server.start()
     pids = [await server.kill_worker(name) for name in ("worker1", "worker2")]
     coming: asyncio.Task[object] = asyncio.create_task(server.wait_live(2, pids))
@@ -77,6 +121,16 @@ async def test_a_reload_while_a_worker_starts_ends_nothing(server: ClusterProces
     assert server.log.count("starting it again") == 2
     async with HttpClient(server.url) as client:
         await client.register()
+    pid = await server.kill_worker("worker1")
+    async with asyncio.timeout(20):
+        while True:
+            found = children(server.pid, b"ranvier.app.worker")
+            if len(found) == 2 and pid not in found and all(catches(it, signal.SIGINT) for it in found):
+                break
+            await asyncio.sleep(0.01)
+    os.killpg(server.pid, signal.SIGINT)
+    assert await server.wait() == 0
+    assert "Traceback" not in server.log
 
 
 async def test_a_worker_that_cannot_be_started_at_once_is_started_later(server: ClusterProcess) -> None:
@@ -131,14 +185,36 @@ def test_postgres_has_connections_for_as_many_workers_as_there_may_be(count: int
 async def test_all_processes_read_settings_again_and_what_is_wrong_is_said_once(
     server: ClusterProcess,
 ) -> None:
-    """An administrator would read the same mistake from each worker, or miss what the front says."""
+    """An administrator would read the same mistake from each worker, or miss what the front says.
+
+    And a limit, the new one here, would be one for each worker: passwords could be guessed so much faster.
+    """
     await server.start()
     server.write_config(log_level="LOUD")
     os.kill(server.pid, signal.SIGHUP)
     await logged(server, "the old one stays")
-    server.write_config(log_level="INFO")
+    server.write_config(log_level="INFO", rc_login={**server.config["rc_login"], "address": FEW})
     os.kill(server.pid, signal.SIGHUP)
     await logged(server, "Read the configuration again", 3)
     for process in ("front", "worker1", "worker2"):
         assert f"[{process}] ranvier.processes.life: Read the configuration again" in server.log
     assert server.log.count("the old one stays") == 1
+    assert FEW["burst_count"] <= await guesses(server) < 1.5 * FEW["burst_count"]
+
+
+async def guesses(server: ClusterProcess) -> int:
+    """Guess passwords at one worker until it takes no more, then at the other; give how many both took."""
+    identifier = {"type": "m.id.user", "user": "nobody"}
+    guess = {"type": "m.login.password", "identifier": identifier, "password": "a guess"}
+    count = 0
+    for name in ("worker1", "worker2"):
+        async with HoppingClient([server.worker_socket(name)]) as client:
+            while True:
+                with pytest.raises(Refused) as refused:
+                    await client.post("/v3/login", guess)
+                if refused.value.errcode == "M_LIMIT_EXCEEDED":
+                    break
+                assert refused.value.errcode == "M_FORBIDDEN"
+                count += 1
+                await asyncio.sleep(0.05)  # others hear of it a little later
+    return count

@@ -110,6 +110,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
+                process_group=0,  # as a shell does: a terminal sends Ctrl-C to all that is in it
             )
         async with asyncio.timeout(timeout_s), HttpClient(self.url) as client:
             while not await client.is_up():
