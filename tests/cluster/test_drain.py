@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,8 +25,11 @@ STATUS = "/_ranvier/api/status"
 GUARD = {"X-Ranvier-Console": "1"}
 
 
+_TRANSIT_S = 1.0
+
+
 class Poller:
-    """Poll on one connection, as long as the server lets it, and keep what is heard."""
+    """Poll on one connection, as long as the server lets it, then on a new one; keep what is heard."""
 
     def __init__(self, client: HttpClient, since: str) -> None:
         self.heard: list[str] = []
@@ -33,19 +37,41 @@ class Poller:
         self._token = client.token
         self._since = since
 
-    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Poll for ever. Raises what the connection does, and AssertionError for an answer that is none."""
+    async def run(self, port: int) -> None:
+        """Poll for ever. Raises what a connection does, and AssertionError for an answer that is none."""
         while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                await self._poll(reader, writer)
+            finally:
+                writer.close()
+
+    async def _poll(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Poll until the server says that it closes the connection.
+
+        Only a poll that crossed the end of an idle connection may find it closed (RFC 9112, section 9.3.1).
+        """
+        is_idle = False
+        while True:
+            sent = time.monotonic()
             writer.write(
                 f"GET /_matrix/client/v3/sync?since={self._since}&timeout=25000 HTTP/1.1\r\nHost: a\r\n"
                 f"Authorization: Bearer {self._token}\r\n\r\n".encode()
             )
-            answer = await read_answer(reader)
+            try:
+                answer = await read_answer(reader)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                if is_idle and time.monotonic() - sent < _TRANSIT_S:
+                    return
+                raise
             assert answer.status == 200, answer
             self.answers += 1
             self._since = answer.json["next_batch"]
             for room in answer.json.get("rooms", {}).get("join", {}).values():
                 self.heard += [it["content"].get("body") for it in room.get("timeline", {}).get("events", [])]
+            if answer.headers.get("connection") == "close":
+                return
+            is_idle = True
 
 
 async def ask(socket: Path, method: str, path: str) -> tuple[int, Any]:
@@ -84,7 +110,7 @@ async def three() -> AsyncIterator[ClusterProcess]:
 
 @asynccontextmanager
 async def polling(cluster: ClusterProcess, count: int) -> AsyncIterator[tuple[HttpClient, str, list[Poller]]]:
-    """Give somebody who writes, a room, and so many who poll there, each on a connection of their own."""
+    """Give somebody who writes, a room, and so many who poll there, each by themselves."""
     pollers: list[Poller] = []
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(HttpClient(cluster.url))
@@ -97,9 +123,7 @@ async def polling(cluster: ClusterProcess, count: int) -> AsyncIterator[tuple[Ht
             await client.register()
             await client.join(room_id)
             poller = Poller(client, (await client.sync())["next_batch"])
-            ends = await asyncio.open_connection("127.0.0.1", cluster.port)
-            stack.callback(ends[1].close)
-            running_polls.append(tasks.create_task(poller.run(*ends)))
+            running_polls.append(tasks.create_task(poller.run(cluster.port)))
             pollers.append(poller)
         try:
             yield writer, room_id, pollers
@@ -116,8 +140,11 @@ async def heard_by_all(pollers: list[Poller], text: str) -> None:
     assert all(it.heard.count(text) == 1 for it in pollers)
 
 
-async def test_nobody_stays_with_a_drained_worker(three: ClusterProcess) -> None:
-    """An administrator would wait in vain for a drained worker to be left, or clients see errors."""
+async def test_nobody_stays_with_a_drained_worker_nor_with_one_that_ends(three: ClusterProcess) -> None:
+    """An administrator would wait in vain for a drained worker to be left, or clients see errors.
+
+    So they would while workers are restarted one after the other.
+    """
     names = ["worker1", "worker2", "worker3"]
     async with polling(three, 15) as (writer, room_id, pollers):
         async with asyncio.timeout(20):
@@ -145,6 +172,12 @@ async def test_nobody_stays_with_a_drained_worker(three: ClusterProcess) -> None
         await asyncio.sleep(2)
         assert sum(it.answers for it in pollers) - answers <= len(pollers)
         assert (await waiting(three, names))[drained] == 0
+        for number, name in enumerate((it for it in names if it != drained), 1):
+            pid = await three.kill_worker(name, signal.SIGTERM)
+            await writer.send(room_id, f"{name} ends")
+            await heard_by_all(pollers, f"{name} ends")
+            await three.wait_live(2, [pid])  # and the drained one
+            assert three.log.count("ended (status 0); starting it again") == number
 
 
 async def test_a_drained_worker_without_a_front_is_asked_by_nobody(cluster: ClusterProcess) -> None:
