@@ -44,7 +44,8 @@ class Excuse:
     of those with sockets of their own), begun before ``until``, when it was gone; of a victim that ended in
     order ``at_most`` so many: those on their way, on a connection that was kept alive, when it was closed
     (RFC 9112, section 9.3.1: clients repeat those by themselves). Where PostgreSQL was the victim: answers
-    of 503 to what was begun before ``unavailable_until``. Nobody may be left without an answer.
+    of 503 to what was begun before ``unavailable_until``, but for syncs, which wait. Nobody may be left
+    without an answer.
     """
 
     pids: frozenset[int] = frozenset()
@@ -60,11 +61,11 @@ class Excuse:
         if self.at_most is not None:
             cut = [it for it in cut if it.ended - it.began < _TRANSIT_S]
         excused = {id(it) for it in cut[: self.at_most]}
-        return [
-            it
-            for it in failures
-            if id(it) not in excused and not (it.how is How.UNAVAILABLE and it.began < self.unavailable_until)
-        ]
+        return [it for it in failures if id(it) not in excused and not self._is_unavailable(it)]
+
+    def _is_unavailable(self, failure: Failure) -> bool:
+        needs_database = not failure.what.startswith("sync")
+        return failure.how is How.UNAVAILABLE and needs_database and failure.began < self.unavailable_until
 
     def _is_victims(self, failure: Failure) -> bool:
         held = failure.way.pid in self.pids or failure.way.port in self.ports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ _WITHIN_S = 60.0
 _CLOSED_WITHIN_S: Final = 1.0
 _LOOK_S: Final = 0.02
 # Of 20 clients, each with some connections: written in the moment in which the connection is closed.
-_TRANSIT_OF_ONE: Final = 5
+TRANSIT_OF_ONE: Final = 5
 _TOKEN_LIMIT: Final = "rc_registration_token_validity"
 _SLOW: Final = {"per_second": 5, "burst_count": 2}
 
@@ -40,6 +41,7 @@ class Faults:
         self._chance = chance
         self._pause_s = pause_s
         self._stopped: set[int] = set()
+        self._names = itertools.cycle(f"worker{number}" for number in range(1, cluster.count + 1))
         self.all: Mapping[str, Callable[[], Awaitable[Excuse]]] = {
             "worker killed": self.kill_worker,
             "worker killed in a commit": self.kill_in_commit,
@@ -58,8 +60,8 @@ class Faults:
     # -- workers ---------------------------------------------------------------------------------------
 
     async def kill_worker(self) -> Excuse:
-        """Kill the worker that has run longest (so each in turn) on the spot; it is started again."""
-        return await self._kill(self.workers()[:1])
+        """Kill the next worker, by name, on the spot; it is started again."""
+        return await self._kill([self._pid(next(self._names))])
 
     async def kill_in_commit(self) -> Excuse:
         """Kill a worker that writes when PostgreSQL has its commit: nobody is told that it takes place."""
@@ -230,7 +232,7 @@ class Faults:
                 ports |= client_ports(pid)
                 await asyncio.sleep(_LOOK_S)
         until = time.monotonic() + _CLOSED_WITHIN_S
-        return Excuse(frozenset([pid]), frozenset(ports), until, at_most=_TRANSIT_OF_ONE)
+        return Excuse(frozenset([pid]), frozenset(ports), until, at_most=TRANSIT_OF_ONE)
 
     async def _writer(self) -> str:
         members = await self._cluster.workers()

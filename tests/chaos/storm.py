@@ -17,7 +17,7 @@ from ranvier.processes.postgres import running_dsn
 from tests.chaos.clients import Direct, Through
 from tests.chaos.excuses import NO_EXCUSE, Excuse
 from tests.chaos.faults import Faults
-from tests.chaos.talk import Talk
+from tests.chaos.talk import EVERYBODY_SAYS, Talk
 from tests.chaos.two_writers import written_by_two
 from tests.cluster.cluster_process import ClusterProcess
 from tests.postgres import private_folder
@@ -145,7 +145,7 @@ def _clients(cluster: ClusterProcess, seed: int) -> list[HttpClient]:
 
 async def _gather_in_rooms(members: list[HttpClient]) -> list[str]:
     await asyncio.gather(*(member.register() for member in members))
-    rooms = [await members[0].create_room() for _ in range(ROOMS)]
+    rooms = [await members[0].create_room(power_level_content_override=EVERYBODY_SAYS) for _ in range(ROOMS)]
     await asyncio.gather(*(member.join(room_id) for member in members[1:] for room_id in rooms))
     return rooms
 

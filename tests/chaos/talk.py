@@ -15,11 +15,15 @@ import aiohttp
 
 from tests.chaos.clients import noting_way
 from tests.chaos.excuses import Failure, How
-from tests.server.http_client import HttpClient, Unavailable
+from tests.server.http_client import HttpClient, Unavailable, position
 
 _LOST = (aiohttp.ClientError, ConnectionError, TimeoutError, Unavailable)
 _FILTER = '{"room":{"timeline":{"limit":200}}}'
 _PAUSE_S = 0.05
+_MESSAGE = "m.room.message"
+_STATE = "org.example.said"
+EVERYBODY_SAYS = {"state_default": 0}
+"""Power levels of rooms in which people talk: every fourth of their messages is a piece of state."""
 _REQUEST_TIMEOUT_S = 15.0  # beyond what it asks to wait: more than any fault lasts
 _SYNC_TIMEOUT_MS = 5_000
 
@@ -54,11 +58,16 @@ class Conversation:
 class Talk:
     """Have all members sync, and send into rooms that they are all in, until ``finish``.
 
+    Between two messages a member waits ``pause_s`` at most. Each fourth is a piece of state instead, which
+    has no transaction id.
+
     A request that fails is repeated as clients do (with the same transaction id), and noted. An answer that
     no fault excuses (a token that is not known any more, say) ends the talk with its exception.
     """
 
-    def __init__(self, members: Sequence[HttpClient], rooms: Sequence[str], *, seed: int) -> None:
+    def __init__(
+        self, members: Sequence[HttpClient], rooms: Sequence[str], *, seed: int, pause_s: float = 0.8
+    ) -> None:
         self.members = members
         self.rooms = rooms
         self.sent: dict[str, tuple[str, str]] = {}  # text → room, sender
@@ -70,7 +79,9 @@ class Talk:
         self.requests = 0
         self._slowest_s = 0.0
         self._unanswered: dict[str, float] = {}  # text → when it was first sent (monotonic seconds)
+        self._state: set[str] = set()  # the texts that are state
         self._seed = seed
+        self._pause_s = pause_s
         self._over = False
         self._heard = asyncio.Condition()
 
@@ -102,6 +113,15 @@ class Talk:
             for task in listening:
                 task.cancel()
         assert self.event_ids.keys() == self.answered.keys() == self.sent.keys()
+        await self._check_state()
+
+    async def _check_state(self) -> None:
+        """Demand that the state that was set is the rooms' state now."""
+        for room_id in self.rooms:
+            state = await self.members[0].get(f"/v3/rooms/{quote(room_id)}/state")
+            texts = [text for text in self._state if self.sent[text][0] == room_id]
+            kept = {it["event_id"] for it in state if it["type"] == _STATE}
+            assert kept == {self.answered[text][1] for text in texts}
 
     def finish(self) -> None:
         """Have the members stop sending."""
@@ -147,16 +167,19 @@ class Talk:
             number += 1
             text, room_id = f"{member.user_id} {number}", chance.choice(self.rooms)
             content = {"msgtype": "m.text", "body": text}
-            path = f"/v3/rooms/{quote(room_id)}/send/m.room.message/n{number}"
+            what, path = "send", f"/v3/rooms/{quote(room_id)}/send/{_MESSAGE}/n{number}"
+            if number % 4 == 0:
+                what, path = "state", f"/v3/rooms/{quote(room_id)}/state/{_STATE}/{number}{member.user_id}"
+                self._state.add(text)
             self.sent[text] = room_id, member.user_id
             begun = self._unanswered[text] = time.monotonic()
             while text not in self.answered:
-                answer = await self._ask("send", member, "PUT", path, content)
+                answer = await self._ask(what, member, "PUT", path, content)
                 if answer is not None:
                     self.answered[text] = room_id, answer["event_id"]
             del self._unanswered[text]
             self._slowest_s = max(self._slowest_s, time.monotonic() - begun)
-            await asyncio.sleep(chance.uniform(0.2, 0.8))
+            await asyncio.sleep(chance.uniform(self._pause_s / 4, self._pause_s))
 
     async def _listen(self, member: HttpClient, since: str) -> None:
         while True:
@@ -208,7 +231,7 @@ class Talk:
                 older = [it for it in page["chunk"] if not conversation.knows(member.user_id, it["event_id"])]
                 events[:0] = reversed(older)
                 token = page.get("end") if len(older) == len(page["chunk"]) else None
-            found += [(room_id, it) for it in events if it["type"] == "m.room.message"]
+            found += [(room_id, it) for it in events if it["type"] in (_MESSAGE, _STATE)]
         return found
 
     async def _ask(
@@ -236,8 +259,3 @@ def _how(error: Exception) -> How:
     if isinstance(error, Unavailable):
         return How.UNAVAILABLE
     return How.CUT if isinstance(error, aiohttp.ClientError | ConnectionError) else How.HUNG
-
-
-def position(token: str) -> int:
-    """Give the position of a sync token."""
-    return int(token[1:].partition("_")[0])

@@ -8,7 +8,7 @@ from tests.chaos.storm import storm
 
 SEED = 3
 FAULTS = (
-    *("worker killed", "worker killed in a commit") * 2,
+    *("worker killed", "worker killed", "worker killed in a commit") * 2,
     "worker frozen",
     "worker added and drained",
     "rooms written by two",

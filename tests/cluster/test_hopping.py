@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -14,22 +13,10 @@ import pytest
 from ranvier.cluster.placement import READ, ROOM, ranked
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.machine import Machine
-from tests.server.http_client import Refused
+from tests.server.http_client import Refused, bodies, position
 
 ALL = json.dumps({"room": {"timeline": {"limit": 1000}}})
 Hopper = Callable[[], HoppingClient]
-
-
-def bodies(answer: Any, room_id: str) -> list[str]:
-    """Give the texts of a room's timeline in a sync answer."""
-    room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
-    events = room.get("timeline", {}).get("events", [])
-    return [it["content"]["body"] for it in events if it["type"] == "m.room.message"]
-
-
-def position(token: str) -> int:
-    """Give the position of a sync token."""
-    return int(token[1:].partition("_")[0])
 
 
 async def settled(cluster: ClusterProcess | Machine) -> dict[str, int]:

@@ -13,8 +13,9 @@ import pytest
 from tests.cluster.cluster_process import HoppingClient
 from tests.cluster.machine import Machine
 from tests.cluster.services import services
-from tests.cluster.test_hopping import bodies, position, settled
+from tests.cluster.test_hopping import settled
 from tests.postgres import private_folder
+from tests.server.http_client import bodies, position
 from tests.server.process import free_port
 from tests.server.test_listeners_whole import make_certificate
 

@@ -16,10 +16,9 @@ import aiohttp
 
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.services import Notifications, services
-from tests.cluster.test_hopping import bodies
 from tests.cluster.test_worker_life import running
 from tests.postgres import private_folder
-from tests.server.http_client import HttpClient, Refused
+from tests.server.http_client import HttpClient, Refused, bodies
 from tests.server.process import ServerProcess, free_port
 from tests.server.test_listeners_whole import make_certificate
 

@@ -14,6 +14,18 @@ import aiohttp
 _names = itertools.count(1)
 
 
+def bodies(answer: Any, room_id: str) -> list[str]:
+    """Give the texts of a room's timeline in a sync answer."""
+    room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
+    events = room.get("timeline", {}).get("events", [])
+    return [it["content"]["body"] for it in events if it["type"] == "m.room.message"]
+
+
+def position(token: str) -> int:
+    """Give the position of a sync token."""
+    return int(token[1:].partition("_")[0])
+
+
 class Refused(Exception):
     """Carry an answer that is not 200."""
 

@@ -26,7 +26,7 @@ from tests.server.administrator import (
     until_metric,
     user_of,
 )
-from tests.server.http_client import HttpClient, Refused, Unavailable
+from tests.server.http_client import HttpClient, Refused, Unavailable, bodies
 from tests.server.process import SERVER_NAME, ServerProcess
 
 
@@ -76,13 +76,6 @@ async def sends_again(user: HttpClient, room_id: str, body: str) -> str:
             with suppress(Unavailable):
                 return await user.send(room_id, body, txn_id=body)
             await asyncio.sleep(0.05)
-
-
-def bodies(answer: Any, room_id: str) -> list[str]:
-    """Give the messages of a sync answer."""
-    room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
-    events = room.get("timeline", {}).get("events", [])
-    return [event["content"]["body"] for event in events if event["type"] == "m.room.message"]
 
 
 # -- starting and stopping -----------------------------------------------------------------------------
