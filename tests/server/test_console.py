@@ -25,6 +25,11 @@ from tests.server.http_client import HttpClient, Refused
 from tests.server.process import ServerProcess
 
 STATUS = "/_ranvier/api/status"
+PLOTS = ("pace", "latency", "requests")
+FIGURES = [
+    *("CPU", "Memory", "Requests/s", "Active rooms", "Rows behind", "Loop lag", "Syncs waiting"),
+    *("Commit", "In flight"),
+]
 needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed here")
 
 
@@ -163,13 +168,21 @@ async def test_page_in_a_browser(server: ServerProcess, page: Page, users: list[
         await log_in(page, server, boss.token)
         await page.until("document.querySelector('[data-worker=main] .state')?.textContent === 'live'")
         assert await page.run("document.querySelectorAll('.worker button:not([hidden])').length") == 0
-        assert str(server.pid) in await page.run("document.querySelector('.worker').innerText")
-        before = await page.run("document.querySelector('#pace path.first').getAttribute('d')")
+        text = await page.run("document.querySelector('.worker').innerText")
+        assert str(server.pid) in text
+        assert "every role" in text
+        labels = await page.run("[...document.querySelectorAll('.worker dt')].map((it) => it.textContent)")
+        assert labels == FIGURES
+        values = await page.run("[...document.querySelectorAll('.worker dd')].map((it) => it.textContent)")
+        assert len(values) == len(FIGURES)
+        assert all(value[:1].isdigit() for value in values), values
+        plots = {name: f"document.querySelector('#{name} path.first').getAttribute('d')" for name in PLOTS}
+        before = {name: await page.run(script) for name, script in plots.items()}
         room_id = await boss.create_room(name="<img src=x onerror=alert(1)>")
         for number in range(20):
             await boss.send(room_id, f"message {number}")
-        changed = f"document.querySelector('#pace path.first').getAttribute('d') !== {json.dumps(before)}"
-        await page.until(changed)
+        for name, script in plots.items():
+            await page.until(f"{script} !== {json.dumps(before[name])}")
         await page.until("!document.getElementById('pace-now').textContent.startsWith('0 rows')")
         for width, dark in ((390, True), (1200, False)):
             await page.resize(width, 800, dark=dark)
