@@ -6,8 +6,11 @@ import asyncio
 import os
 import random
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +25,10 @@ from ranvier.spec.errors import MatrixError
 from ranvier.storage.log import head
 from ranvier.wire.log_messages import decode_batch, decode_header, encode_batch
 from ranvier.wire.log_rows import Batch, EventRow, LogRow
+from tests.cluster.services import tcp_port_of
 from tests.core import Core, running_core
 from tests.redis import PrivateRedis, make_bus, private_redis, running_bus, until
+from tests.server.test_listeners_whole import make_certificate
 
 ALICE = "@alice:example.org"
 
@@ -456,6 +461,24 @@ async def test_a_password_and_a_database_number(redis: PrivateRedis) -> None:
             await RedisConnection.open(wrong)
     with pytest.raises(RedisUnavailable, match="range"):
         await RedisConnection.open(RedisConfig(path=redis.config.path, password="s3cret", dbid=99))
+
+
+async def test_redis_asks_for_a_certificate_and_is_shown_it(redis: PrivateRedis, tmp_path: Path) -> None:
+    """A Redis that lets in only those with a key of their own could not be used."""
+    await asyncio.to_thread(make_certificate, tmp_path)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    asks = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificate))
+    asks.load_cert_chain(certificate, key)
+    asks.verify_mode = ssl.CERT_REQUIRED
+    assert redis.config.path is not None
+    async with tcp_port_of(redis.config.path, asks) as port:
+        unknown = RedisConfig(host="localhost", port=port, use_tls=True, ca_file=certificate)
+        with pytest.raises(RedisUnavailable):
+            await (await RedisConnection.open(unknown)).command("ECHO", "x")
+        known = replace(unknown, certificate_file=certificate, private_key_file=key)
+        connection = await RedisConnection.open(known)
+        assert await connection.command("ECHO", "x") == b"x"
+        connection.close()
 
 
 def test_a_redacted_event_stays_redacted_on_the_way() -> None:
