@@ -43,15 +43,15 @@ class Excuse:
     Excused are those that were cut off on a connection that a victim held (the clients' ``ports``; ``pids``
     of those with sockets of their own), begun before ``until``, when it was gone; of a victim that ended in
     order ``at_most`` so many: those on their way, on a connection that was kept alive, when it was closed
-    (RFC 9112, section 9.3.1: clients repeat those by themselves). Where PostgreSQL was the victim: answers
-    of 503 to what was begun before ``unavailable_until``, but for syncs, which wait. Nobody may be left
-    without an answer.
+    (RFC 9112, section 9.3.1: clients repeat those by themselves). Then answers of 503 to what is
+    ``unavailable`` and was begun before ``unavailable_until``. Nobody may be left without an answer.
     """
 
     pids: frozenset[int] = frozenset()
     ports: frozenset[int] = frozenset()
     until: float = 0.0
     at_most: int | None = None
+    unavailable: frozenset[str] = frozenset()
     unavailable_until: float = 0.0
     slowest_s: float = AT_ONCE_S
 
@@ -64,8 +64,9 @@ class Excuse:
         return [it for it in failures if id(it) not in excused and not self._is_unavailable(it)]
 
     def _is_unavailable(self, failure: Failure) -> bool:
-        needs_database = not failure.what.startswith("sync")
-        return failure.how is How.UNAVAILABLE and needs_database and failure.began < self.unavailable_until
+        kind = failure.what.partition(" ")[0]
+        late = failure.began < self.unavailable_until
+        return failure.how is How.UNAVAILABLE and kind in self.unavailable and late
 
     def _is_victims(self, failure: Failure) -> bool:
         held = failure.way.pid in self.pids or failure.way.port in self.ports

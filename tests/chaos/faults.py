@@ -86,10 +86,13 @@ class Faults:
             await late.overtake()
             await asyncio.sleep(begun + self._pause_s - time.monotonic())
             self._signal(pid, signal.SIGCONT)
-            stopped_s = time.monotonic() - begun
+            ended = time.monotonic()
             await late.check()
         await self.wait_whole()
-        return Excuse(slowest_s=stopped_s + AT_ONCE_S)
+        # What it had in hand without a transaction id, and others wrote after, it does not do any more.
+        return Excuse(
+            unavailable=frozenset({"state"}), unavailable_until=ended, slowest_s=ended - begun + AT_ONCE_S
+        )
 
     async def add_and_drain(self) -> Excuse:
         """Start one worker more; drain it, as when there is less to do, and one in the middle of its work."""
@@ -183,9 +186,11 @@ class Faults:
         self._signal(pid, signum)
         await self._gone(pid)
         await self._until(lambda: self._postgres_status()[0] not in (0, pid) and self._postgres_status()[1])
-        # Connections are made anew within the pause between two attempts.
+        # Connections are made anew within the pause between two attempts. Syncs wait.
         return Excuse(
-            unavailable_until=time.monotonic() + 2.0, slowest_s=time.monotonic() - begun + AT_ONCE_S
+            unavailable=frozenset({"send", "state", "messages"}),
+            unavailable_until=time.monotonic() + 2.0,
+            slowest_s=time.monotonic() - begun + AT_ONCE_S,
         )
 
     # -- the processes -----------------------------------------------------------------------------------
