@@ -186,9 +186,10 @@ class Faults:
         self._signal(pid, signum)
         await self._gone(pid)
         await self._until(lambda: self._postgres_status()[0] not in (0, pid) and self._postgres_status()[1])
-        # Connections are made anew within the pause between two attempts. Syncs wait.
+        # Connections are made anew within the pause between two attempts. A sync that is not answered from
+        # memory (who comes to another worker, or while nobody knows which there are) needs them, too.
         return Excuse(
-            unavailable=frozenset({"send", "state", "messages"}),
+            unavailable=frozenset({"send", "state", "messages", "sync"}),
             unavailable_until=time.monotonic() + 2.0,
             slowest_s=time.monotonic() - begun + AT_ONCE_S,
         )
