@@ -128,15 +128,29 @@ def _is_local_name(host: str) -> bool:
 
 
 _PAGE_ROUTES: Final = [
-    Route("GET", "/_ranvier", redirect_to_page, auth=Auth.NONE, name="console"),
-    Route("GET", PAGE, get_page, auth=Auth.NONE, name="console"),
-    Route("GET", "/_ranvier/page/{name}", get_page_file, auth=Auth.NONE, name="console"),
+    Route("GET", "/_ranvier", redirect_to_page, auth=Auth.NONE, name="console", follows=False),
+    Route("GET", PAGE, get_page, auth=Auth.NONE, name="console", follows=False),
+    Route("GET", "/_ranvier/page/{name}", get_page_file, auth=Auth.NONE, name="console", follows=False),
 ]
 ROUTES: Final = [
     *_PAGE_ROUTES,
-    Route("GET", f"{API}/status", get_status, auth=Auth.ADMIN, name="console_status"),
-    Route("POST", f"{API}/workers/{{name}}/drain", drain_worker, auth=Auth.ADMIN, max_body=1024),
-    Route("POST", f"{API}/workers/{{name}}/restart", restart_worker, auth=Auth.ADMIN, max_body=1024),
+    Route("GET", f"{API}/status", get_status, auth=Auth.ADMIN, name="console_status", follows=False),
+    Route(
+        "POST",
+        f"{API}/workers/{{name}}/drain",
+        drain_worker,
+        auth=Auth.ADMIN,
+        max_body=1024,
+        follows=False,
+    ),
+    Route(
+        "POST",
+        f"{API}/workers/{{name}}/restart",
+        restart_worker,
+        auth=Auth.ADMIN,
+        max_body=1024,
+        follows=False,
+    ),
 ]
 """The page and its API for administrators with an access token."""
 

@@ -480,7 +480,7 @@ class Call:
         self.status = status
         self.size = len(body)
         if self.exchange.write_paused:
-            await self._in_time(self.exchange.drain())
+            await self._wait_taken()
         self.exchange.send_now(head, body)
 
     async def _send_stream(self, response: Response) -> None:
@@ -494,19 +494,28 @@ class Call:
                 if exchange.gone:
                     raise ClientGoneError
                 self.size += len(chunk)
-                await self._in_time(exchange.send_piece(chunk))
+                if exchange.write_paused:
+                    await self._wait_taken()
+                exchange.send_piece(chunk)
             exchange.finish()
         finally:
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
 
-    async def _in_time(self, sending: Awaitable[None]) -> None:
-        """Wait for the client to take what it is sent; one that takes nothing for too long counts as gone."""
-        try:
-            async with asyncio.timeout(self.application.timeouts.chunk_s):
-                await sending
-        except TimeoutError:
-            raise ClientGoneError from None
+    async def _wait_taken(self) -> None:
+        """Wait until the client has taken most of what it was sent.
+
+        Raises ClientGoneError for one that takes nothing for too long.
+        """
+        exchange, unsent = self.exchange, self.exchange.unsent
+        while True:
+            try:
+                async with asyncio.timeout(self.application.timeouts.chunk_s):
+                    return await exchange.drain()
+            except TimeoutError:
+                before, unsent = unsent, exchange.unsent
+                if unsent >= before:
+                    raise ClientGoneError from None
 
 
 async def _outcome(answer: bytes | Response | BaseException) -> bytes | Response:

@@ -65,12 +65,25 @@ class Open:
     successor: Successor | None = None
     ending: bool = False
     _none_left: asyncio.Future[None] | None = None
+    _all_gone: asyncio.Future[None] | None = None
 
     def answered(self, exchange: Exchange) -> None:
         """Forget a request."""
         self.exchanges.discard(exchange)
         if self._none_left is not None and not self.exchanges and not self._none_left.done():
             self._none_left.set_result(None)
+
+    def lost(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+        if self._all_gone is not None and not self.connections and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+    async def wait_gone(self, timeout_s: float) -> None:
+        """Wait until no connection is left, but no longer than ``timeout_s`` seconds."""
+        if self.connections and timeout_s > 0:
+            self._all_gone = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._all_gone], timeout=timeout_s)
 
     async def wait_answered(self, timeout_s: float) -> bool:
         """Wait until no request is being answered; False after ``timeout_s`` seconds."""
@@ -147,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection; who answers a request on it is told."""
-        self._state.connections.discard(self)
+        self._state.lost(self)
         self._stop_head_timer()
         if self._idle_timer is not None:
             self._idle_timer.cancel()

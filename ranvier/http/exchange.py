@@ -208,6 +208,11 @@ class Exchange:
         """Whether the client takes its answers too slowly, so that ``drain`` would wait."""
         return self._carrier.write_paused
 
+    @property
+    def unsent(self) -> int:
+        """Give how many bytes wait until the client takes them."""
+        return self._carrier.transport.get_write_buffer_size()
+
     async def drain(self) -> None:
         """Wait until the client has taken most of what it was sent, or is gone."""
         await self._carrier.drain()
@@ -239,6 +244,8 @@ class Exchange:
     def start(self, head: bytes, *, sized: bool) -> None:
         """Begin an answer whose body comes piece by piece: ``send_piece``, then ``finish``.
 
+        Between two pieces, ``drain`` is to be awaited while ``write_paused``.
+
         ``sized`` says that the head tells the body's length.
         """
         self._chunked = self.head.modern and not sized
@@ -247,10 +254,8 @@ class Exchange:
         if not self.gone:
             self._carrier.transport.write(self._end_head(head + _CHUNKED if self._chunked else head))
 
-    async def send_piece(self, piece: bytes) -> None:
-        """Send a piece of the body; wait while the client reads too slowly."""
-        if self._carrier.write_paused:
-            await self._carrier.drain()
+    def send_piece(self, piece: bytes) -> None:
+        """Send a piece of the body."""
         if piece and not self.gone:
             self._carrier.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 

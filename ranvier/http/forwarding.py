@@ -221,8 +221,6 @@ class ForwardedRequests:
         """
         self._application.begin()
         try:
-            if (behind := self._currency.catch_up()) is not None:
-                await _follow(behind)
             return await self._respond(forwarded)
         finally:
             self._application.answered_for_others += 1
@@ -233,6 +231,8 @@ class ForwardedRequests:
             bound, params = self._router.named(forwarded.method, forwarded.endpoint), forwarded.params
             if bound is None:
                 bound, params = self._router.find(forwarded.method, forwarded.path)
+            if bound.route.follows and (behind := self._currency.catch_up()) is not None:
+                await _follow(behind)
             request = Request(
                 forwarded.method,
                 forwarded.path,
@@ -252,6 +252,8 @@ class ForwardedRequests:
             return ForwardedAnswer(200, JSON, {}, encode(result))
         except MatrixError as error:
             return _answer(render_error(error))
+        except NotAcceptedError:
+            raise
         except Exception:
             logger.exception("Request %s, passed on by another worker, failed", forwarded.request_id)
             return _answer(render_unexpected(forwarded.request_id))

@@ -93,6 +93,8 @@ class Listener:
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Take no more requests, let those in flight finish for ``grace_s`` seconds, then break them off."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_s
         self._remove_socket_files()
         self._state.ending = True
         for connection in list(self._state.connections):
@@ -109,6 +111,7 @@ class Listener:
             await self._state.wait_answered(_BREAK_OFF_S)
         for connection in list(self._state.connections):
             connection.transport.close()
+        await self._state.wait_gone(until - loop.time())  # somebody may still take an answer
         self._servers.clear()
 
     def leave(self, successor: Successor) -> None:

@@ -151,3 +151,41 @@ async def test_a_client_that_is_refused_and_takes_no_answers_is_cut() -> None:
     echo = _ECHOES.replace("x" * 8000, "x" * 8_000_000)
     async with serving(limits=limits) as edge, deaf(edge, f"{echo}GET / HTTP/1.1\r\nHo".encode()):
         await no_connections(edge)
+
+
+async def read_slowly(sock: socket.socket, size: int) -> bytes:
+    """Take as many bytes, some at a time; fewer if the connection ends."""
+    loop, taken = asyncio.get_running_loop(), b""
+    async with asyncio.timeout(30):
+        while len(taken) < size and (piece := await loop.sock_recv(sock, 100_000)):
+            taken += piece
+            await asyncio.sleep(0.005)
+    return taken
+
+
+async def test_a_client_that_takes_its_answers_slowly_gets_them() -> None:
+    """Whoever has a slow line, and asks for something else meanwhile, would get half of a large answer."""
+    echo = _ECHOES.replace("x" * 8000, "x" * 2_000_000)
+    limits = ConnectionLimits(max_head_bytes=16 << 20)
+    async with (
+        serving(limits=limits, timeouts=Timeouts(chunk_s=0.1)) as edge,
+        deaf(edge, f"{echo}GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()) as sock,
+    ):
+        answers = await read_slowly(sock, 16 << 20)
+    assert len(answers) > 2_000_000
+    assert answers.endswith(b"OK")
+
+
+async def test_a_large_answer_is_sent_before_the_server_stops() -> None:
+    """With each restart those who were just getting their rooms would get half of them."""
+    echo = _ECHOES.replace("x" * 8000, "x" * 2_000_000)
+    async with serving(limits=ConnectionLimits(max_head_bytes=16 << 20)) as edge:
+        async with deaf(edge, echo.encode()) as sock:
+            begun = await read_slowly(sock, 1)
+            reading = asyncio.create_task(read_slowly(sock, 16 << 20))
+            await edge.listener.stop(grace_s=20)
+            assert not edge.listener.connections, "the process would end now"
+            rest = await reading
+        head, _, body = (begun + rest).partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}".encode() in head.lower()
+        assert len(body) > 2_000_000
