@@ -49,9 +49,8 @@ def up(
             f"this server is {config.server.server_name}, and a server's name cannot be changed",
             param_hint="--server-name",
         )
-    if port is not None:
-        config = with_port(config, port)
-    config = with_signing_key(config, data_dir)
+    fronted = workers is not None
+    config = with_signing_key(as_server(config, port, fronted=fronted), data_dir)
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415
     from ranvier.processes.server import run  # noqa: PLC0415
@@ -62,7 +61,7 @@ def up(
         click.echo(greeting(config, data_dir, configs))
 
     def reload() -> Config:
-        return read_again(data_dir, configs, port)
+        return as_server(read_again(data_dir, configs), port, fronted=fronted)
 
     with stops_with_a_sentence():
         if workers is None:
@@ -96,14 +95,22 @@ def stops_with_a_sentence() -> Iterator[None]:
         raise click.ClickException("; ".join(_messages(expected))) from group
 
 
+def as_server(config: Config, port: int | None, *, fronted: bool) -> Config:
+    """Give the configuration of a whole server, which answers on this port if one is given."""
+    config = config.of_server(fronted=fronted)
+    return config if port is None else with_port(config, port)
+
+
 def with_port(config: Config, port: int) -> Config:
     """Give the configuration with its first TCP listener moved to another port."""
-    listeners = list(config.listeners)
+    listeners = list(config.own_listeners)
     index = next((i for i, listener in enumerate(listeners) if listener.path is None), None)
     if index is None:
         listeners.append(replace(DEFAULT_LISTENER, port=port))
     else:
         listeners[index] = replace(listeners[index], port=port)
+    if config.worker.listens_apart:
+        return replace(config, worker=replace(config.worker, listeners=tuple(listeners)))
     return replace(config, listeners=tuple(listeners))
 
 
@@ -120,18 +127,17 @@ def with_signing_key(config: Config, data_dir: Path) -> Config:
     return replace(config, keys=replace(config.keys, signing_key_path=path))
 
 
-def read_again(data_dir: Path, configs: Sequence[Path], port: int | None) -> Config:
+def read_again(data_dir: Path, configs: Sequence[Path]) -> Config:
     """Read the configuration of a running server. Raises ConfigError, StartError, ``OSError``."""
     try:
-        config = with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
+        return with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
     except click.ClickException as error:
         raise StartError(error.message) from error
-    return config if port is None else with_port(config, port)
 
 
 def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:
     """Say where clients find the server and how to make the first user."""
-    places = [_url(config, listener) for listener in config.listeners if "client" in listener.resources]
+    places = [_url(config, listener) for listener in config.own_listeners if "client" in listener.resources]
     program = sys.argv[0] if Path(sys.argv[0]).name == "ranvier" else "ranvier"
     options = [f" --config {path}" for path in configs]
     if data_dir != Path(DEFAULT_DATA):

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ranvier.cli.data_folder import load_config, place_options
-from ranvier.cli.up import read_again, stops_with_a_sentence, with_signing_key
+from ranvier.cli.up import as_server, read_again, stops_with_a_sentence, with_signing_key
 from ranvier.config import Config
 
 
@@ -27,7 +27,8 @@ def worker(
     SIGHUP makes it read its configuration again. It finds PostgreSQL and Redis in the configuration, or those
     of a running `ranvier up` with the same data folder.
     """
-    config = with_signing_key(load_config(data_dir, configs, notes=True), data_dir)
+    # What has no effect was said once by the command that has the front.
+    config = with_signing_key(load_config(data_dir, configs, notes=front_fd is None), data_dir)
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.life import receive_plan, run_worker  # noqa: PLC0415
     from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415
@@ -41,14 +42,16 @@ def worker(
             plan = receive_plan(front)
             name = plan.name
             around = Surroundings(plan.dsn, plan.redis_config(), plan.database_size, front)
-            config = with_listeners(config, plan.listeners)
+            config = with_listeners(as_server(config, port, fronted=True), plan.listeners)
         else:
             around = find_surroundings(config, data_dir)
         if name is not None:
             config = named(config, name)
 
         def reload() -> Config:
-            again = read_again(data_dir, configs, port)
+            again = read_again(data_dir, configs)
+            if front_fd is not None:
+                again = as_server(again, port, fronted=True)
             return again if name is None else named(again, name)
 
         sys.exit(run_worker(config, data_dir=data_dir, reload=reload, around=around))

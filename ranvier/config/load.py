@@ -79,6 +79,14 @@ class Config:
         """Give where this process answers, unless a front accepts for it."""
         return self.worker.listeners if self.worker.listens_apart else self.listeners
 
+    def of_server(self, *, fronted: bool) -> Config:
+        """Give it as that of a whole server, whose ``listeners`` are its own although another file names it.
+
+        Those of a worker go before them, unless a front accepts for several.
+        """
+        apart = bool(self.worker.listeners) and not fronted
+        return replace(self, worker=replace(self.worker, listens_apart=apart))
+
 
 def load(paths: Sequence[Path]) -> Config:
     """Read files and folders, later ones replacing top-level keys of earlier ones.
@@ -140,7 +148,9 @@ def _listens_apart(root: Section) -> bool:
     common = {root.file_of(key) for key in ("server_name", "listeners") if root.has(key)}
     if not root.has("worker_name") or root.file_of("worker_name") in common:
         return False
-    root.note("worker_name", "clients do not come to this worker, as it has no worker_listeners")
+    root.note(
+        "worker_name", "clients do not come to a `ranvier worker` of this name without worker_listeners"
+    )
     return True
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 import ssl
 import stat
 import subprocess
@@ -128,6 +130,37 @@ async def test_a_proxy_is_believed_only_where_the_configuration_says_so(listenin
         assert "ip=203.0.113.8" in await line_of(listening.server, "mark=proxied")
     async with asked(f"{listening.server.url}{VERSIONS}?mark=direct", **header):
         assert "ip=127.0.0.1" in await line_of(listening.server, "mark=direct")
+
+
+async def logged(server: ServerProcess, text: str) -> None:
+    """Wait until something was written into its log."""
+    async with asyncio.timeout(20):
+        while text not in server.log:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+async def test_a_server_that_a_second_file_names_answers_where_the_first_says(
+    options: tuple[str, ...],
+) -> None:
+    """`ranvier up` would say where clients reach it, and answer nobody there."""
+    with private_folder() as folder:
+        (folder / "name.yaml").write_text("worker_name: m2\n")
+        arguments = ("--config", str(folder / "name.yaml"), *options)
+        server = ServerProcess(folder, arguments=arguments)
+        other = free_port()
+        moved = ServerProcess(folder, server.config, arguments=(*arguments, "--port", str(other)))
+        moved.port = other
+        for it in (moved, server):
+            try:
+                await it.start()
+                await logged(it, f"Clients reach it at:  {it.url.replace('127.0.0.1', 'localhost')}\n")
+                os.kill(it.pid, signal.SIGHUP)
+                await logged(it, "Read the configuration again")
+            finally:
+                await it.stop()
+            assert "takes effect after a restart" not in it.log
+            (folder / "server.log").unlink()
 
 
 async def test_each_listener_serves_what_it_is_for(listening: Listening) -> None:
