@@ -78,7 +78,7 @@ def _plan(target: Target, settings: Settings, before: Record, *, start: bool) ->
     system = system_of(target)
     plan = Planner(target, settings, before, public_routes(), system, start=start).make()
     if system is not None:
-        plan.actions += commands(system, settings, plan)
+        plan.actions += commands(system, settings, plan, start=start)
     elif plan.actions:
         plan.notes.append("services are started when this is run on a machine with systemd, without --root")
     plan.actions += plan.last

@@ -82,9 +82,10 @@ class StartServices:
         return Run(argv, "all workers that do not run are started", self.system.path, _START_TIMEOUT_S)
 
 
-def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
+def commands(system: System, settings: Settings, plan: Plan, *, start: bool) -> list[Action]:
     """Give the commands that are needed after the plan's files are there, but for those that start workers.
 
+    Unless workers are to ``start``, those that do not do so at boot yet are not made to.
     What may refuse a file comes first. Whatever fails before Redis has restarted undoes all files.
     """
     reload_units = system.run(["systemctl", "daemon-reload"], "systemd reads its units again")
@@ -104,7 +105,7 @@ def commands(system: System, settings: Settings, plan: Plan) -> list[Action]:
         argv = ["systemctl", "disable", "--now", *(service_of(name) for name in plan.removed)]
         why = f"no longer wanted: {', '.join(plan.removed)}"
         found.append(Run(argv, why, system.path, plan.stop_s + COMMAND_TIMEOUT_S))
-    if system.says(["systemctl", "is-enabled", "ranvier.target"]) != "enabled":
+    if start and system.says(["systemctl", "is-enabled", "ranvier.target"]) != "enabled":
         found.append(system.run(["systemctl", "enable", "ranvier.target"], "Ranvier is started at boot"))
     return found
 

@@ -235,16 +235,22 @@ class Planner:
     def _nginx(self) -> None:
         settings = self._settings
         upstream, server = settings.nginx_upstream, settings.nginx_site
+        files = {
+            upstream: nginx.upstream_file(settings, self._routes, self._for_clients()),
+            server: nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES),
+        }
+        site_is_ours = not self._is_edited(server, files[server])
+        if site_is_ours:
+            self._check_certificate()
         if self._system is not None and not self._start:
             self.plan.waiting |= {upstream, server}
-            self.plan.notes.append("nginx gets its files when this is run without --no-start")
             self.plan.reload_nginx = False
+            ours = [upstream, server] if site_is_ours else [upstream]
+            if not all(self._before.uses(path, files[path]) for path in ours):
+                self.plan.notes.append("nginx gets its files when this is run without --no-start")
             return
-        self._file(upstream, nginx.upstream_file(settings, self._routes, self._for_clients()))
-        content = nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES)
-        self._file(server, content, leave_edited=True)
-        if self.plan.wants(server, content):
-            self._check_certificate()
+        self._file(upstream, files[upstream])
+        self._file(server, files[server], leave_edited=True)
         self._compare_addresses()
         absent = self._absent_nginx()
         if absent is not None:
@@ -370,7 +376,7 @@ class Planner:
         self._parents(path)
         found = self._found(path)
         current = found[0] if found is not None else None
-        edited = current not in (None, content) and not self._before.wrote(path, current or "")
+        edited = self._is_edited(path, content)
         if edited and leave_edited:
             self.plan.notes.append(f"{path} was edited by hand and is left as it is")
             return
@@ -391,6 +397,11 @@ class Planner:
         copy_to = self._free_name(path) if edited else None
         self.plan.actions.append(PutFile(path, content, rights, current, copy_to, before))
         self.plan.changed.add(path)
+
+    def _is_edited(self, path: Path, content: str) -> bool:
+        """Tell whether a file has another text than this one, by a person. Raises ``OSError``."""
+        found = self._found(path)
+        return found is not None and found[0] != content and not self._before.wrote(path, found[0])
 
     def _found(self, path: Path) -> tuple[str, Rights] | None:
         """Give a file's text and rights; None if it is not there. Raises ``OSError``."""

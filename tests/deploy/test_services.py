@@ -133,14 +133,15 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_done(
 ) -> None:
     """nginx would not start at the next boot, for all of its sites."""
     right = make_certificate(machine)
-    for certificate, key in (
+    for certificate, key, *more in (
         ("/typo.pem", "/right.key"),
+        ("/typo.pem", "/right.key", "--no-start"),
         ("/right.pem", "/typo.key"),
         ("/right.pem", "/other.key"),
         ("/etc/passwd", "/right.key"),
     ):
         before = files_of(machine)
-        result = deploy(*services.first, "--certificate", certificate, "--certificate-key", key)
+        result = deploy(*services.first, "--certificate", certificate, "--certificate-key", key, *more)
         assert result.exit_code == 1
         assert certificate in result.output
         assert key in result.output
@@ -391,18 +392,21 @@ def test_workers_may_take_the_time_that_they_are_given_to_stop(
 
 
 def test_who_asks_for_no_start_gets_none(machine: Path, services: Services, deploy: Deploy) -> None:
-    """Workers would run before the old server's data is there, or nginx ask workers that do not run."""
+    """Workers would run before the old server's data is there, also at boot, or nginx ask nobody."""
     services.set("broken", "name")  # the old server's site is still there
     result = deploy(*services.first, "--no-start")
     assert result.exit_code == 0, result.output
     assert "nginx gets its files when this is run without --no-start" in result.output
-    assert not any("start ranvier" in line or "nginx" in line for line in services.asked())
+    started = ("start ranvier", "enable ranvier", "nginx")
+    assert not any(word in line for line in services.asked() for word in started)
     assert not (machine / UPSTREAM).exists()
     assert not (machine / SITE).exists()
     services.set("broken", "name", there=False)
     assert deploy().exit_code == 0
     start = f"systemctl start ranvier.target {' '.join(WORKERS)}"
-    assert services.asked() == ["nginx -t", start, "systemctl reload-or-restart nginx.service"]
+    used = "systemctl reload-or-restart nginx.service"
+    assert services.asked() == ["nginx -t", "systemctl enable ranvier.target", start, used]
+    assert "nginx gets" not in deploy("--no-start").output
     site = (machine / SITE).read_text()
     assert "server_name example.org;" in site
     assert deploy("--no-start", "--public-name", "chat.example.org").exit_code == 0
