@@ -56,14 +56,18 @@ def _unavailable(failed: RedisUnavailable, scene: Scene, *, by_tcp: bool) -> Fin
             f"set `unixsocketperm 770` for Redis and restart it; its socket and folder have to be{group} "
             "open to that user",
         )
-    if by_tcp:
-        return error(
-            "redis-down",
-            f"Redis is not there: {reason}; one answers on TCP port {TCP_PORT}, where every program of this "
-            "machine can reach it",
-            "set its unixsocket, and `port 0`" if settings is None else "run `ranvier deploy`: it sets both",
-        )
     start = "start Redis" if settings is None else f"systemctl restart {settings.redis_service}"
+    if by_tcp:
+        reason += (
+            f"; one answers on TCP port {TCP_PORT}, where every program of this machine can reach it: "
+            "another, or this one that lost its configuration"
+        )
+        lost = (
+            "set its unixsocket, and `port 0`"
+            if settings is None
+            else "run `ranvier deploy`, which sets both"
+        )
+        start = f"if it is the same Redis, {lost}; otherwise {start}"
     return error("redis-down", f"Redis is not there: {reason}", f"{start}, and see its log")
 
 

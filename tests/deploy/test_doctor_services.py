@@ -254,7 +254,7 @@ async def test_another_redis_of_the_machine_is_no_fault(
 async def test_a_redis_that_lost_its_configuration_is_recognised(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An administrator would restart it again and again: it is open to all by TCP, and has no socket."""
+    """An administrator would restart it again and again, or not at all where the other one is for others."""
     port, path = free_port(), server.redis.config.path
     monkeypatch.setattr("ranvier.deploy.check_redis.TCP_PORT", port)
     await server.redis.ask("CONFIG", "SET", "port", port)
@@ -262,7 +262,8 @@ async def test_a_redis_that_lost_its_configuration_is_recognised(
     path.unlink()
     (found,) = [it for it in await server.findings() if it.check == "redis-down"]
     assert f"TCP port {port}" in found.message
-    assert "ranvier deploy" in found.advice
+    assert "if it is the same Redis, run `ranvier deploy`" in found.advice
+    assert "otherwise systemctl restart redis-server.service" in found.advice
 
 
 async def test_the_service_of_redis_is_named_as_it_was_deployed(server: Server) -> None:
