@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from ranvier.deploy.nginx import public_routes
 from ranvier.deploy.plan import Plan, Planner
 from ranvier.deploy.record import Record, read_record
 from ranvier.deploy.settings import MAX_WORKERS, Settings, SettingsError, check_settings, service_name
-from ranvier.deploy.system import system_of
+from ranvier.deploy.system import own_program, system_of
 from ranvier.deploy.target import Target
 
 PathOption = click.Path(path_type=Path)
@@ -86,7 +84,7 @@ def _plan(target: Target, settings: Settings, before: Record, *, start: bool) ->
         plan.actions += starting(system, settings, plan)
     if system is not None:
         plan.actions += serving(system, plan)
-    plan.notes += hints(before, settings, plan)
+    plan.notes += hints(before, settings, plan, system)
     return plan
 
 
@@ -112,7 +110,7 @@ def _settings(before: Record, options: dict[str, Any]) -> Settings:
         if "server_name" not in given:
             raise click.UsageError("the first time, give --server-name")
         given.setdefault("public_name", given["server_name"].partition(":")[0])
-        given.setdefault("program", _own_program())
+        given.setdefault("program", own_program() or Settings("", "").program)
         settings = Settings(**given)
     else:
         settings = replace(known, **given)
@@ -136,9 +134,3 @@ def _worker_names(text: str) -> tuple[str, ...]:
         number = min(int(text), MAX_WORKERS + 1)  # one too many is refused, as a thousand are
         return tuple(f"worker{place}" for place in range(1, number + 1))
     return tuple(name.strip() for name in text.split(","))
-
-
-def _own_program() -> Path:
-    found = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "ranvier" else None
-    beside = Path(sys.executable).with_name("ranvier")
-    return Path(found).resolve() if found else beside if beside.exists() else Settings("", "").program

@@ -14,6 +14,7 @@ from ranvier.cluster.link import connect
 from ranvier.deploy.findings import Finding, error, note, ok, warning
 from ranvier.deploy.guard import guarded_async
 from ranvier.deploy.scene import Scene
+from ranvier.deploy.system import other_program
 from ranvier.deploy.system_files import service_of
 from ranvier.log.redis_connection import RedisConnection, RedisUnavailable
 from ranvier.storage import log
@@ -158,13 +159,19 @@ def _versions(scene: Scene, members: Sequence[Member]) -> Iterator[Finding]:
         if member.version != ranvier.__version__:
             others[member.host == platform.node(), member.version].append(member.name)
     for (is_here, version), names in others.items():
-        advice = _restart(scene, names) if is_here else "bring all machines to one version"
+        advice = _update(scene, names) if is_here else "bring all machines to one version"
         yield warning(
             "worker-versions",
             f"not of the version that is installed here ({ranvier.__version__}), but {version}: "
             f"{', '.join(names)}",
             advice,
         )
+
+
+def _update(scene: Scene, names: Sequence[str]) -> str:
+    """Say how to have workers run this version."""
+    own = other_program(scene.settings) if scene.settings is not None else None
+    return (f"`ranvier deploy --program {own}`; " if own is not None else "") + _restart(scene, names)
 
 
 def _restart(scene: Scene, names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from ranvier.deploy.actions import COMMAND_TIMEOUT_S, Action, DeployError, Run, 
 from ranvier.deploy.plan import UNITS, Plan
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
-from ranvier.deploy.system import AS_POSTGRES, System
+from ranvier.deploy.system import AS_POSTGRES, System, other_program
 from ranvier.deploy.system_files import service_of
 from ranvier.deploy.target import Target
 
@@ -133,9 +133,9 @@ def serving(system: System, plan: Plan) -> list[Action]:
     return [system.run(argv, "nginx uses it"), *plan.served]
 
 
-def hints(before: Record, settings: Settings, plan: Plan) -> list[str]:
-    """Give what the administrator may want to do after this."""
-    found = list(_restarts(before, settings, plan))
+def hints(before: Record, settings: Settings, plan: Plan, system: System | None) -> list[str]:
+    """Give what the administrator may want to do after this; ``system`` is the machine, if it is one."""
+    found = list(_restarts(before, settings, plan, system))
     host = settings.server_name.partition(":")[0]
     if plan.actions and settings.public_name != host:
         found.append(
@@ -147,12 +147,19 @@ def hints(before: Record, settings: Settings, plan: Plan) -> list[str]:
     return found
 
 
-def _restarts(before: Record, settings: Settings, plan: Plan) -> Iterator[str]:
-    """Say which workers that were there before go on with what they have read."""
-    known = before.settings.names if before.settings is not None else ()
-    names = [name for name in settings.names if name in known]
+def _restarts(before: Record, settings: Settings, plan: Plan, system: System | None) -> Iterator[str]:
+    """Say which workers that were there before go on with what they have read, or with another program."""
+    if before.settings is None:
+        return
+    own = other_program(settings) if system is not None else None
+    if own is not None and settings.program == before.settings.program:
+        yield f"workers run {settings.program}, and this is {own}: for that, give --program {own}"
+    names = [name for name in settings.names if name in before.settings.names]
+    if system is not None:
+        stopped = system.not_running([service_of(name) for name in names])
+        names = [name for name in names if service_of(name) not in stopped]
     why = "this is another release than that of the last run, which workers run until they are restarted"
-    if before.version == ranvier.__version__:
+    if before.version == ranvier.__version__ or own is not None:
         names = [name for name in names if _reads(settings, name, plan.changed)]
         why = "workers that run already take their new files when they are restarted"
     if names:

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,19 @@ def _numbers(target: Target, user: str) -> tuple[int, int]:
             f"there is no group {user}, as which workers run beside the user {user}: make it with "
             f"`groupadd {user}`, or give another --user"
         ) from error
+
+
+def own_program() -> Path | None:
+    """Give the command `ranvier` that runs now; None if that has no file."""
+    found = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "ranvier" else None
+    beside = Path(sys.executable).with_name("ranvier")
+    return Path(found).resolve() if found else beside if beside.exists() else None
+
+
+def other_program(settings: Settings) -> Path | None:
+    """Give the command that runs now if workers run one of another place, such as an older release."""
+    own = own_program()
+    return own if own is not None and own.resolve() != settings.program.resolve() else None
 
 
 def system_of(target: Target) -> System | None:

@@ -63,6 +63,7 @@ cd {folder} || exit 9
 exit 0
 """
 WORKERS = ("ranvier.service", "ranvier-worker@worker1.service", "ranvier-worker@worker2.service")
+RESTART = "`systemctl restart NAME` with one after the other of"
 
 
 class Services:
@@ -415,6 +416,39 @@ def test_who_asks_for_no_start_gets_none(machine: Path, services: Services, depl
     assert "edited by hand" not in deploy().output
     assert "server_name chat.example.org;" in (machine / SITE).read_text()
     assert "Nothing to do" in deploy().output
+
+
+def test_a_release_in_another_place_is_told_of(
+    machine: Path, services: Services, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers would be restarted one after the other, and all still run the old release."""
+    monkeypatch.setattr("ranvier.deploy.system.own_program", lambda: Path("/bin/echo"))
+    assert "--program" not in deploy(*services.first).output
+    monkeypatch.setattr("ranvier.__version__", "99.0.0")
+    for _ in range(2):
+        result = deploy()
+        assert "workers run /bin/true, and this is /bin/echo" in result.output
+        assert "another release" not in result.output
+    result = deploy("--program", "/bin/echo")
+    assert "--program" not in result.output
+    assert f"take their new files when they are restarted: {RESTART} {', '.join(WORKERS)}\n" in result.output
+    assert "--program" not in deploy().output
+
+
+def test_workers_that_are_started_need_no_restart(
+    services: Services, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stopped the server for an update would stop each worker once more, for nothing."""
+    monkeypatch.setattr("ranvier.deploy.system.own_program", lambda: Path("/bin/true"))
+    deploy(*services.first)
+    (services.folder / "state" / WORKERS[1]).write_text("inactive\n")
+    monkeypatch.setattr("ranvier.__version__", "99.0.0")
+    result = deploy()
+    assert f"{RESTART} {WORKERS[0]}, {WORKERS[2]}\n" in result.output
+    for name in WORKERS:
+        (services.folder / "state" / name).write_text("inactive\n")
+    monkeypatch.setattr("ranvier.__version__", "99.0.1")
+    assert "systemctl restart" not in deploy().output
 
 
 @pytest.mark.parametrize("how", ["failed", "interrupted"])
