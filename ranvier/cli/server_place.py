@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ranvier.config.generate import CONFIG_NAME
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.record import read_record
 from ranvier.deploy.server_user import server_user
@@ -33,18 +32,18 @@ def find_place(context: click.Context, data_dir: Path, configs: Sequence[Path]) 
 
     Raises ClickException.
     """
-    deployed = _deployed()
-    given = configs or context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
-    if deployed is not None and not given and not (data_dir / CONFIG_NAME).exists():
+    given = bool(configs) or context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
+    try:
+        deployed = _deployed()
+    except (DeployError, OSError) as error:
+        if not given:
+            raise click.ClickException(str(error)) from error
+        deployed = None
+    if deployed is not None and not given:
         configs, data_dir = deployed.config_paths(MAIN), deployed.data_dir
     return ServerPlace(configs, data_dir, server_user(deployed, configs, data_dir))
 
 
 def _deployed() -> Settings | None:
-    """Give what was deployed on this machine; only root acts for its user. Raises ClickException."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        return read_record(Target()).settings
-    except (DeployError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    """Give what was deployed on this machine; only root acts for its user. Raises as ``read_record``."""
+    return read_record(Target()).settings if os.geteuid() == 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -140,7 +141,8 @@ def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:
     places = [_url(config, listener) for listener in config.own_listeners if "client" in listener.resources]
     program = sys.argv[0] if Path(sys.argv[0]).name == "ranvier" else "ranvier"
     options = [f" --config {path}" for path in configs]
-    if data_dir != Path(DEFAULT_DATA):
+    # Without it root means the server that was deployed, if one was.
+    if data_dir != Path(DEFAULT_DATA) or (os.geteuid() == 0 and not configs):
         options.append(f" --data {data_dir}")
     return (
         f"Matrix homeserver {config.server.server_name}\n"

@@ -18,7 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from ranvier.cli.main import main
+from ranvier.cli.up import greeting
+from ranvier.config import load
 from ranvier.config.generate import signing_key_file
+from ranvier.deploy.actions import DeployError
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import Settings
 from ranvier.processes.postgres import EmbeddedPostgres
@@ -241,11 +244,32 @@ def test_root_sees_the_status_of_the_server_that_was_deployed(
     (data / "conf.d").mkdir()
     (data / "conf.d/redis.yaml").write_text(f"redis: {{enabled: true, path: {data}/absent.sock}}\n")
     monkeypatch.setattr("ranvier.cli.server_place.read_record", lambda target: Record(settings))
-    monkeypatch.chdir(data.parent)
-    done = CliRunner().invoke(main, ["status"])
+    with private_folder() as folder:  # where root once tried `ranvier up`
+        monkeypatch.chdir(folder)
+        assert CliRunner().invoke(main, ["generate-config"]).exit_code == 0
+        tried = greeting(load([folder / "data/homeserver.yaml"]), Path("data"), [])
+        assert "register-user --data data --admin" in tried
+        done = CliRunner().invoke(main, ["status"])
+        monkeypatch.undo()
     assert done.exit_code == 1
     assert "PostgreSQL: reachable" in done.output
     assert (os.geteuid(), os.getuid()) == (0, 0)
+
+
+def test_another_server_is_shown_although_the_record_is_not_trusted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator would be told to deploy again, who asked for the state of something else."""
+
+    def fail(target: object) -> Record:
+        raise DeployError("deploy.json is not trusted")
+
+    monkeypatch.setattr("ranvier.cli.server_place.read_record", fail)
+    yaml = data / "homeserver.yaml"
+    yaml.write_text(f"{yaml.read_text()}redis: {{enabled: true, path: {data}/absent.sock}}\n")
+    assert "PostgreSQL: reachable" in CliRunner().invoke(main, ["status", "--data", str(data)]).output
+    monkeypatch.chdir(tmp_path)
+    assert "deploy.json is not trusted" in CliRunner().invoke(main, ["status"]).output
 
 
 @pytest.mark.parametrize("named", ["files", "worker", "data"])
