@@ -14,7 +14,7 @@ SELECT current_setting('server_version_num')::int AS version_num,
        current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off' AS is_durable,
        current_setting('full_page_writes') = 'on' AS writes_full_pages,
        (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
-       to_regclass('schema_migrations') IS NOT NULL AS has_schema
+       to_regclass('log_head') IS NOT NULL AS has_schema
 FROM pg_database WHERE datname = current_database()
 """
 _MIGRATIONS = "SELECT name FROM schema_migrations"
