@@ -87,7 +87,8 @@ def _base_url(url: str | None, public_name: str, answer: _Answer) -> Iterator[Fi
         yield warning(
             "public-baseurl",
             f"clients are told to use {url}, and are answered at {scheme}://{public_name}/",
-            "set public_baseurl to that in homeserver.yaml, then restart the workers, one after the other",
+            "set public_baseurl to that where it is given (files of conf.d go over homeserver.yaml), then "
+            "restart the workers, one after the other",
         )
 
 

@@ -262,7 +262,9 @@ class Planner:
 
     def _compare_addresses(self) -> None:
         """Tell when clients are told of another address than nginx's site has, by a person's edit."""
-        settings, told = self._settings, urlsplit(self._public_baseurl())
+        settings = self._settings
+        url, given_in = self._public_baseurl()
+        told = urlsplit(url)
         if str(settings.nginx_site) in self.plan.wanted:
             has_tls, is_host = settings.certificate is not None, told.hostname == settings.public_name.lower()
         else:
@@ -272,15 +274,22 @@ class Planner:
         address = f"{'https' if has_tls else 'http'}://{settings.public_name}/"
         self.plan.notes.append(
             f"clients are told of {told.geturl()}, and nginx's site is {address}: "
-            f"write `public_baseurl: {address}` into {settings.homeserver_yaml}, and restart the workers"
+            f"write `public_baseurl: {address}` into {given_in}, and restart the workers"
         )
 
-    def _public_baseurl(self) -> str:
-        """Give the address that clients are told of, or would be if a person had not taken it out."""
-        ours = config_files.public_baseurl(self._settings)
-        if str(self._settings.homeserver_yaml) in self.plan.wanted:
-            return ours
-        return read_server(self._configured(MAIN)).public_baseurl or ours
+    def _public_baseurl(self) -> tuple[str, Path]:
+        """Give the address that clients are told of, and the file that says so.
+
+        It is as it would be after this run, and if a person had not taken it out.
+        """
+        ours, yaml = config_files.public_baseurl(self._settings), self._settings.homeserver_yaml
+        configured = self._configured(MAIN)
+        if not configured.has("public_baseurl"):
+            return ours, yaml
+        given_in = Path("/") / Path(configured.file_of("public_baseurl")).relative_to(self._target.root)
+        if given_in == yaml and str(yaml) in self.plan.wanted:
+            return ours, yaml
+        return read_server(configured).public_baseurl or ours, given_in
 
     def _absent_nginx(self) -> str | None:
         """Say what keeps nginx from using its files on this machine, and what to do; None if nothing does."""

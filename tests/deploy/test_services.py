@@ -182,6 +182,25 @@ def test_a_site_that_certbot_edited_has_a_certificate(
     assert "public_baseurl" not in deploy().output
 
 
+def test_an_address_in_a_file_of_its_own_goes_over_the_one_that_was_deployed(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """Each run would tell of an address that no client hears, or say nothing of the one that they do."""
+    assert deploy(*services.first).exit_code == 0
+    own = machine / "etc/ranvier/conf.d/own.yaml"
+    own.write_text("public_baseurl: https://example.org/\n")
+    site = machine / SITE
+    deployed = site.read_text()
+    site.write_text(deployed.replace("listen 80;", "listen 443 ssl;\n    ssl_certificate /a.pem;"))
+    assert "clients are told" not in deploy().output
+    own.write_text("public_baseurl: http://example.org/\n")
+    site.write_text(deployed)
+    assert "clients are told" not in deploy().output
+    told = deploy(*make_certificate(machine)).output
+    assert "clients are told of http://example.org/, and nginx's site is https://example.org/" in told
+    assert "write `public_baseurl: https://example.org/` into /etc/ranvier/conf.d/own.yaml" in told
+
+
 def test_what_nginx_refuses_does_not_stay(machine: Path, services: Services, deploy: Deploy) -> None:
     """nginx would not start at the next boot, and a run with corrected options would not mend it."""
     services.set("broken", "nginx")
