@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,29 @@ _LOOK_S: Final = 0.05
 _HTTP_RESOURCES: Final = ("client", "admin", "health", "metrics")
 
 
+class WorkerSockets:
+    """The sockets at which other workers come in."""
+
+    def __init__(self, all: Sequence[socket.socket]) -> None:
+        self.all = all
+        paths = [Path(sock.getsockname()) for sock in all if sock.family == socket.AF_UNIX]
+        self._files = [(path, path.stat().st_ino) for path in paths]
+
+    def remove_files(self) -> None:
+        """Remove their files; to be done while they are open.
+
+        Once they are closed, the number of a file tells nothing: a successor's may be given the same.
+        """
+        while self._files:
+            remove_socket_file(*self._files.pop())
+
+    def close(self) -> None:
+        """Close them."""
+        self.remove_files()
+        for sock in self.all:
+            sock.close()
+
+
 @dataclass(frozen=True)
 class ClusterParts:
     """The objects that know of other workers. ``start`` and ``stop`` are to be awaited in order."""
@@ -66,6 +89,7 @@ class ClusterParts:
     registry: RedisRegistry
     workers: ClusterWorkers
     absences: Absences
+    sockets: WorkerSockets
 
     async def start(self, core: Core) -> None:
         """Announce this worker and greet the others. Raises StartError."""
@@ -88,6 +112,7 @@ class ClusterParts:
 
     async def stop(self, grace_s: float) -> None:
         """Finish what other workers asked for, and leave."""
+        self.sockets.remove_files()
         await self.server.stop(grace_s)
         await self.members.leave()
         self.links.close()
@@ -114,12 +139,10 @@ async def cluster_parts(
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
     secret = config.worker.replication_secret or ""
-    sockets = await _sockets_in_time(config, folder, fronted=fronted)
-    paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
-    files = [(path, path.stat().st_ino) for path in paths]
+    sockets = WorkerSockets(await _sockets_in_time(config, folder, fronted=fronted))
     registry = RedisRegistry(redis, prefix=key_prefix(config))
     own = msgspec.structs.replace(
-        _own(config, _address(sockets[0]), board.identity, core.clock.now_ms()),
+        _own(config, _address(sockets.all[0]), board.identity, core.clock.now_ms()),
         fronted=fronted,
         for_clients=fronted or _listens_for_clients(config),
         restarts=restarts,
@@ -169,17 +192,15 @@ async def cluster_parts(
         take_over=built.returning_users.take_over,
     )
     try:
-        for sock in sockets:
+        for sock in sockets.all:
             await server.listen(sock)
         yield ClusterParts(
-            members, writers, placement, links, currency, forwarding, server, registry, workers, absences
+            *(members, writers, placement, links, currency, forwarding, server, registry, workers, absences),
+            sockets=sockets,
         )
     finally:
         registry.close()
-        for sock in sockets:
-            sock.close()
-        for path, inode in files:
-            remove_socket_file(path, inode)
+        sockets.close()
 
 
 def _end_this_process() -> None:

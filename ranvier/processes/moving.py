@@ -221,6 +221,7 @@ class Moving:
     def _stop_listening(self) -> None:
         if self._listening is not None:
             self._loop.remove_reader(self._listening.fileno())
+            # While it is open: a successor's file may be given its number afterwards.
+            remove_socket_file(self._path, self._inode)
             self._listening.close()
             self._listening = None
-            remove_socket_file(self._path, self._inode)
