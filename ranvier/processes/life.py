@@ -102,6 +102,8 @@ async def live(
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_stop)
     loop.add_signal_handler(signal.SIGHUP, reread.set)
+    for signum in (signal.SIGTTIN, signal.SIGTTOU):  # those of `ranvier up --workers`
+        signal.signal(signum, signal.SIG_IGN)  # else the kernel would stop this process
     try:
         async with output.gathering(), start(on_stop) as worker:
             starting = False

@@ -75,25 +75,31 @@ async def _main(
 ) -> None:
     manager = ServiceManager.take()
     stop, reread = asyncio.Event(), asyncio.Event()
-    starting = True
+    serving: Workers | None = None
     main = asyncio.current_task()
     assert main is not None
 
     def on_stop() -> None:
-        if starting and not stop.is_set():
+        if serving is None and not stop.is_set():
             main.cancel()
         stop.set()
+
+    def on_change(change: Callable[[Workers], None]) -> None:
+        if serving is not None:
+            change(serving)
+        else:
+            logger.warning("No worker is added or removed while the server starts")
 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_stop)
     loop.add_signal_handler(signal.SIGHUP, reread.set)
+    loop.add_signal_handler(signal.SIGTTIN, on_change, Workers.add)
+    loop.add_signal_handler(signal.SIGTTOU, on_change, Workers.remove)
     try:
         async with output.gathering(), running_workers(config, count, data_dir, arguments) as workers:
-            loop.add_signal_handler(signal.SIGTTIN, workers.add)
-            loop.add_signal_handler(signal.SIGTTOU, workers.remove)
             await workers.wait_ready()
-            starting = False
+            serving = workers
             ready()
             manager.ready(f"{count} workers serve")
             workers.run_always(manager.watchdog())

@@ -6,13 +6,14 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from ranvier.cluster.head_board import PLACES
+from ranvier.http.listeners import UnixAddress, unix_socket
 from ranvier.processes.supervisor import Sizes
 from tests.chaos.processes import catches, children
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
@@ -58,6 +59,41 @@ async def ask_until_done(server: ClusterProcess, work: asyncio.Task[object]) -> 
         await asyncio.sleep(0.05)
     await work
     return times
+
+
+@contextmanager
+def held(server: ClusterProcess, name: str) -> Iterator[None]:
+    """Keep a worker of a server that is not started yet from its socket, as one of before does."""
+    folder = server.folder / "data" / "run"
+    folder.parent.mkdir(mode=0o711)
+    folder.mkdir(mode=0o700)
+    path = folder / f"{name}.sock"
+    with unix_socket(UnixAddress(path)) as sock:
+        sock.listen()
+        yield
+        path.unlink()
+
+
+async def test_one_worker_more_or_less_while_it_starts_holds_up_nothing(server: ClusterProcess) -> None:
+    """A server that is told just then to add or remove a worker would stand still, and hear nothing else."""
+    refusal = "No worker is added or removed"
+    with held(server, "worker2"):
+        starting: asyncio.Task[object] = asyncio.create_task(server.start())
+        lock = server.folder / "data" / "postgres" / "lock"
+        async with asyncio.timeout(30):
+            while not lock.exists():  # it hears signals by then
+                await asyncio.sleep(0.01)
+        os.kill(server.pid, signal.SIGTTIN)
+        await logged(server, refusal)
+        async with HttpClient(server.url) as client, asyncio.timeout(30):
+            while not await client.is_up():  # then one of the two serves
+                await asyncio.sleep(0.02)
+        os.kill(server.pid, signal.SIGTTOU)
+        await logged(server, refusal, 2)
+    await starting
+    await logged(server, "Clients reach it at")
+    os.kill(server.pid, signal.SIGTTIN)
+    await server.wait_live(3)
 
 
 async def test_a_reload_while_it_starts_ends_nothing_and_ctrl_c_ends_all(server: ClusterProcess) -> None:

@@ -49,6 +49,8 @@ async def test_the_service_manager_is_told_of_a_life() -> None:
         await server.start()
         await notifications.hear("READY=1")
         await notifications.hear("WATCHDOG=1")
+        for signum in (signal.SIGTTIN, signal.SIGTTOU):  # meant for a server of several workers
+            os.kill(server.pid, signum)
         os.kill(server.pid, signal.SIGHUP)
         await notifications.hear("RELOADING=1")
         await notifications.hear("READY=1")
