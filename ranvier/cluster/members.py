@@ -169,6 +169,10 @@ class Members:
         """Say on how many of this machine's workers rooms are to be placed; 0: on all."""
         self._change(writers=count)
 
+    def let_restart(self) -> None:
+        """Say that something starts this worker again when it ends."""
+        self._change(restarts=True)
+
     def _change(self, **what: object) -> None:
         """Change what this worker says of itself, and have it told at once over the links.
 

@@ -134,7 +134,6 @@ async def cluster_parts(
     folder: Path,
     board: HeadBoard,
     fronted: bool,
-    restarts: bool,
 ) -> AsyncIterator[ClusterParts]:
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
@@ -145,7 +144,6 @@ async def cluster_parts(
         _own(config, _address(sockets.all[0]), board.identity, core.clock.now_ms()),
         fronted=fronted,
         for_clients=fronted or _listens_for_clients(config),
-        restarts=restarts,
     )
 
     def figures() -> dict[str, int | bool | Figures]:

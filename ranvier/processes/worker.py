@@ -239,7 +239,6 @@ async def _cluster(
         folder=folder,
         board=board,
         fronted=around.front is not None,
-        restarts=around.restarts,
     ) as cluster:
         yield cluster
 
@@ -285,6 +284,8 @@ async def _serving(
             cluster.workers.when_drained(moving.drain)
     if cluster is not None:
         _leave_when_drained(config, core, built, cluster, listeners, fronted=front is not None)
+        if around.restarts:  # not before: asked to end it would break its start off
+            cluster.members.let_restart()
     core.run_always(collect_garbage())
     if around.supervise is not None:
         core.run_always(around.supervise())

@@ -11,9 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import aiohttp
 import pytest
 
+from ranvier.cluster.overview import API
 from ranvier.config import Config
 from ranvier.processes.life import read_configuration
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
@@ -243,6 +246,29 @@ async def test_draining_takes_no_longer_than_configured(cluster: ClusterProcess)
             assert time.monotonic() - begun < 2 + 3
             assert b" 200 " not in await reader.read()
             writer.close()
+
+
+async def test_a_worker_is_restarted_no_earlier_than_it_serves(cluster: ClusterProcess) -> None:
+    """A click on Restart while a worker starts would end it for good, and the server that starts with it."""
+    private = cluster.worker_socket("hasty")
+    with running(cluster, "hasty") as worker:
+        async with asyncio.timeout(30):
+            while not await restarts(private, "hasty"):
+                await asyncio.sleep(0)
+        assert await worker.end() == os.EX_TEMPFAIL
+
+
+async def restarts(private: Path, name: str) -> bool:
+    """Ask a worker to restart, as the page does; False if it does not, or not yet."""
+    connector, guard = aiohttp.UnixConnector(str(private)), {"X-Ranvier-Console": "1"}
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, headers=guard) as session,
+            session.post(f"http://localhost{API}/workers/{name}/restart", json={}) as response,
+        ):
+            return response.status == 200
+    except aiohttp.ClientConnectionError:
+        return False
 
 
 async def test_two_workers_of_one_name_are_told(cluster: ClusterProcess) -> None:
