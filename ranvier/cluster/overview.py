@@ -311,6 +311,7 @@ class Overview:
         self._postgresql = _Recent(_FRESH_S)
         self._size = _Recent(_SIZE_FRESH_S)
         self._redis = _Recent(_FRESH_S)
+        self._rooms = _Recent(_FRESH_S)
 
     async def status(self, *, with_history: bool) -> dict[str, Any]:
         """Give everything as it was in the last second, with the last minutes of the log if wanted.
@@ -318,12 +319,14 @@ class Overview:
         ``gone`` names the workers that went away in the last minutes.
         """
         workers = self.workers
+        rooms, database, redis = await asyncio.gather(
+            self._rooms.get(self._rooms_by_worker),
+            self._postgresql.get(self._read_postgresql),
+            self._redis.get(self._read_redis),
+        )
+        # Not before: who went away meanwhile is not both there and gone.
         members = sorted(workers.members(), key=lambda member: natural_order(member.name))
         writers = room_writers(members)
-        rooms = await self._rooms_by_worker()
-        database, redis = await asyncio.gather(
-            self._postgresql.get(self._read_postgresql), self._redis.get(self._read_redis)
-        )
         status: dict[str, Any] = {
             "server_name": self._server_name,
             "version": ranvier.__version__,

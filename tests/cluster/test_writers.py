@@ -109,10 +109,9 @@ def test_who_may_have_a_room_is_found_out_once_for_all_rooms(monkeypatch: pytest
     assert asked == [50, 49]
 
 
-async def test_others_are_answered_while_many_rooms_are_placed() -> None:
-    """The page, left open, would stop the worker that answers it with each change of the workers."""
-    machine = Machine(*map(str, range(50)), own="0", always=True)
-    tail = SimpleNamespace(rooms_active=lambda: map(str, range(3000)), pos=0)
+def overview_of(machine: Machine, rooms: int) -> Overview:
+    """Give what the page shows of a machine, where so many rooms are active."""
+    tail = SimpleNamespace(rooms_active=lambda: map(str, range(rooms)), pos=0)
     workers = ClusterWorkers(
         members=machine.members,
         placement=machine.placement,
@@ -120,20 +119,51 @@ async def test_others_are_answered_while_many_rooms_are_placed() -> None:
         redis=RedisConfig(path=Path("/nowhere")),
         end=lambda: None,
     )
-    overview = Overview(
+    return Overview(
         server_name="test",
         workers=workers,
         tail=cast(Any, tail),
         database=cast(Any, SimpleNamespace(reachable=False)),
         clock=SystemClock(),
     )
-    asked = asyncio.create_task(overview.status(with_history=False))
+
+
+async def turns_until(done: asyncio.Task[Any]) -> int:
+    """Give how many turns of the event loop a task takes."""
     turns = 0
-    while not asked.done():
+    while not done.done():
         await asyncio.sleep(0)
         turns += 1
+    return turns
+
+
+async def test_others_are_answered_while_many_rooms_are_placed() -> None:
+    """The page, left open, would stop the worker that answers it with each change of the workers."""
+    overview = overview_of(Machine(*map(str, range(50)), own="0", always=True), 3000)
+    asked = asyncio.create_task(overview.status(with_history=False))
+    assert await turns_until(asked) > 30
     assert sum(it["rooms"] for it in (await asked)["workers"]) == 3000
-    assert turns > 30
+
+
+async def test_many_who_look_wait_for_the_same_rooms_to_be_placed() -> None:
+    """On a busy worker the page would give up, and the sooner the more people look at it."""
+    overview = overview_of(Machine("a", "b", always=True), 5000)
+    first = await turns_until(asyncio.create_task(overview.status(with_history=False)))
+    many = asyncio.gather(*(overview.status(with_history=False) for _ in range(10)))
+    assert await turns_until(asyncio.ensure_future(many)) < first
+
+
+async def test_who_goes_while_the_page_is_answered_is_not_both_there_and_gone() -> None:
+    """A worker that was killed just then would be shown as one that was heard of this instant."""
+    machine = Machine("a", always=True)
+    overview = overview_of(machine, 3000)
+    machine.hear(_member("b"))
+    asked = asyncio.create_task(overview.status(with_history=False))
+    await asyncio.sleep(0)
+    machine.members.lose("b", "b")
+    status = await asked
+    assert [it["name"] for it in status["gone"]] == ["b"]
+    assert [it["name"] for it in status["workers"]] == ["a"]
 
 
 def test_another_one_follows_a_writer_that_goes() -> None:
