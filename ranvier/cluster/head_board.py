@@ -12,6 +12,7 @@ what a dead or frozen worker left counts for nothing after ``_STALE_NS``.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -112,7 +113,7 @@ class HeadBoard:
         for place in range(PLACES):
             if self._lock(place):
                 return place
-        raise OSError(f"{PLACES} workers of this machine share a folder already")
+        raise OSError(errno.EUSERS, f"{PLACES} workers of this machine share a folder already")
 
     def _lock(self, place: int) -> bool:
         # The kernel frees it when the process ends, however that happens.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import logging
 import os
 import platform
 import secrets
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,14 +39,13 @@ from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.listeners import UnixAddress, remove_socket_file, tcp_socket, unix_socket
 from ranvier.processes.application import Built
 from ranvier.processes.core import Core
+from ranvier.processes.predecessor import once_free
 from ranvier.processes.start_error import StartError
 from ranvier.wire.figures import Figures
 from ranvier.wire.members import Member
 
 logger = logging.getLogger(__name__)
 
-_PREDECESSOR_S: Final = 10.0
-_LOOK_S: Final = 0.05
 _HTTP_RESOURCES: Final = ("client", "admin", "health", "metrics")
 
 
@@ -138,7 +135,9 @@ async def cluster_parts(
     """Build the parts and listen for other workers, where they are not told of yet."""
     application, console = built.application, built.console
     secret = config.worker.replication_secret or ""
-    sockets = WorkerSockets(await _sockets_in_time(config, folder, fronted=fronted))
+    sockets = WorkerSockets(
+        await once_free(config, partial(_sockets, config, folder, fronted=fronted), fronted=fronted)
+    )
     registry = RedisRegistry(redis, prefix=key_prefix(config))
     own = msgspec.structs.replace(
         _own(config, _address(sockets.all[0]), board.identity, core.clock.now_ms()),
@@ -221,18 +220,6 @@ def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
 
 def _listens_for_clients(config: Config) -> bool:
     return any("client" in it.resources for it in config.own_listeners)
-
-
-async def _sockets_in_time(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:
-    """Bind as ``_sockets`` does. A worker whose front was killed is given the time to end."""
-    begun_s, until_s = time.monotonic(), config.server.drain_timeout_ms / 1000 + _PREDECESSOR_S
-    while True:
-        try:
-            return _sockets(config, folder, fronted=fronted)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not fronted or time.monotonic() - begun_s > until_s:
-                raise
-        await asyncio.sleep(_LOOK_S)
 
 
 def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.socket]:

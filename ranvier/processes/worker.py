@@ -9,8 +9,8 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from ranvier.processes.identity import identity_of
 from ranvier.processes.listeners import http_listener, tls_files
 from ranvier.processes.logs import LogOutput
 from ranvier.processes.moving import Moving
+from ranvier.processes.predecessor import once_free
 from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.run_folder import run_folder
 from ranvier.processes.start_error import StartError
@@ -141,22 +142,21 @@ async def running_worker(
     database = Database({"dsn": around.dsn}, size=around.database_size, spent=times.add)
     try:
         await prepare_database(database, config)
-        with _shared_board(folder, around.redis) as board:
-            async with _tasks_that_end() as (tasks, end):
-                bus = _bus(config, around.redis)
-                core = await _core(config, database, bus, tasks, board)
-                shared_counts = SharedCounts(bus) if isinstance(bus, RedisBus) else None
-                built = await build_application(config, core, times, request_log, shared_counts=shared_counts)
-                if isinstance(bus, RedisBus):
-                    await bus.start()
-                    core.log_tasks.append(tasks.create_task(bus.run()))
-                await built.returning_users.resume()
-                async with (
-                    _cluster(config, core, built, around, folder, board) as cluster,
-                    _serving(config, core, built, cluster, around, folder, on_orphaned) as worker,
-                ):
-                    yield worker
-                end.reschedule(asyncio.get_running_loop().time() + _LEFT_OVER_S)
+        async with _shared_board(config, folder, around) as board, _tasks_that_end() as (tasks, end):
+            bus = _bus(config, around.redis)
+            core = await _core(config, database, bus, tasks, board)
+            shared_counts = SharedCounts(bus) if isinstance(bus, RedisBus) else None
+            built = await build_application(config, core, times, request_log, shared_counts=shared_counts)
+            if isinstance(bus, RedisBus):
+                await bus.start()
+                core.log_tasks.append(tasks.create_task(bus.run()))
+            await built.returning_users.resume()
+            async with (
+                _cluster(config, core, built, around, folder, board) as cluster,
+                _serving(config, core, built, cluster, around, folder, on_orphaned) as worker,
+            ):
+                yield worker
+            end.reschedule(asyncio.get_running_loop().time() + _LEFT_OVER_S)
     finally:
         await database.close()
 
@@ -173,12 +173,14 @@ async def _tasks_that_end() -> AsyncIterator[tuple[asyncio.TaskGroup, asyncio.Ti
         logger.warning("What did not end was broken off")
 
 
-@contextmanager
-def _shared_board(folder: Path, redis: RedisConfig | None) -> Iterator[HeadBoard | None]:
-    if redis is None:
+@asynccontextmanager
+async def _shared_board(
+    config: Config, folder: Path, around: Surroundings
+) -> AsyncIterator[HeadBoard | None]:
+    if around.redis is None:
         yield None
         return
-    board = HeadBoard(folder)
+    board = await once_free(config, partial(HeadBoard, folder), fronted=around.front is not None)
     try:
         yield board
     finally:

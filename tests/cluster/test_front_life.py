@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ from tests.cluster.figures import SYNC_WAITING, figures
 from tests.cluster.log_lock import connection_of, log_locked
 from tests.cluster.test_up_beside import logged
 from tests.postgres import private_folder
+from tests.redis import until
 from tests.server.http_client import HttpClient, Refused
 from tests.server.test_life import is_alive, postgres_pid
 
@@ -61,8 +63,13 @@ async def ask_until_done(server: ClusterProcess, work: asyncio.Task[object]) -> 
     return times
 
 
+async def until_it_hears(server: ClusterProcess) -> None:
+    """Wait until a server that is being started hears signals, and writes a log."""
+    await until((server.folder / "data" / "postgres" / "lock").exists, 30)
+
+
 @contextmanager
-def held(server: ClusterProcess, name: str) -> Iterator[None]:
+def held(server: ClusterProcess, name: str) -> Iterator[Path]:
     """Keep a worker of a server that is not started yet from its socket, as one of before does."""
     folder = server.folder / "data" / "run"
     folder.parent.mkdir(mode=0o711)
@@ -70,7 +77,7 @@ def held(server: ClusterProcess, name: str) -> Iterator[None]:
     path = folder / f"{name}.sock"
     with unix_socket(UnixAddress(path)) as sock:
         sock.listen()
-        yield
+        yield folder
         path.unlink()
 
 
@@ -79,10 +86,7 @@ async def test_one_worker_more_or_less_while_it_starts_holds_up_nothing(server: 
     refusal = "No worker is added or removed"
     with held(server, "worker2"):
         starting: asyncio.Task[object] = asyncio.create_task(server.start())
-        lock = server.folder / "data" / "postgres" / "lock"
-        async with asyncio.timeout(30):
-            while not lock.exists():  # it hears signals by then
-                await asyncio.sleep(0.01)
+        await until_it_hears(server)
         os.kill(server.pid, signal.SIGTTIN)
         await logged(server, refusal)
         async with HttpClient(server.url) as client, asyncio.timeout(30):
@@ -102,10 +106,7 @@ async def test_a_reload_while_it_starts_ends_nothing_and_ctrl_c_ends_all(server:
     Ctrl-C, which a terminal sends to all processes, would break requests off or leave a process running.
     """
     starting: asyncio.Task[object] = asyncio.create_task(server.start())
-    lock = server.folder / "data" / "postgres" / "lock"
-    async with asyncio.timeout(30):
-        while not lock.exists():  # it hears signals by then
-            await asyncio.sleep(0.01)
+    await until_it_hears(server)
     assert await ask_until_done(server, starting) > 1
     assert "ended" not in server.log
     redis = int((server.folder / "data" / "redis" / "redis.pid").read_text())
@@ -205,6 +206,18 @@ async def test_a_server_whose_front_was_killed_starts_at_once(server: ClusterPro
         await server.start()
         async with HttpClient(server.url) as client:
             await client.register()
+
+
+async def test_a_start_waits_for_workers_of_before_and_says_so(server: ClusterProcess) -> None:
+    """After a crash a server of many workers would not start; or stand there, and nobody would know why."""
+    with held(server, "worker2") as folder:
+        with (folder / "heads").open("wb") as board:
+            fcntl.lockf(board, fcntl.LOCK_EX, PLACES)
+            starting = asyncio.create_task(server.start())
+            await until_it_hears(server)
+            await until(lambda: server.log.count("share a folder already; waiting up to 15 s") == 2, 30)
+        await until(lambda: "worker2.sock: another process answers there; waiting" in server.log, 30)
+    await starting
 
 
 @pytest.mark.parametrize("count", range(1, 65))
