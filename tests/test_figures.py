@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ async def test_each_figure_says_what_is(database: str) -> None:
             cast(Any, whole),
             cast(Any, SimpleNamespace(waiting=7)),
             cast(Any, SimpleNamespace(take_worst_s=lambda: 0.0123)),
-            lambda: (10, 3),
+            partial(next, iter([(10, 2, 3), (20, 6, 3)])),
         )
         figures._count(1.0)
         for number in range(4):
@@ -36,7 +37,8 @@ async def test_each_figure_says_what_is(database: str) -> None:
         assert (now.rows_per_s, now.commits_per_s) == (2.0, 2.0)
         assert now.commit_ms > 0
         assert now.delivery_ms >= 500
-        assert (now.requests_per_s, now.in_flight, now.sync_waiting) == (0.0, 3, 7)
+        assert (now.requests_per_s, now.forwarded_per_s) == (5.0, 2.0)
+        assert (now.in_flight, now.sync_waiting) == (3, 7)
         assert (now.loop_lag_ms, now.rooms_held, now.database_reachable) == (12.3, 1, True)
         assert now.database_used + now.database_idle > 0
         assert figures.cpu > 0
