@@ -18,8 +18,8 @@ from bench.servers.base import HOST, Server
 from bench.world import World
 
 _TURNS = 6
-# Workers on which nobody waits follow a quarter of a second later.
-_PUT_OFF_S = 0.4
+# Workers on which nobody waits follow half a second later.
+_PUT_OFF_S = 0.7
 
 
 def run_by_turns(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:

@@ -16,7 +16,7 @@ from bench.workers.crowd import Crowd, make_crowd
 from bench.workers.load import AT_ONCE, Rooms, make_rooms, make_user, process_cpu_ms, send_for
 
 _GIVE_UP_S = 30.0
-_PUT_OFF_S = 0.5  # a worker on which nobody waits follows somewhat later
+_PUT_OFF_S = 0.8  # a worker on which nobody waits follows somewhat later
 _ATTENTIVE_S = 3.0  # and one on which somebody has just waited does so at once for a while
 _POLLED_S = 5.0
 _READERS = 40

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from ranvier.log.beats import until_beat_s
 from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.database import Connection, Database
@@ -76,6 +77,7 @@ class Leases:
         self._clock = clock
         self._lease_ms = lease_ms
         self.willing = willing
+        self._asking: asyncio.Task[frozenset[str]] | None = None
 
     def leave(self) -> None:
         """Leave jobs to the others, as one that is not willing does."""
@@ -89,19 +91,33 @@ class Leases:
         while True:
             epoch = await self._take(name)
             if epoch is None:
-                await asyncio.sleep(self._lease_ms / 3000)
+                await asyncio.sleep(until_beat_s(self._lease_ms / 3000))
                 continue
             if await self._do(Lease(name, epoch, store=self._store, database=self._database), job):
                 return
 
     async def _take(self, name: str) -> int | None:
         try:
+            if name in await self._held_by_others():
+                return None
             if self.willing:
                 return await self._store.take(name, self._holder, self._lease_ms)
             left_ms = self._lease_ms * _LEFT_LEASES
             return await self._store.take_left(name, self._holder, self._lease_ms, left_ms)
         except MatrixError:
             return None  # without a database nobody has it
+
+    async def _held_by_others(self) -> frozenset[str]:
+        """Give the jobs that others have: all who wait for one look at the same time, and ask once."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._store.held_by_others(self._holder))
+            self._asking.add_done_callback(self._end_asking)
+        return await asyncio.shield(self._asking)
+
+    def _end_asking(self, asked: asyncio.Task[frozenset[str]]) -> None:
+        self._asking = None
+        if not asked.cancelled():
+            asked.exception()  # nobody may be left to look at it
 
     async def _do(self, lease: Lease, job: Job) -> bool:
         """Do the job while the lease is kept; True if it came to its end."""

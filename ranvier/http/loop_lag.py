@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from ranvier.log.beats import until_beat_s
 
-PERIOD_S: Final = 0.25
+PERIOD_S: Final = 0.5
 """Seconds between looks: a stall that is shorter is seen by chance, and seldom looks cost nothing."""
 _LATE_S: Final = 0.005
 _BUCKETS_S: Final = (
@@ -63,6 +63,8 @@ class LoopLag(Collector):
         )
 
         self._worst_s = 0.0
+        self._due_s = self._cpu_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def take_worst_s(self) -> float:
         """Give the worst lag since this was asked last, in seconds."""
@@ -71,16 +73,26 @@ class LoopLag(Collector):
 
     async def run(self) -> None:
         """Measure for as long as this runs."""
-        while True:
-            begun, cpu = time.monotonic(), time.thread_time()
-            # Not together with what is done each second, or it would measure that each time.
-            wait_s = until_beat_s(self._period_s, shift=0.5)
-            await asyncio.sleep(wait_s)
-            late_s = time.monotonic() - begun - wait_s
-            self._lag.add(max(late_s, 0.0))
-            self._worst_s = max(self._worst_s, late_s)
-            if late_s > _LATE_S:
-                self._busy.add(time.thread_time() - cpu)
+        self._look_later()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _look_later(self) -> None:
+        # Not together with what is done each second, or it would measure that each time.
+        wait_s = until_beat_s(self._period_s, shift=0.5)
+        self._due_s, self._cpu_s = time.monotonic() + wait_s, time.thread_time()
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _look(self) -> None:
+        late_s = time.monotonic() - self._due_s
+        self._lag.add(max(late_s, 0.0))
+        self._worst_s = max(self._worst_s, late_s)
+        if late_s > _LATE_S:
+            self._busy.add(time.thread_time() - self._cpu_s)
+        self._look_later()
 
     def collect(self) -> Iterator[Metric]:
         """Give both histograms to Prometheus."""

@@ -41,7 +41,7 @@ MAX_EPHEMERALS: Final = 250_000
 _LOAD_PAGE: Final = 1000
 _BEAT_S: Final = 1.0
 _RETRY_S: Final = 0.25
-_RESTS_S: Final = 0.25
+_RESTS_S: Final = 0.5
 _MUCH_BYTES: Final = 32 * 1024
 _ATTENTIVE_S: Final = 2.0
 _ECHO_S: Final = 1.0
@@ -65,7 +65,7 @@ class RedisBus:
     everywhere.
 
     A message costs a process most by waking it. While nobody waits for anything (``attend``,
-    ``relax_unless``) what follows a message is left where it is for a quarter of a second, and taken all at
+    ``relax_unless``) what follows a message is left where it is for half a second at most, and taken all at
     once. Commits that come together are heard as one, of some ``_TOGETHER`` rows at most.
     """
 
@@ -355,8 +355,9 @@ class RedisBus:
         reason = "the connection was closed"
         try:
             while commands.is_open and subscription.is_open:
+                pong = subscription.send("PING")
                 await self._look_who_listens(commands)
-                await subscription.command("PING")
+                await subscription.answer(pong)
                 await asyncio.wait(
                     (commands.lost, subscription.lost),
                     timeout=until_beat_s(_BEAT_S),

@@ -98,9 +98,13 @@ class RedisConnection(asyncio.Protocol):
 
     async def command(self, *words: Word, timeout_s: float = 1.0) -> Any:
         """Send a command and wait for its answer. Raises RedisUnavailable; closes if no answer came."""
+        return await self.answer(self.send(*words), timeout_s)
+
+    async def answer(self, sent: asyncio.Future[Any], timeout_s: float = 1.0) -> Any:
+        """Wait for the answer to what was sent. Raises RedisUnavailable; closes if none came."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self.send(*words)
+                return await sent
         except TimeoutError:
             self.close()
             raise RedisUnavailable(f"no answer within {timeout_s:g} s") from None

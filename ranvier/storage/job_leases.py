@@ -32,6 +32,7 @@ ON CONFLICT (name) DO UPDATE
     WHERE l.until < clock_timestamp() - $4 * interval '1 millisecond'
 RETURNING epoch
 """
+_HELD = "SELECT name FROM job_leases WHERE until >= clock_timestamp() AND holder <> $1"
 _RENEW = """
 UPDATE job_leases SET until = clock_timestamp() + $3 * interval '1 millisecond'
 WHERE name = $1 AND epoch = $2
@@ -56,6 +57,10 @@ class JobLeaseStore:
         """Take a lease that nobody had for ``left_ms``, and give its epoch; None if it is not so."""
         epoch: int = await self._database.fetchval(_TAKE_LEFT, name, holder, lease_ms, left_ms) or 0
         return epoch or None
+
+    async def held_by_others(self, holder: str) -> frozenset[str]:
+        """Give the names of all leases that others have."""
+        return frozenset(record["name"] for record in await self._database.fetch(_HELD, holder))
 
     async def renew(self, name: str, epoch: int, lease_ms: int) -> bool:
         """Keep a lease; False if somebody else has taken it."""

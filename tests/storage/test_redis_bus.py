@@ -325,7 +325,7 @@ async def test_many_states_are_loaded_in_pages(redis: PrivateRedis) -> None:
 async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
     database: str, redis: PrivateRedis
 ) -> None:
-    """A worker would wake for every message in vain; or answer with what is a quarter of a second old."""
+    """A worker would wake for every message in vain; or answer with what is half a second old."""
     idle = make_bus(redis.config)
     idle.relax_unless(lambda: False)
     pieces = 0
