@@ -109,6 +109,8 @@ async def _polled_costs(port: int, workers: list[str], idle: str, rooms: Rooms, 
     user = await make_user(HOST, port)
     while met_by(user.token or "", workers) != idle:
         user = await make_user(HOST, port)
+    user.connection.close()
+    user = user.twin()  # a connection that begins with a sync is with the user's worker
     since = (await user.sync("timeout=0"))["next_batch"]
     waiting = asyncio.create_task(user.sync(f"timeout=120000&since={since}"))
     try:
