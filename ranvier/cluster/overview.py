@@ -37,7 +37,6 @@ API: Final = "/_ranvier/api"
 HISTORY_S: Final = 120
 _MAX_ROOMS: Final = 5000  # of those active lately
 _ROOMS_AT_ONCE: Final = 50  # placing one anew costs a microsecond for each worker
-_PLACING: Final = Turns(1)
 _GONE_S: Final = 300
 _FRESH_S: Final = 0.9
 _SIZE_FRESH_S: Final = 30.0
@@ -312,6 +311,7 @@ class Overview:
         self._size = _Recent(_SIZE_FRESH_S)
         self._redis = _Recent(_FRESH_S)
         self._rooms = _Recent(_FRESH_S)
+        self._placing = Turns(1)
 
     async def status(self, *, with_history: bool) -> dict[str, Any]:
         """Give everything as it was in the last second, with the last minutes of the log if wanted.
@@ -346,7 +346,7 @@ class Overview:
     async def _rooms_by_worker(self) -> Counter[str]:
         rooms: Counter[str] = Counter()
         active = list(islice(self._tail.rooms_active(), _MAX_ROOMS))
-        async for some in _PLACING.slices(active, _ROOMS_AT_ONCE):
+        async for some in self._placing.slices(active, _ROOMS_AT_ONCE):
             rooms.update(map(self.workers.worker_of, some))
         return rooms
 
