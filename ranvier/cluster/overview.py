@@ -16,7 +16,7 @@ import ranvier
 from ranvier.cluster.descriptions import describe_log, describe_worker, is_silent, natural_order
 from ranvier.cluster.forwarding import Forwarding
 from ranvier.cluster.link import LinkLostError
-from ranvier.cluster.members import Members
+from ranvier.cluster.members import Members, placing
 from ranvier.cluster.placement import ROOM, Placement
 from ranvier.cluster.stores import database_size, describe_postgresql, describe_redis
 from ranvier.cluster.writers import room_writers
@@ -278,13 +278,15 @@ class _Recent:
         self._fresh_s = fresh_s
         self._value: Any = None
         self._until = 0.0
+        self._of: object = None
         self._reading = asyncio.Lock()
 
-    async def get(self, read: Callable[[], Awaitable[T]]) -> T:
+    async def get(self, read: Callable[[], Awaitable[T]], of: object = None) -> T:
+        """Give what ``read`` gave lately, of the same thing; else read it anew."""
         async with self._reading:
-            if time.monotonic() >= self._until:
+            if time.monotonic() >= self._until or self._of != of:
                 self._value = await read()
-                self._until = time.monotonic() + self._fresh_s
+                self._until, self._of = time.monotonic() + self._fresh_s, of
             value: T = self._value
         return value
 
@@ -320,7 +322,7 @@ class Overview:
         """
         workers = self.workers
         rooms, database, redis = await asyncio.gather(
-            self._rooms.get(self._rooms_by_worker),
+            self._rooms.get(self._rooms_by_worker, of=[placing(it) for it in workers.members()]),
             self._postgresql.get(self._read_postgresql),
             self._redis.get(self._read_redis),
         )

@@ -44,7 +44,8 @@ class Excuse:
     of those with sockets of their own), begun before ``until``, when it was gone; of a victim that ended in
     order ``at_most`` so many: those on their way, on a connection that was kept alive, when it was closed
     (RFC 9112, section 9.3.1: clients repeat those by themselves). Then answers of 503 to what is
-    ``unavailable`` and was begun before ``unavailable_until``. Nobody may be left without an answer.
+    ``unavailable`` and was begun before ``unavailable_until``: what needs PostgreSQL while that is away, and
+    state, which has no transaction id, that a victim was to set. Nobody may be left without an answer.
     """
 
     pids: frozenset[int] = frozenset()

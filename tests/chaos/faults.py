@@ -225,7 +225,15 @@ class Faults:
             self._signal(pid, signal.SIGKILL)
         for pid in pids:
             await self._gone(pid)
-        return Excuse(frozenset(pids), frozenset(ports), until=time.monotonic() + _CLOSED_WITHIN_S)
+        gone = time.monotonic()
+        # State that another worker had passed on to it is not done again: somebody may have changed it since.
+        return Excuse(
+            frozenset(pids),
+            frozenset(ports),
+            until=gone + _CLOSED_WITHIN_S,
+            unavailable=frozenset({"state"}),
+            unavailable_until=gone,
+        )
 
     async def _end_in_order(self, pid: int, ask: Callable[[], None]) -> Excuse:
         """Have a worker drain and end; note whose connections it holds until then."""
