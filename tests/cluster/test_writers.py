@@ -153,6 +153,16 @@ async def test_many_who_look_wait_for_the_same_rooms_to_be_placed() -> None:
     assert await turns_until(asyncio.ensure_future(many)) < first
 
 
+async def test_a_worker_that_drains_is_shown_without_rooms_at_once() -> None:
+    """Whoever drained it would see its rooms stay, and wonder whether that was done."""
+    machine = Machine("a", "b", always=True)
+    overview = overview_of(machine, 100)
+    await overview.status(with_history=False)
+    machine.say("b", state=DRAINING)
+    status = await overview.status(with_history=False)
+    assert {it["name"]: it["rooms"] for it in status["workers"]} == {"a": 100, "b": 0}
+
+
 async def test_who_goes_while_the_page_is_answered_is_not_both_there_and_gone() -> None:
     """A worker that was killed just then would be shown as one that was heard of this instant."""
     machine = Machine("a", always=True)
