@@ -258,10 +258,9 @@ class Call:
         route = bound.route
         if self._move(neighbours, request):
             return self._let_go()
-        if not neighbours.is_current():
-            return False  # and who is better asked may show when it is
         target = neighbours.target(request)
-        self._stays = target is None
+        if current := neighbours.is_current():
+            self._stays = target is None  # else it may yet show that another one is better asked
         if target is None or route.long_poll or len(body) > route.max_body:
             return False
         authentication = application.authentication
@@ -273,7 +272,7 @@ class Call:
         application.limiter.check_request(request, application.clock())
         self.user = requester.user_id
         request.body = body
-        run_here = partial(bound.run, request)
+        run_here = partial(bound.run if current else self._run_once_current, request)
         forget = neighbours.pass_on(target, request, partial(self._hear, run_here))
         if application.seen is not None:
             application.seen(requester, self.ip, request.user_agent)
@@ -282,6 +281,19 @@ class Call:
         else:
             exchange.on_abandoned = partial(self._abandon, run_here, forget)
         return True
+
+    async def _run_once_current(self, request: Request) -> Any:
+        """Run the handler after all, for somebody of whom all was not known yet when it was passed on."""
+        application = self.application
+        assert application.neighbours is not None
+        if (behind := application.neighbours.catch_up()) is not None:
+            await behind
+        auth, headers = request.route.auth, self.exchange.headers
+        request.requester_or_none = await application.authentication.identify(
+            auth, headers, request.query_string
+        )
+        assert self._found is not None
+        return await self._found[0].run(request)
 
     def _move(self, neighbours: Neighbours, request: Request) -> bool:
         """Have the worker to which the connection belongs answer; False if it stays."""

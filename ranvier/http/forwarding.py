@@ -31,6 +31,7 @@ from ranvier.log.tail import Tail
 from ranvier.rooms.room import is_recent
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import MatrixError
+from ranvier.users.accounts import is_as_known_at
 from ranvier.users.requester import Requester
 from ranvier.wire.forwarded import ForwardedAnswer, ForwardedRequest
 
@@ -128,7 +129,8 @@ class Neighbours:
     async def ask(self, name: str, request: Request) -> bytes | Response | None:
         """Have another worker answer; None if it is to be done here after all. Raises 503."""
         try:
-            answer = await self._forwarding.ask(name, _forwarded(request), repeatable=_is_repeatable(request))
+            forwarded = _forwarded(request, self._tail.pos)
+            answer = await self._forwarding.ask(name, forwarded, repeatable=_is_repeatable(request))
         except LinkLostError:
             if (error := _lost(request)) is not None:
                 raise error from None
@@ -138,10 +140,13 @@ class Neighbours:
     def pass_on(self, name: str, request: Request, hear: Hear) -> Callable[[], None] | None:
         """Do the same without a task: ``hear`` is called with what ``ask`` gives, or raises.
 
-        Give what ends the wait; None if it is to be done here, and then ``hear`` is not called.
+        This worker need not have followed the log as far as others: the other one looks whether what was
+        known here of who asks has changed since. Give what ends the wait; None if it is to be done here, and
+        then ``hear`` is not called.
         """
         told = partial(self._tell, request, hear)
-        return self._forwarding.begin(name, _forwarded(request), told, repeatable=_is_repeatable(request))
+        forwarded = _forwarded(request, self._tail.pos)
+        return self._forwarding.begin(name, forwarded, told, repeatable=_is_repeatable(request))
 
     def _tell(self, request: Request, hear: Hear, outcome: Outcome) -> None:
         try:
@@ -154,7 +159,7 @@ class Neighbours:
             hear(None if answer is None else _result(answer))
 
 
-def _forwarded(request: Request) -> ForwardedRequest:
+def _forwarded(request: Request, known_at: int) -> ForwardedRequest:
     requester = request.requester_or_none
     return ForwardedRequest(
         method=request.method,
@@ -168,6 +173,7 @@ def _forwarded(request: Request) -> ForwardedRequest:
         requester=b"" if requester is None else _encode_requester(requester),
         endpoint=request.route.name,
         params=request.params,
+        known_at=known_at,
     )
 
 
@@ -209,15 +215,16 @@ def _written(request: Request) -> str | None:
 class ForwardedRequests:
     """Answer requests that other workers pass on, by the routes of this one."""
 
-    def __init__(self, *, application: Application, router: Router, currency: Currency) -> None:
+    def __init__(self, *, application: Application, router: Router, currency: Currency, tail: Tail) -> None:
         self._application = application
         self._router = router
         self._currency = currency
+        self._tail = tail
 
     async def perform(self, forwarded: ForwardedRequest) -> ForwardedAnswer:
         """Answer one request; an error is an answer, too.
 
-        Raises NotAcceptedError if this worker is far behind.
+        Raises NotAcceptedError if this worker is far behind, or who asks may be no more who they were.
         """
         self._application.begin()
         try:
@@ -233,6 +240,11 @@ class ForwardedRequests:
                 bound, params = self._router.find(forwarded.method, forwarded.path)
             if bound.route.follows and (behind := self._currency.catch_up()) is not None:
                 await _follow(behind)
+            requester = _decode_requester(forwarded.requester) if forwarded.requester else None
+            if requester is not None and not is_as_known_at(
+                self._tail, requester.user_id, forwarded.known_at
+            ):
+                raise NotAcceptedError
             request = Request(
                 forwarded.method,
                 forwarded.path,
@@ -243,7 +255,7 @@ class ForwardedRequests:
                 ip=forwarded.ip,
                 scheme=forwarded.scheme,
                 body=forwarded.body,
-                requester=_decode_requester(forwarded.requester) if forwarded.requester else None,
+                requester=requester,
                 request_id=forwarded.request_id,
             )
             result = await bound.run(request)

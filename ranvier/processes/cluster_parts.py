@@ -163,7 +163,10 @@ async def cluster_parts(
     )
     forwarding = Forwarding(placement=placement, links=links, own_name=own.name)
     requests = ForwardedRequests(
-        application=application, router=application.endpoint(_HTTP_RESOURCES).router, currency=currency
+        application=application,
+        router=application.endpoint(_HTTP_RESOURCES).router,
+        currency=currency,
+        tail=core.tail,
     )
     here = ForwardedHere(perform=requests.perform)
     claims = core.writer.claims = RoomClaims(own_name=own.name, tell=links.notify)

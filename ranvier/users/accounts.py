@@ -14,7 +14,7 @@ from ranvier.storage.accounts import Account, AccountStore
 from ranvier.users.passwords import Passwords
 from ranvier.wire.log_rows import LogRow, Row
 
-__all__ = ["TOKEN_ROWS", "Account", "Accounts"]
+__all__ = ["TOKEN_ROWS", "Account", "Accounts", "is_as_known_at"]
 
 TOKEN_ROWS = "access_token"
 """The kind of the log rows after which caches forget what they know of a user."""
@@ -138,6 +138,11 @@ class Accounts:
             if isinstance(row, LogRow) and row.kind == TOKEN_ROWS and row.user_id is not None:
                 self._changes += 1
                 self._cache.pop(row.user_id, None)
+
+
+def is_as_known_at(tail: Tail, user_id: str, pos: int) -> bool:
+    """Tell whether nothing of a user's account and tokens has changed since ``pos``, as far as is known."""
+    return tail.start <= pos and not any(row.kind == TOKEN_ROWS for row in tail.rows_of_user(user_id, pos))
 
 
 def user_deactivated() -> MatrixError:

@@ -18,8 +18,11 @@ from ranvier.cluster.link import Link, LinkServer, NotAcceptedError, connect
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.request import Request
 from ranvier.http.request_log import LOGGER_NAME
+from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError
-from tests.http.edge import Answer, Client, Edge, client, read_answer, serving
+from ranvier.users.accounts import TOKEN_ROWS
+from ranvier.wire.log_rows import LogRow
+from tests.http.edge import HOLDERS, Answer, Client, Edge, client, read_answer, serving
 
 V3 = "/_matrix/client/v3"
 BRIDGE = "Bearer bridge"  # whom no limit holds up
@@ -27,6 +30,9 @@ BRIDGE = "Bearer bridge"  # whom no limit holds up
 
 class Current:
     """Have nothing to catch up with."""
+
+    def is_current(self) -> bool:
+        return True
 
     def catch_up(self) -> Awaitable[None] | None:
         return None
@@ -45,15 +51,11 @@ class OneLink:
 class AllElsewhere(Neighbours):
     """Have another worker answer everything that is written."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, currency: Current) -> None:
         links = cast(Any, OneLink(link))
         self._forwarding = Forwarding(placement=cast(Any, None), links=links, own_name="a")
-
-    def is_current(self) -> bool:
-        return True
-
-    def catch_up(self) -> Awaitable[None] | None:
-        return None
+        self._currency = cast(Currency, currency)
+        self._tail = Tail()
 
     def is_only_writer(self) -> bool:
         return False
@@ -72,16 +74,20 @@ class Pair:
     a: Edge
     b: Edge
     server: LinkServer
+    here: Current
+    log: Tail
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     """Run both."""
+    here, log = Current(), Tail()
     async with serving() as a, serving() as b:
         requests = ForwardedRequests(
             application=b.application,
             router=b.application.endpoint(["client"]).router,
             currency=cast(Currency, Current()),
+            tail=log,
         )
         server = LinkServer(
             secret="x",
@@ -92,10 +98,10 @@ async def pair() -> AsyncIterator[Pair]:
         await server.listen(sock)
         address = f"tcp:127.0.0.1:{sock.getsockname()[1]}"
         link = await connect(address, secret="x", announcement=b"", lost=lambda: None)
-        a.application.neighbours = AllElsewhere(link)
+        a.application.neighbours = AllElsewhere(link, here)
         try:
             async with asyncio.timeout(20):
-                yield Pair(a, b, server)
+                yield Pair(a, b, server, here, log)
         finally:
             a.waiting.release.set()
             b.waiting.release.set()
@@ -255,11 +261,51 @@ async def test_what_a_worker_that_is_far_behind_gives_back_is_done_here(
 async def test_a_worker_that_is_behind_says_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A load balancer would get no answer from it, and nobody would see how far it has to go."""
     never = asyncio.Event()
-    monkeypatch.setattr(AllElsewhere, "is_current", lambda _: False)
-    monkeypatch.setattr(AllElsewhere, "catch_up", lambda _: never.wait())
+    monkeypatch.setattr(pair.here, "is_current", lambda: False)
+    monkeypatch.setattr(pair.here, "catch_up", never.wait)
     async with client(pair.a) as one:
         assert (await one.ask("GET", "/health")).status == 200
         assert (await one.ask("GET", "/metrics")).status == 200
+
+
+async def test_a_worker_that_is_behind_passes_on_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes on the connection on which they poll would wait for Redis before each message."""
+    never = asyncio.Event()
+    monkeypatch.setattr(pair.here, "is_current", lambda: False)
+    monkeypatch.setattr(pair.here, "catch_up", never.wait)
+    async with client(pair.a) as one:
+        assert (await say(one, "one")).json["said"] == "one"
+    assert (pair.a.waiting.said, pair.b.waiting.said) == ([], ["one"])
+
+
+@pytest.mark.parametrize("kind", [TOKEN_ROWS, "receipt"])
+async def test_who_logged_out_writes_nothing_through_a_worker_that_has_not_heard_of_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A stolen token would be good for a message more, after its owner was told that it is dead."""
+    caught_up = asyncio.Event()
+    monkeypatch.setattr(pair.here, "is_current", lambda: False)
+    monkeypatch.setattr(pair.here, "catch_up", caught_up.wait)
+    pair.log.apply([LogRow(kind=kind, user_id="@alice:test", pos=1)], 1)
+    async with client(pair.a) as one:
+        asked = asyncio.create_task(one.raw(put("x", token="alice")))
+        if kind == TOKEN_ROWS:
+            await asyncio.sleep(0.1)
+            assert not asked.done()
+            monkeypatch.delitem(HOLDERS, "alice")
+            caught_up.set()
+        answer = await asked
+    said = [] if kind == TOKEN_ROWS else ["x"]
+    assert answer.status == (401 if kind == TOKEN_ROWS else 200)
+    assert (pair.a.waiting.said, pair.b.waiting.said) == ([], said)
+
+
+async def test_a_worker_that_has_just_started_takes_nothing_on_trust(pair: Pair) -> None:
+    """Who logged out just before it started could write through a worker that has not heard of it."""
+    pair.log.reset(5)
+    async with client(pair.a) as one:
+        assert (await say(one, "one")).json["said"] == "one"
+    assert (pair.a.waiting.said, pair.b.waiting.said) == (["one"], [])
 
 
 async def test_a_frozen_worker_is_not_waited_for(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
