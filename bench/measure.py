@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -20,7 +20,8 @@ class Measurement:
     """What one scenario cost one server; times in ms.
 
     `others_percent` is the share of the machine's CPU that neither the server nor the driver used: above some
-    percent, latencies and rates are those of a busy machine.
+    percent, latencies and rates are those of a busy machine. `turns_ms` is the CPU per operation of each time
+    that it was measured.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Measurement:
     p99_ms: float
     driver_percent: float
     others_percent: float
+    turns_ms: Sequence[float] = ()
 
 
 @dataclass
@@ -69,6 +71,7 @@ class _Total:
     postgres_ms: float = 0.0
     driver_ms: float = 0.0
     others_ms: float = 0.0
+    turns_ms: list[float] = field(default_factory=list)
 
     def measurement(self, name: str) -> Measurement:
         operations, latencies = len(self.latencies_ms), self.latencies_ms
@@ -86,6 +89,7 @@ class _Total:
             p99_ms=percentile(latencies, 99),
             driver_percent=100 * self.driver_ms / machine_ms,
             others_percent=max(0.0, 100 * self.others_ms / machine_ms),
+            turns_ms=tuple(self.turns_ms),
         )
 
 
@@ -122,4 +126,5 @@ class Meter:
         total.postgres_ms += used.postgres_ms
         total.driver_ms += own_used
         total.others_ms += machine_busy_ms() - busy - used.total_ms - own_used
+        total.turns_ms.append(used.total_ms / max(1, len(recording.latencies_ms)))
         self.measurements[name] = total.measurement(name)

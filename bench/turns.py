@@ -1,16 +1,21 @@
-"""Run the scenarios on several servers by turns, in short pieces: the machine's moods meet all alike."""
+"""Run the scenarios on several servers by turns, in short pieces: the machine's moods meet all alike.
+
+What two servers cost is compared turn by turn, and turns are added until that is known well.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import statistics
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import uvloop
 
-from bench.measure import Meter
+from bench.measure import Measurement, Meter
 from bench.run import ServerResult, measure_idle, run_quietly, running, wanted
 from bench.scenarios import SCENARIOS
 from bench.scenarios.base import Bench, Pace
@@ -18,8 +23,28 @@ from bench.servers.base import HOST, Server
 from bench.world import World
 
 _TURNS = 6
+_MOST_TURNS = 24
+_KNOWN_WELL = 0.015
 # Workers on which nobody waits follow half a second later.
 _PUT_OFF_S = 0.7
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What one server's operations cost beside another's: the geometric mean of all turns.
+
+    `error` is the standard error of that, as a part of it: how far chance alone moves it.
+    """
+
+    value: float
+    error: float
+
+
+def ratio(other: Measurement, base: Measurement) -> Ratio:
+    """Compare what was measured by turns."""
+    turns = [math.log(one / two) for one, two in zip(other.turns_ms, base.turns_ms, strict=True)]
+    error = statistics.stdev(turns) / math.sqrt(len(turns)) if len(turns) > 1 else math.inf
+    return Ratio(math.exp(statistics.mean(turns)), error)
 
 
 def run_by_turns(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:
@@ -48,7 +73,9 @@ async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> 
             for bench in benches:
                 await run_quietly(scenario, replace(bench, pace=pace))
         elif scenario.name in only:
-            for turn in range(turns):
+            for turn in range(_MOST_TURNS if len(servers) > 1 else 1):
+                if turn >= turns and _is_known_well(benches, scenario.name):
+                    break
                 for bench in benches if turn % 2 else reversed(benches):
                     await run_quietly(scenario, bench)
             for server, bench in zip(servers, benches, strict=True):
@@ -71,3 +98,8 @@ async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> 
         )
         for server, bench, rest, nothing in zip(servers, benches, at_rest, idle, strict=True)
     ]
+
+
+def _is_known_well(benches: Sequence[Bench], name: str) -> bool:
+    base, *others = [bench.measurements[name] for bench in benches]
+    return all(ratio(other, base).error <= _KNOWN_WELL for other in others)

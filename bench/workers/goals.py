@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bench.goals import Outcome
 from bench.run import ServerResult
 from bench.scenarios.send import CLIENTS, MANY_CLIENTS
+from bench.turns import ratio
 from bench.workers.scenarios import WorkerFigures
 
 MOST_OF_SINGLE = 1.25
@@ -29,17 +30,24 @@ def evaluate(results: Sequence[Sequence[ServerResult]], figures: dict[str, Worke
         if result.name.endswith("-spread"):
             continue
         for clients, scenario in ((CLIENTS, "send_many_rooms"), (MANY_CLIENTS, "send_many_clients")):
-            ratio = _cost(result, scenario) / _cost(single, scenario)
+            found = ratio(result.measurements[scenario], single.measurements[scenario])
             title = f"{result.title}, {clients} clients: CPU per event beside the single process"
-            outcomes.append(_at_most(title, ratio, MOST_OF_SINGLE, "×"))
+            outcomes.append(
+                Outcome(
+                    title,
+                    f"≤ {MOST_OF_SINGLE:g}×",
+                    f"{found.value:.2f}× ± {found.value * found.error:.2f}",
+                    found.value <= MOST_OF_SINGLE,
+                )
+            )
         if synapse is not None:
-            ratio = synapse / _cost(result, "send_many_rooms")
-            bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{ratio:.1f}"
+            times = synapse / _cost(result, "send_many_rooms")
+            bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{times:.1f}"
             title = f"{result.title}: CPU per event beside Synapse's workers"
-            outcomes.append(Outcome(title, bound, reached, ratio >= LEAST_BELOW_SYNAPSE))
-    for title, found in figures.items():
+            outcomes.append(Outcome(title, bound, reached, times >= LEAST_BELOW_SYNAPSE))
+    for title, measured in figures.items():
         if title.startswith("Ranvier"):
-            outcomes += _of_workers(found)
+            outcomes += _of_workers(measured)
     return outcomes
 
 
