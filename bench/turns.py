@@ -1,6 +1,6 @@
 """Run the scenarios on several servers by turns, in short pieces: the machine's moods meet all alike.
 
-What two servers cost is compared turn by turn, and turns are added until that is known well.
+What two servers cost is compared turn by turn; where that matters, turns are added until it is known well.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bench.servers.base import HOST, Server
 from bench.world import World
 
 _TURNS = 6
-_MOST_TURNS = 24
-_KNOWN_WELL = 0.015
+_MOST_TURNS = 14
+_KNOWN_WELL = 0.02
 # Workers on which nobody waits follow half a second later.
 _PUT_OFF_S = 0.7
 
@@ -47,18 +47,23 @@ def ratio(other: Measurement, base: Measurement) -> Ratio:
     return Ratio(math.exp(statistics.mean(turns)), error)
 
 
-def run_by_turns(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:
+def run_by_turns(
+    servers: Sequence[Server], pace: Pace, only: Collection[str], compared: Collection[str] = ()
+) -> list[ServerResult]:
     """Start all servers, run the scenarios in `only` on each in turn, and stop them.
 
-    Only the server whose turn it is has something to do. Raises as `run_server`.
+    Only the server whose turn it is has something to do. Those in `compared` go on until it is known well how
+    the servers compare. Raises as `run_server`.
     """
     with ExitStack() as stack:
         for server in servers:
             stack.enter_context(running(server))
-        return uvloop.run(_run(servers, pace, only))
+        return uvloop.run(_run(servers, pace, only, compared))
 
 
-async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> list[ServerResult]:
+async def _run(
+    servers: Sequence[Server], pace: Pace, only: Collection[str], compared: Collection[str]
+) -> list[ServerResult]:
     trees = [server.tree() for server in servers]
     idle = await asyncio.gather(*(measure_idle(tree, 10 * pace.seconds) for tree in trees))
     at_rest = [tree.memory() for tree in trees]
@@ -73,7 +78,7 @@ async def _run(servers: Sequence[Server], pace: Pace, only: Collection[str]) -> 
             for bench in benches:
                 await run_quietly(scenario, replace(bench, pace=pace))
         elif scenario.name in only:
-            for turn in range(_MOST_TURNS if len(servers) > 1 else 1):
+            for turn in range(_MOST_TURNS if turns > 1 and scenario.name in compared else turns):
                 if turn >= turns and _is_known_well(benches, scenario.name):
                     break
                 for bench in benches if turn % 2 else reversed(benches):

@@ -32,6 +32,7 @@ _WORK = _HERE / "work"
 _PACE = Pace(seconds=0.75, counts=0.75)
 _QUICK = Pace(seconds=0.1, counts=0.1)
 _SCENARIOS = ("send_many_rooms", "fanout", "send_many_clients")
+_COMPARED = ("send_many_rooms", "send_many_clients")
 _WORKERS_FOR_FIGURES = 3
 _ERRORS = (WrongAnswerError, OSError, RuntimeError, ExceptionGroup)
 
@@ -72,7 +73,9 @@ class _Run:
             servers = make(folder)
             title = servers[-1].title
             print(title, file=sys.stderr, flush=True)
-            self._guarded(title, lambda: self._results.append(run_by_turns(servers, self._pace, _SCENARIOS)))
+            self._guarded(
+                title, lambda: self._results.append(run_by_turns(servers, self._pace, _SCENARIOS, _COMPARED))
+            )
 
         with_folder(run)
 
