@@ -1,4 +1,4 @@
-"""Which worker is best asked for a room, a user, a destination: rendezvous hashing over those alive.
+"""Which worker is best asked for a room, a user, a process: rendezvous hashing over those alive.
 
 No list, no number of shards: each (key, worker) has a weight, and the heaviest worker has the key. When a
 worker comes or goes only its keys move. Workers may disagree for a moment; that costs time, not
@@ -20,17 +20,11 @@ from ranvier.wire.members import BACKGROUND, Member
 ROOM: Final = "room"
 READ: Final = "read"
 USER: Final = "user"
-DESTINATION: Final = "destination"
-PUSHER: Final = "pusher"
-APPSERVICE: Final = "appservice"
 PROCESS: Final = "process"
 
 _ROLES: Final = {
     READ: "client",
     USER: "sync",
-    DESTINATION: "federation_sender",
-    PUSHER: "push",
-    APPSERVICE: "appservice",
     PROCESS: BACKGROUND,
 }
 _MAX_KEPT: Final = 50_000

@@ -241,9 +241,7 @@ class ForwardedRequests:
             if bound.route.follows and (behind := self._currency.catch_up()) is not None:
                 await _follow(behind)
             requester = _decode_requester(forwarded.requester) if forwarded.requester else None
-            if requester is not None and not is_as_known_at(
-                self._tail, requester.user_id, forwarded.known_at
-            ):
+            if requester is not None and not self._knows_no_other(requester, forwarded.known_at):
                 raise NotAcceptedError
             request = Request(
                 forwarded.method,
@@ -269,6 +267,10 @@ class ForwardedRequests:
         except Exception:
             logger.exception("Request %s, passed on by another worker, failed", forwarded.request_id)
             return _answer(render_unexpected(forwarded.request_id))
+
+    def _knows_no_other(self, requester: Requester, known_at: int) -> bool:
+        """Tell whether somebody is still who they were for a worker that had followed the log so far."""
+        return known_at < 0 or is_as_known_at(self._tail, requester.user_id, known_at)
 
 
 async def _follow(behind: Awaitable[None]) -> None:

@@ -129,7 +129,7 @@ def receive(sock: socket.socket) -> tuple[Message | None, Passed | None]:
     Raises BlockingIOError when nothing is there, MsgspecError for a message that only another version knows.
     """
     try:
-        data, descriptors, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)
+        data, descriptors = _receive(sock)
     except ConnectionError:
         return None, None
     message = None
@@ -142,6 +142,16 @@ def receive(sock: socket.socket) -> tuple[Message | None, Passed | None]:
     if len(descriptors) != 2 or message is None:
         return message, None
     return message, Passed(socket.socket(fileno=descriptors[0]), descriptors[1])
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    try:
+        data, descriptors, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)
+    except ConnectionResetError:
+        # The other end was closed before it had read all of ours. What it sent is there nevertheless, with
+        # connections of which it was the only other holder.
+        data, descriptors, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)
+    return data, descriptors
 
 
 def all_received(sock: socket.socket) -> Iterator[tuple[Message | None, Passed | None]]:

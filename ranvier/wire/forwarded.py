@@ -11,7 +11,7 @@ class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
     ``path`` and ``query_string`` are raw, ``headers`` without the access token, ``requester`` as
     ``http.forwarding`` encodes it (empty: nobody asks). ``endpoint`` and ``params`` are what its sender found
     by the path; a worker of another version, which may know them by other names, looks for itself.
-    ``known_at`` is how far its sender had followed the log when it looked who asks.
+    ``known_at`` is how far its sender had followed the log when it looked who asks; -1: as far as anybody.
     """
 
     method: str
@@ -25,7 +25,7 @@ class ForwardedRequest(msgspec.Struct, array_like=True, frozen=True):
     requester: bytes
     endpoint: str = ""
     params: dict[str, str] = {}
-    known_at: int = 0
+    known_at: int = -1
 
 
 class ForwardedAnswer(msgspec.Struct, array_like=True, frozen=True):

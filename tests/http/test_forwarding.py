@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from ranvier.cluster.currency import Currency
@@ -306,6 +307,20 @@ async def test_a_worker_that_has_just_started_takes_nothing_on_trust(pair: Pair)
     async with client(pair.a) as one:
         assert (await say(one, "one")).json["said"] == "one"
     assert (pair.a.waiting.said, pair.b.waiting.said) == (["one"], [])
+
+
+async def test_a_worker_of_before_is_answered(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While workers are updated one by one, those of before would have to write in all rooms themselves."""
+    answer = pair.server.answer
+
+    async def without_the_last(body: bytes) -> bytes:
+        return await answer(msgspec.msgpack.encode(msgspec.msgpack.decode(body)[:-1]))
+
+    monkeypatch.setattr(pair.server, "answer", without_the_last)
+    pair.log.reset(5)
+    async with client(pair.a) as one:
+        assert (await say(one, "one")).json["said"] == "one"
+    assert (pair.a.waiting.said, pair.b.waiting.said) == ([], ["one"])
 
 
 async def test_a_frozen_worker_is_not_waited_for(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from ranvier.processes import front_protocol
 from ranvier.processes.front_end import Adopting
 from ranvier.processes.front_protocol import Connection, Passed, Taken
 from ranvier.processes.moving import Moving
-from ranvier.processes.offers import take
+from ranvier.processes.offers import Offers, take
 from tests.http.edge import Edge, read_answer, serving
 from tests.open_files import no_more_files
 
@@ -321,6 +321,43 @@ async def test_what_a_worker_took_before_it_died_is_not_done_again(a: Worker, tm
         sock.close()
         assert await reader.read() == b""
     assert a.answered == 1
+
+
+class Copy:
+    """A copy of a connection that its giver keeps until it is taken."""
+
+    def let_go(self) -> None:
+        pass
+
+
+async def test_what_a_worker_gave_before_it_died_is_served(b: Worker, tmp_path: Path) -> None:
+    """A client's connection would be reset because a worker died that had given it away before."""
+    loop = asyncio.get_running_loop()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as one,
+        socket.create_connection(listening.getsockname()) as two,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as giver,
+    ):
+        for client in (one, two):
+            client.setblocking(False)
+        giver.connect(str(tmp_path / "b.move"))
+        offers: Offers[Copy] = Offers(giver)
+        for number in range(2):
+            server_side, _ = listening.accept()
+            with server_side:
+                assert offers.make(Copy(), server_side.fileno(), "client", put(f"text {number}"))
+            if not number:
+                # That it is taken is never read, and b has not heard of the second when the giver is gone.
+                assert (await _answer(loop, one)).endswith(b'{"text":"text 0","stars":0}')
+        giver.close()
+        assert b'"text":"text 1"' in await _answer(loop, two)
+    assert b.answered == 2
+
+
+async def _answer(loop: asyncio.AbstractEventLoop, client: socket.socket) -> bytes:
+    async with asyncio.timeout(10):
+        return await loop.sock_recv(client, 65536)
 
 
 async def test_what_a_worker_took_without_a_word_is_not_done_again(a: Worker, tmp_path: Path) -> None:
