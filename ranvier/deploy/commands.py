@@ -18,6 +18,9 @@ from ranvier.deploy.system_files import service_of
 from ranvier.deploy.target import Target
 
 _ENCODING: Final = ("--encoding=UTF8", "--locale=C", "--template=template0")
+_CONNECTIONS: Final = (
+    "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+)
 _START_TIMEOUT_S: Final = 20 * 60  # more than the units give a start that brings the schema up to date
 _SHOWN: Final = 3
 
@@ -188,6 +191,7 @@ def _database(system: System, settings: Settings, plan: Plan) -> list[Run]:
                 f"start it, then run this again; if it is elsewhere, say so in {path}"
             )
         return []
+    _compare_connections(system, settings, plan)
     found: list[Run] = []
     if not _has(system, f"SELECT 1 FROM pg_roles WHERE rolname = '{settings.user}'"):
         argv = [*AS_POSTGRES, "createuser", settings.user]
@@ -198,5 +202,19 @@ def _database(system: System, settings: Settings, plan: Plan) -> list[Run]:
     return found
 
 
+def _compare_connections(system: System, settings: Settings, plan: Plan) -> None:
+    """Tell when PostgreSQL may refuse workers that have opened all the connections that they may have."""
+    there = _ask(system, _CONNECTIONS)
+    if there.isdecimal() and plan.connections > int(there):
+        plan.notes.append(
+            f"the workers may want {plan.connections} connections, and PostgreSQL has {there} for them: "
+            f"raise its max_connections, or lower cp_max in {settings.conf_d / 'database.yaml'}"
+        )
+
+
 def _has(system: System, sql: str) -> bool:
-    return system.says([*AS_POSTGRES, "psql", "-tAc", sql]) == "1"
+    return _ask(system, sql) == "1"
+
+
+def _ask(system: System, sql: str) -> str:
+    return system.says([*AS_POSTGRES, "psql", "-tAc", sql])

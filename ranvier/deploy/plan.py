@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from ranvier.config.database import read_redis
+from ranvier.config.database import DatabaseConfig, read_database, read_redis
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.config.problems import Problems
 from ranvier.config.reader import Section
@@ -42,6 +42,7 @@ _ROOT_FOLDER: Final = Rights("root", "root", 0o755)
 _ROOT_FILE: Final = Rights("root", "root", 0o644)
 UNITS: Final = Path("/etc/systemd/system")
 MAX_UPLOAD_BYTES: Final = 50 << 20
+_LOCAL_HOSTS: Final = ("/", "localhost", "127.")
 
 
 @dataclass
@@ -53,7 +54,8 @@ class Plan:
     nginx uses its own. ``waiting`` are those whose program is not installed or not to use them yet. ``undo``
     has what makes a file as it was, also before runs that did not come to their end, as far as that is known.
     ``wanted`` has the fingerprint of each file that is not left to a person. ``removed`` are workers that
-    are no longer wanted, ``stop_s`` is how long systemd gives each worker to finish.
+    are no longer wanted, ``stop_s`` is how long systemd gives each worker to finish. ``connections`` is how
+    many all workers together may have to PostgreSQL on this machine.
     """
 
     actions: list[Action] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Plan:
     wanted: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     stop_s: int = 0
+    connections: int = 0
     restart_redis: bool = False
     reload_nginx: bool = False
 
@@ -107,6 +110,7 @@ class Planner:
         self._configuration()
         self._redis()
         self._units()
+        self.plan.connections = self._connections()
         self._nginx()
         gone = self._removed_workers()
         self._remember(at, gone)
@@ -225,6 +229,12 @@ class Planner:
         configured = (read_server(self._configured(name)) for name in self._settings.names)
         longest_ms = max(server.drain_timeout_ms for server in configured)
         return -(-longest_ms // 1000)
+
+    def _connections(self) -> int:
+        """Give how many connections to PostgreSQL on this machine all workers together may have."""
+        deployed = DatabaseConfig("/run/postgresql", 5432, self._settings.user, "ranvier")
+        found = (read_database(self._configured(name)) or deployed for name in self._settings.names)
+        return sum(it.max_connections for it in found if it.host.startswith(_LOCAL_HOSTS))
 
     def _configured(self, name: str) -> Section:
         """Give what a worker's configuration says as it is; what is wrong with it, the worker tells."""

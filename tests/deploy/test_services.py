@@ -59,8 +59,8 @@ exit 0
 RUNUSER = """\
 #!/bin/sh
 cd {folder} || exit 9
-[ -e known/postgresql ] && echo 1
-exit 0
+[ -e known/postgresql ] || exit 2
+case "$*" in *max_connections*) echo 97 ;; *) echo 1 ;; esac
 """
 WORKERS = ("ranvier.service", "ranvier-worker@worker1.service", "ranvier-worker@worker2.service")
 RESTART = "`systemctl restart NAME` with one after the other of"
@@ -565,6 +565,24 @@ def test_a_database_elsewhere_is_not_missed(machine: Path, services: Services, d
     own = machine / "etc/ranvier/conf.d/database.yaml"
     own.write_text("database: {name: psycopg2, args: {host: db}}\n")
     assert "PostgreSQL" not in deploy().output
+
+
+def test_more_connections_than_postgresql_has_are_told_of(
+    machine: Path, services: Services, deploy: Deploy
+) -> None:
+    """On a busy day clients would get 503 from the workers that came too late for a connection."""
+    told = "the workers may want {} connections, and PostgreSQL has 97 for them"
+    assert "may want" not in deploy(*services.first, "--workers", 8).output
+    for _ in range(2):
+        assert told.format(130) in deploy("--workers", 12).output
+    own = machine / "etc/ranvier/workers/worker12.yaml"
+    own.write_text(own.read_text() + "database: {args: {host: /run/postgresql, cp_max: 30}}\n")
+    assert told.format(150) in deploy().output
+    common = machine / "etc/ranvier/conf.d/database.yaml"
+    common.write_text(common.read_text().replace("cp_max: 10", "cp_max: 5"))
+    assert "may want" not in deploy().output
+    common.write_text("database: {args: {host: db.example.org, cp_max: 30}}\n")
+    assert "may want" not in deploy().output
 
 
 def test_a_program_that_the_servers_user_cannot_run_is_told_before_anything_is_done(
