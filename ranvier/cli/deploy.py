@@ -114,19 +114,27 @@ def _settings(before: Record, options: dict[str, Any]) -> Settings:
         settings = Settings(**given)
     else:
         settings = replace(known, **given)
-        if settings.server_name != known.server_name:
-            raise click.UsageError(
-                f"this server is {known.server_name}, and a server's name cannot be changed"
-            )
-        if settings.user != known.user:
-            raise click.UsageError(
-                f"this server runs as {known.user}, who has its files and its database, and cannot be changed"
-            )
+        _check_same(settings, known)
     try:
         check_settings(settings)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
     return settings
+
+
+def _check_same(settings: Settings, known: Settings) -> None:
+    """Refuse to change what a server that runs cannot change."""
+    if settings.server_name != known.server_name:
+        raise click.UsageError(f"this server is {known.server_name}, and a server's name cannot be changed")
+    if settings.user != known.user:
+        raise click.UsageError(
+            f"this server runs as {known.user}, who has its files and its database, and cannot be changed"
+        )
+    if settings.group != known.group:
+        raise click.UsageError(
+            f"the sockets of this server are for the group {known.group}, in which its workers, Redis and "
+            "nginx are since they started, and which cannot be changed"
+        )
 
 
 def _worker_names(text: str) -> tuple[str, ...]:

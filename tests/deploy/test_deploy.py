@@ -564,6 +564,17 @@ def test_a_server_does_not_change_its_user(machine: Path, deploy: Deploy) -> Non
     assert deploy("--user", "ranvier").exit_code == 0
 
 
+def test_a_server_does_not_change_the_group_of_its_sockets(machine: Path, deploy: Deploy) -> None:
+    """nginx could not enter the sockets' folder, and give everybody 502; then workers would lose Redis."""
+    deploy(*FIRST)
+    before = files_of(machine)
+    result = deploy("--group", "others")
+    assert result.exit_code == 2
+    assert "for the group ranvier-sockets" in result.output
+    assert files_of(machine) == before
+    assert deploy("--group", "ranvier-sockets").exit_code == 0
+
+
 def test_systemd_takes_the_units(machine: Path, deploy: Deploy) -> None:
     """The server would not start at boot."""
     program = machine / "usr/bin/ranvier"
