@@ -94,9 +94,8 @@ def upstream_file(settings: Settings, routes: Sequence[Route], names: Iterable[s
     return _UPSTREAM.format(keys=keys, servers=servers)
 
 
-def server_file(settings: Settings, routes: Sequence[Route], *, max_upload_bytes: int) -> str:
+def server_file(settings: Settings, routes: Sequence[Route]) -> str:
     """Give ``ranvier.conf``: where the web server answers, and with what."""
-    largest = max((route.max_body for route in routes if not route.stream), default=1 << 20)
     redirect, challenge = "", _CHALLENGE
     if settings.certificate is not None:
         redirect, challenge = _REDIRECT.format(public_name=settings.public_name, challenge=_CHALLENGE), ""
@@ -104,8 +103,8 @@ def server_file(settings: Settings, routes: Sequence[Route], *, max_upload_bytes
         redirect=redirect,
         listen=_listen(settings),
         public_name=settings.public_name,
-        body=_megabytes(largest),
-        locations="".join([challenge, *_locations(routes, max_upload_bytes)]),
+        body=_megabytes(max(route.max_body for route in routes)),
+        locations="".join([challenge, *_locations(routes)]),
     )
 
 
@@ -124,20 +123,12 @@ def _listen(settings: Settings) -> str:
     )
 
 
-def _locations(routes: Sequence[Route], max_upload_bytes: int) -> Iterable[str]:
+def _locations(routes: Sequence[Route]) -> Iterable[str]:
     paths = sorted(path for route in routes for path in route.paths)
     public = {_location(path): path.startswith(_PUBLIC) for path in paths}
     for location in sorted(public):
         local = "" if public[location] else _LOCAL
         yield f"\n    location {location} {{\n{local}{_PROXY}    }}\n"
-    streams = [path for route in routes if route.stream for path in route.paths]
-    if streams:
-        pattern = "|".join(sorted({_expression(path) for path in streams}))
-        yield (
-            f'\n    location ~ "^(?:{pattern})$" {{\n{_PROXY}'
-            f"        client_max_body_size {_megabytes(max_upload_bytes)};\n"
-            "        proxy_request_buffering off;\n    }\n"
-        )
 
 
 _LOCAL: Final = """\

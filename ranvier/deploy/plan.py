@@ -41,7 +41,6 @@ from ranvier.wire.members import CLIENT_ROLES
 _ROOT_FOLDER: Final = Rights("root", "root", 0o755)
 _ROOT_FILE: Final = Rights("root", "root", 0o644)
 UNITS: Final = Path("/etc/systemd/system")
-MAX_UPLOAD_BYTES: Final = 50 << 20
 _LOCAL_HOSTS: Final = ("/", "localhost", "127.")
 
 
@@ -247,7 +246,7 @@ class Planner:
         upstream, server = settings.nginx_upstream, settings.nginx_site
         files = {
             upstream: nginx.upstream_file(settings, self._routes, self._for_clients()),
-            server: nginx.server_file(settings, self._routes, max_upload_bytes=MAX_UPLOAD_BYTES),
+            server: nginx.server_file(settings, self._routes),
         }
         site_is_ours = not self._is_edited(server, files[server])
         if site_is_ours:

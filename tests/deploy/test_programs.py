@@ -18,18 +18,8 @@ import pytest
 from ranvier.deploy import nginx, system_files
 from ranvier.deploy.commands import has_two_sites
 from ranvier.deploy.settings import Settings
-from ranvier.http.route import Auth, Route
 from ranvier.processes.application import client_routes
 from tests.postgres import private_folder
-
-
-async def _handler(request: object) -> None:
-    """Stand for an endpoint."""
-
-
-UPLOAD = Route(
-    "POST", ("/_matrix/media/v3/upload", "/_matrix/media/r0/upload"), _handler, Auth.USER, stream=True
-)
 
 
 @pytest.fixture
@@ -49,8 +39,8 @@ def free_port() -> int:
 
 def write_nginx(folder: Path, settings: Settings, port: int) -> Path:
     """Write what nginx needs around the files that are tested, and give its main file."""
-    routes = [*nginx.public_routes(), UPLOAD]
-    server = nginx.server_file(settings, routes, max_upload_bytes=50 << 20)
+    routes = nginx.public_routes()
+    server = nginx.server_file(settings, routes)
     server = server.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("    listen [::]:80;\n", "")
     (folder / "a-upstream.conf").write_text(nginx.upstream_file(settings, routes))
     (folder / "b.conf").write_text(server)
