@@ -35,6 +35,7 @@ upstream ranvier {{
 {servers}    keepalive 32;
 }}
 """
+# A client may poll for ten minutes: nginx, which counts from before the worker does, waits for longer.
 _PROXY: Final = """\
         proxy_pass http://ranvier;
         proxy_http_version 1.1;
@@ -43,7 +44,7 @@ _PROXY: Final = """\
         proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header X-Forwarded-Proto $scheme;
         proxy_connect_timeout 2s;
-        proxy_read_timeout 10m;
+        proxy_read_timeout 11m;
 """
 _SERVER: Final = """\
 # Written by `ranvier deploy`, which leaves it alone once it was edited.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ranvier.client_api import event_stream, sync
 from ranvier.deploy import nginx, system_files
 from ranvier.deploy.commands import has_two_sites
 from ranvier.deploy.settings import Settings
@@ -288,6 +289,13 @@ async def test_redis_answers_on_its_socket_and_not_by_tcp(folder: Path) -> None:
     finally:
         redis.terminate()
         redis.wait(10)
+
+
+def test_nginx_waits_for_longer_than_a_worker_lets_clients_wait() -> None:
+    """A client that polls for hours would be told 504 after having been sent from one worker to the next."""
+    text = nginx.server_file(Settings("example.org", "example.org"), client_routes())
+    found = {int(minutes) for minutes in re.findall(r"proxy_read_timeout (\d+)m;", text)}
+    assert min(found) * 60_000 > max(sync._MAX_TIMEOUT_MS, event_stream._MAX_TIMEOUT_MS)
 
 
 def test_every_route_that_is_placed_is_in_the_map() -> None:
