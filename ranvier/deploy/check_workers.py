@@ -54,6 +54,7 @@ async def check_workers(scene: Scene, database: Database | None) -> AsyncIterato
         *_missing(scene, after),
         *_subscriptions(after, subscribed),
         *_each(scene, before, after, head),
+        *_roles(scene, after),
         *_versions(scene, list(after.values())),
     ):
         yield finding
@@ -151,6 +152,20 @@ def _each(
             )
         else:
             yield ok("worker", f"the worker {name} is at {member.pos}, {member.load:.0%} of a core")
+
+
+def _roles(scene: Scene, members: Mapping[str, Member]) -> Iterator[Finding]:
+    """See whether workers have read the roles that their files give them."""
+    for process in scene.processes:
+        member = members.get(process.name)
+        if member is None or set(member.roles) == set(process.config.worker.roles):
+            continue
+        reload = f"systemctl reload {service_of(member.name)}" if scene.settings else "send it SIGHUP"
+        yield warning(
+            "worker-roles",
+            f"the worker {member.name} goes on with other roles than {process.source} gives it",
+            f"{reload}, or restart it",
+        )
 
 
 def _versions(scene: Scene, members: Sequence[Member]) -> Iterator[Finding]:

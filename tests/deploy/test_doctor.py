@@ -298,6 +298,10 @@ def _old_elsewhere(server: Server) -> None:
     server.members["w1"] = msgspec.structs.replace(member, version="0.0.1", host="elsewhere", address="tcp:")
 
 
+def _other_roles(server: Server) -> None:
+    server.configure(worker_extra="worker_name: w1\nworker_roles: [federation_sender, background]\n")
+
+
 def _wrong_secret(server: Server) -> None:
     server.configure(main_extra="worker_replication_secret: other\n")
 
@@ -396,6 +400,7 @@ FAULTS: list[tuple[str, str, Plant]] = [
     ("name-twice", "error", _two_configured),
     ("worker-versions", "warning", _versions),
     ("worker-versions", "warning", _old_elsewhere),
+    ("worker-roles", "warning", _other_roles),
     ("worker-secret", "error", _wrong_secret),
     ("secret-differs", "error", _secrets_differ),
     ("worker-unreachable", "error", _unreachable),
@@ -433,6 +438,7 @@ async def test_a_planted_fault_is_found(
         (_other_socket, "let it answer clients on"),
         (_all_old, "systemctl restart ranvier.service; systemctl restart ranvier-worker@w1.service"),
         (_old_elsewhere, "bring all machines to one version"),
+        (_other_roles, "systemctl reload ranvier-worker@w1.service"),
     ],
 )
 async def test_the_advice_is_for_what_is_wrong(
