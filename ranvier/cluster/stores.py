@@ -55,7 +55,7 @@ async def database_size(database: Database) -> int | None:
 
 
 async def describe_redis(config: RedisConfig, now_ms: int) -> Store:
-    """Give ``reachable`` and, if it is, its version, clients, memory, pace and start."""
+    """Give ``reachable`` and, if it is and tells them, its version, clients, memory, pace and start."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             found = await read_redis(config)
@@ -63,6 +63,8 @@ async def describe_redis(config: RedisConfig, now_ms: int) -> Store:
         return {"reachable": False, "error": str(error)}
     except TimeoutError:
         return {"reachable": False, "error": f"no answer within {PATIENCE_S:g} s"}
+    if not found:
+        return {"reachable": True}
     return {
         "reachable": True,
         "version": found.get("valkey_version") or found.get("redis_version", ""),

@@ -259,7 +259,8 @@ async def test_drain_and_restart_with_a_click(page: Page) -> None:
 async def test_who_is_silent_or_gone_is_seen(page: Page, database: str) -> None:
     """If this fails, old figures pass for new ones, and a worker that died is just not to be seen.
 
-    And who opens the page because PostgreSQL is away learns nothing from it.
+    And who opens the page because PostgreSQL is away learns nothing from it, or takes a Redis for one that is
+    away which only keeps its figures to itself.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(private_folder())
@@ -286,6 +287,8 @@ async def test_who_is_silent_or_gone_is_seen(page: Page, database: str) -> None:
         third = "document.querySelector('[data-worker=worker3] .state')"
         await page.until(f"{third}.innerText.startsWith('gone')")
         await page.until(f"{summary}.includes('2 workers, 1 gone')")
+        await redis.ask("ACL", "SETUSER", "default", "-info")
+        await page.until("document.getElementById('redis').innerText.includes('reachable: its figures')")
         await redis_away.aclose()
         await page.until("document.getElementById('redis').innerText.includes('not reachable')")
         await page.until(f"{summary}.includes('1 not heard of')")

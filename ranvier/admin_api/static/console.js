@@ -282,6 +282,7 @@ function showStores(status) {
     : [["State", "not reachable: writes wait for it", "bad"]]);
   if (redis === null) fill("redis", [["State", "not needed by one process"]]);
   else if (!redis.reachable) fill("redis", [["State", "not reachable: workers read the log from PostgreSQL", "bad"]]);
+  else if (redis.version === undefined) fill("redis", [["State", "reachable: its figures are not for the server's user", "good"]]);
   else {
     fill("redis", [
       ["State", "reachable", "good"], ["Version", redis.version], ["Up", duration(status.now_ts - redis.started_ts)],
