@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+import ranvier
 from ranvier.config.database import DatabaseConfig, read_database, read_redis
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.config.problems import Problems
@@ -33,7 +34,7 @@ from ranvier.deploy.actions import (
 )
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
-from ranvier.deploy.system import System
+from ranvier.deploy.system import System, other_program
 from ranvier.deploy.target import Rights, Target, fingerprint
 from ranvier.http.route import Route
 from ranvier.wire.members import CLIENT_ROLES
@@ -371,7 +372,9 @@ class Planner:
             waiting |= {path for path in self.plan.changed if path.parent == self._settings.nginx_dir}
         steps = ((self.plan.last, waiting), (self.plan.served, self.plan.waiting))
         for actions, unused in steps:
-            end = self._before.ended(self._settings, self.plan.wanted, waiting=unused, gone=gone)
+            end = self._before.ended(
+                self._settings, self.plan.wanted, self._version(), waiting=unused, gone=gone
+            )
             text = end.encode()
             if text != before:
                 actions.append(PutFile(record.PATH, text, _ROOT_FILE, before))
@@ -379,6 +382,11 @@ class Planner:
         former = record.FORMER_PATH
         if self._target.rights(former) is not None:
             self.plan.last.append(RemoveFile(former, f"it is {record.PATH} now"))
+
+    def _version(self) -> str:
+        """Give the release that workers run after a restart, as far as is known where it is not this one."""
+        is_other = self._system is not None and other_program(self._settings) is not None
+        return self._before.version if is_other and self._before.version else ranvier.__version__
 
     # -- single steps ----------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import ranvier
 from ranvier.deploy.actions import DeployError
 from ranvier.deploy.settings import Settings, check_settings, from_plain, to_plain
 from ranvier.deploy.target import Target, fingerprint
@@ -29,7 +28,8 @@ class Record:
 
     ``settings`` and ``files`` are those of the last run that came to its end: ``files`` has the fingerprint
     of each file by its path. ``begun`` has those of files that later runs meant to write, and of which
-    nobody knows whether they are written or in use. ``version`` is the release of that last run.
+    nobody knows whether they are written or in use. ``version`` is the release that workers run
+    since they were last restarted as that run said.
     """
 
     settings: Settings | None = None
@@ -58,6 +58,7 @@ class Record:
         self,
         settings: Settings,
         written: Mapping[str, str],
+        version: str,
         *,
         waiting: Container[Path] = (),
         gone: Container[Path] = (),
@@ -67,7 +68,7 @@ class Record:
         files = {path: mark for path, mark in {**self.files, **used}.items() if Path(path) not in gone}
         begun = self.beginning(written).begun
         kept = {path: marks for path, marks in begun.items() if Path(path) in waiting}
-        return Record(settings, files, kept, ranvier.__version__)
+        return Record(settings, files, kept, version)
 
     def encode(self) -> str:
         """Give the file's text."""

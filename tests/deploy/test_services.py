@@ -450,8 +450,27 @@ def test_a_release_in_another_place_is_told_of(
         assert "another release" not in result.output
     result = deploy("--program", "/bin/echo")
     assert "--program" not in result.output
-    assert f"take their new files when they are restarted: {RESTART} {', '.join(WORKERS)}\n" in result.output
-    assert "--program" not in deploy().output
+    assert "this is another release than that of the last run" in result.output
+    assert f"{RESTART} {', '.join(WORKERS)}\n" in result.output
+    assert "Nothing to do" in deploy().output
+
+
+def test_a_look_with_another_release_changes_nothing(
+    services: Services, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers would be said to run an old release, or, once they do, nothing would be said."""
+    for own, version, is_told in (
+        ("/bin/true", "1.0.0", False),
+        ("/bin/echo", "2.0.0", False),  # no more than a look
+        ("/bin/true", "1.0.0", False),
+        ("/bin/true", "2.0.0", True),  # the update, where workers look for it
+    ):
+        monkeypatch.setattr("ranvier.deploy.system.own_program", lambda own=own: Path(own))
+        monkeypatch.setattr("ranvier.__version__", version)
+        result = deploy(*services.first)
+        assert result.exit_code == 0, result.output
+        assert ("another release" in result.output) is is_told
+        assert ("and this is /bin/echo" in result.output) is (own == "/bin/echo")
 
 
 def test_workers_that_are_started_need_no_restart(
