@@ -15,6 +15,7 @@ from ranvier.deploy.settings import Settings
 from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS, Route
 
 _PARAMETER: Final = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
+_LISTEN_IPV6: Final = re.compile(r"^ *listen \[::\]:.*\n", re.MULTILINE)
 _PUBLIC: Final = ("/_matrix/", "/.well-known/", "/_ranvier")
 """What clients ask for, and the administrators' page: open from anywhere, for its API wants their token."""
 _UPSTREAM: Final = """\
@@ -95,18 +96,19 @@ def upstream_file(settings: Settings, routes: Sequence[Route], names: Iterable[s
     return _UPSTREAM.format(keys=keys, servers=servers)
 
 
-def server_file(settings: Settings, routes: Sequence[Route]) -> str:
-    """Give ``ranvier.conf``: where the web server answers, and with what."""
+def server_file(settings: Settings, routes: Sequence[Route], *, ipv6: bool = True) -> str:
+    """Give ``ranvier.conf``: where the web server answers, by IPv6 or without, and with what."""
     redirect, challenge = "", _CHALLENGE
     if settings.certificate is not None:
         redirect, challenge = _REDIRECT.format(public_name=settings.public_name, challenge=_CHALLENGE), ""
-    return _SERVER.format(
+    text = _SERVER.format(
         redirect=redirect,
         listen=_listen(settings),
         public_name=settings.public_name,
         body=_megabytes(max(route.max_body for route in routes)),
         locations="".join([challenge, *_locations(routes)]),
     )
+    return text if ipv6 else _LISTEN_IPV6.sub("", text)
 
 
 def has_tls(site: str) -> bool:

@@ -245,9 +245,10 @@ class Planner:
     def _nginx(self) -> None:
         settings = self._settings
         upstream, server = settings.nginx_upstream, settings.nginx_site
+        ipv6 = self._system is None or self._system.has_ipv6
         files = {
             upstream: nginx.upstream_file(settings, self._routes, self._for_clients()),
-            server: nginx.server_file(settings, self._routes),
+            server: nginx.server_file(settings, self._routes, ipv6=ipv6),
         }
         site_is_ours = not self._is_edited(server, files[server])
         if site_is_ours:

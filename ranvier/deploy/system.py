@@ -23,9 +23,13 @@ _NOBODY: Final = 65534
 
 @dataclass(frozen=True)
 class System:
-    """A machine that systemd runs. ``path`` says where its programs are, as ``$PATH`` does."""
+    """A machine that systemd runs. ``path`` says where its programs are, as ``$PATH`` does.
+
+    ``has_ipv6`` tells whether its kernel knows IPv6, without which nginx refuses to listen there.
+    """
 
     path: str = field(default_factory=command_path)
+    has_ipv6: bool = field(default_factory=Path("/proc/net/if_inet6").exists)
 
     def has_nginx(self) -> bool:
         """Tell whether nginx is installed, and started by systemd."""

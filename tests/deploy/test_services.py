@@ -80,7 +80,7 @@ class Services:
         for name, text in (("systemctl", SYSTEMCTL), ("nginx", NGINX), ("runuser", RUNUSER)):
             (folder / "bin" / name).write_text(text.format(folder=folder))
             (folder / "bin" / name).chmod(0o755)
-        self.system = System(str(folder / "bin"))
+        self.system = System(str(folder / "bin"), has_ipv6=True)
 
     def set(self, kind: str, name: str, there: bool = True) -> None:
         """Make a service known or broken, or no longer."""
@@ -116,6 +116,19 @@ def test_the_files_are_used_and_the_workers_are_started(services: Services, depl
     (services.folder / "state" / WORKERS[1]).write_text("reloading\n")
     assert "Nothing to do" in deploy().output
     assert services.asked() == []
+
+
+def test_a_machine_without_ipv6_has_a_site_without(machine: Path, services: Services, deploy: Deploy) -> None:
+    """nginx would refuse its site on a kernel with ``ipv6.disable=1``, whatever options were given."""
+    assert deploy(*services.first).exit_code == 0
+    services.system = System(services.system.path, has_ipv6=False)
+    for options in ((), make_certificate(machine)):
+        site = (machine / SITE).read_text()
+        assert deploy(*options).exit_code == 0
+        assert (machine / SITE).read_text() != site
+        assert "[::]" not in (machine / SITE).read_text()
+        assert "Nothing to do" in deploy().output
+    assert re.findall(r"listen .*;", (machine / SITE).read_text()) == ["listen 80;", "listen 443 ssl http2;"]
 
 
 def make_certificate(machine: Path) -> tuple[str, ...]:
