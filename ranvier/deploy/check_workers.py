@@ -98,7 +98,9 @@ def _missing(scene: Scene, members: Mapping[str, Member]) -> Iterator[Finding]:
             f"the worker {name} does not run, or does not reach Redis",
             "see `systemctl status` and its log, and start it",
         )
-    for name in sorted(members.keys() - names) if names else []:
+    # Whose file has a mistake, which is told, is not unknown.
+    known = {*names, *(scene.settings.names if scene.settings is not None else ())}
+    for name in sorted(members.keys() - known) if names else []:
         yield note("worker-unknown", f"the worker {name} runs and has no configuration here")
 
 

@@ -462,6 +462,15 @@ async def test_a_worker_that_was_drained_is_no_fault(server: Server) -> None:
     assert "systemctl restart ranvier-worker@w1.service" in findings["worker-draining"].advice
 
 
+async def test_a_worker_whose_file_has_a_mistake_is_known(server: Server) -> None:
+    """An administrator would look for the file of a worker that has one, beside being told of its mistake."""
+    server.edit(processes=server.scene.processes[:1])
+    stranger = msgspec.structs.replace(server.members["w1"], name="stranger")
+    server.members["stranger"] = stranger
+    unknown = [it.message for it in await server.findings() if it.check == "worker-unknown"]
+    assert unknown == ["the worker stranger runs and has no configuration here"]
+
+
 async def test_workers_may_use_one_database_each_in_its_own_way(server: Server) -> None:
     """A worker with fewer connections would be said to have another database."""
     args = "worker_name: w1\ndatabase: {{args: {{dbname: {}, cp_max: {}}}}}\n"
