@@ -177,7 +177,7 @@ def _run_always(
         rooms_with_guests=accounts.accounts.rooms_with_guests,
     )
     loop_lag = LoopLag(float(os.environ.get("RANVIER_LOOP_LAG_PERIOD_S", PERIOD_S)))
-    metrics.registry.register(ProcessGauges(core, sync.notifier))
+    metrics.registry.register(ProcessGauges(config.worker.name, core, sync.notifier))
     metrics.registry.register(loop_lag)
     room_purge = RoomPurge(
         store=RoomPurgeStore(core.database),

@@ -27,7 +27,8 @@ _BUCKET_NAMES = [*map(str, map(float, _BATCH_SIZES)), "+Inf"]
 class ProcessGauges(Collector):
     """Read the parts of a process whenever Prometheus asks; only commits are counted as they come."""
 
-    def __init__(self, core: Core, notifier: Notifier) -> None:
+    def __init__(self, name: str, core: Core, notifier: Notifier) -> None:
+        self._name = name
         self._core = core
         self._notifier = notifier
         self._batches = [0] * len(_BUCKET_NAMES)
@@ -37,6 +38,7 @@ class ProcessGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give everything as it is now."""
         yield InfoMetricFamily("ranvier_build", "What runs.", value={"version": ranvier.__version__})
+        yield InfoMetricFamily("ranvier_worker", "Whose figures these are.", value={"name": self._name})
         yield from self._log()
         yield from self._memory()
         yield from self._database()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -87,6 +88,20 @@ async def test_a_port_answers_though_the_configuration_has_it_no_more() -> None:
             assert await statuses(server) == {401}
         async with HttpClient(server.url) as client:
             await client.register()
+
+
+async def test_each_answer_says_whose_figures_it_has() -> None:
+    """A Prometheus would take what one worker has counted, and then another, for a counter that was reset."""
+    names = set()
+    async with cluster_of_two() as server:
+        for _ in range(32):
+            connector = aiohttp.TCPConnector(force_close=True)
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.get(f"{server.url}/metrics") as answer,
+            ):
+                names.update(re.findall(r'^ranvier_worker_info\{name="(.*)"\} 1', await answer.text(), re.M))
+    assert names == {"worker1", "worker2"}
 
 
 async def test_the_port_option_is_for_all_workers() -> None:
