@@ -324,7 +324,7 @@ def test_listeners_as_synapse_writes_them(tmp_path: Path) -> None:
     assert client.x_forwarded
     assert client.bind_addresses == ("::1", "127.0.0.1")
     assert (socket.path, socket.mode) == (tmp_path / "run/main.sock", 0o660)
-    assert metrics.resources == {"metrics"}
+    assert metrics.resources == {"metrics", "health"}
     assert [problem.severity for problem in config.warnings] == ["note"]
 
 

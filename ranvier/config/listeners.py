@@ -77,7 +77,7 @@ def _read_listener(section: Section) -> Listener | None:
         return None
     path = section.path("path")
     port = section.integer("port", 0, minimum=1, maximum=65535)
-    resources = frozenset({"metrics"}) if kind == "metrics" else _read_resources(section)
+    resources = frozenset({"metrics", "health"}) if kind == "metrics" else _read_resources(section)
     address = section.optional_text("bind_address")
     addresses = section.texts("bind_addresses", (address,) if address else _ALL_ADDRESSES)
     listener = Listener(

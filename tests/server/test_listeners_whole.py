@@ -168,6 +168,7 @@ async def test_each_listener_serves_what_it_is_for(listening: Listening) -> None
     for_metrics = f"http://127.0.0.1:{listening.metrics_port}"
     for url, status in (
         (f"{for_metrics}/metrics", 200),
+        (f"{for_metrics}/health", 200),
         (f"{for_metrics}{VERSIONS}", 404),
         (f"http://127.0.0.1:{listening.proxied_port}/metrics", 404),
         (f"http://127.0.0.1:{listening.proxied_port}/health", 200),
