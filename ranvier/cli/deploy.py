@@ -41,7 +41,7 @@ PathOption = click.Path(path_type=Path)
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default="/",
-    help="Write into this folder as if it were /, and run none of the commands.",
+    help="Write into this folder as if it were /, and run no command of a service.",
 )
 @click.option("--dry-run", is_flag=True, help="Show each file and command, and do nothing.")
 @click.option("--start/--no-start", default=True, help="Start the server at the end, and let nginx ask it.")
