@@ -42,8 +42,8 @@ RestartSec=3
 SuccessExitStatus=75
 # The schema may have to be brought up to date first: broken off, that would begin anew for ever.
 TimeoutStartSec=infinity
-# Twice the drain_timeout of the configuration, since requests of other workers are waited for after those of
-# clients, and some seconds. `ranvier deploy` writes it anew when that has changed.
+# The drain_timeout of the configuration, and some seconds. `ranvier deploy` writes it anew when that has
+# changed.
 TimeoutStopSec={stop_s}s
 WatchdogSec=1min
 LimitNOFILE=65536
@@ -138,7 +138,7 @@ def worker_unit(settings: Settings, drain_s: int) -> str:
 
 def stop_s(drain_s: int) -> int:
     """Give how many seconds systemd gives a worker to finish."""
-    return 2 * drain_s + _STOP_MARGIN_S
+    return drain_s + _STOP_MARGIN_S
 
 
 def _unit(settings: Settings, name: str, described: str, drain_s: int) -> str:

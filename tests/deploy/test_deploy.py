@@ -131,14 +131,14 @@ def test_systemd_waits_as_long_as_a_worker_may_take_to_finish(machine: Path, dep
     """Workers would be killed at each restart, and the requests that they were about to answer be lost."""
     deploy(*FIRST)
     units = [machine / "etc/systemd/system" / name for name in ("ranvier.service", "ranvier-worker@.service")]
-    assert all("\nTimeoutStopSec=90s\n" in unit.read_text() for unit in units)
+    assert all("\nTimeoutStopSec=60s\n" in unit.read_text() for unit in units)
     (machine / "etc/ranvier/conf.d/mine.yaml").write_text("drain_timeout: 2m\n")
     deploy()
-    assert all("\nTimeoutStopSec=270s\n" in unit.read_text() for unit in units)
+    assert all("\nTimeoutStopSec=150s\n" in unit.read_text() for unit in units)
     own = machine / "etc/ranvier/workers/worker2.yaml"
     own.write_text(own.read_text() + "drain_timeout: 5m\n")
     deploy()
-    assert all("\nTimeoutStopSec=630s\n" in unit.read_text() for unit in units)
+    assert all("\nTimeoutStopSec=330s\n" in unit.read_text() for unit in units)
     assert "Nothing to do" in deploy().output
 
 
