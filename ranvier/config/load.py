@@ -129,13 +129,18 @@ def _read(root: Section) -> Config:
             name=root.take("worker_name", _worker_name, "main"),
             listeners=read_listeners(root, "worker_listeners"),
             listens_apart=_listens_apart(root),
-            roles=root.take("worker_roles", _roles, ROLES),
+            roles=read_roles(root),
             replication_secret=root.secret("worker_replication_secret"),
         ),
     )
     _check_tls(root, config)
     _check_replication(root, config)
     return config
+
+
+def read_roles(root: Section) -> tuple[str, ...]:
+    """Read what a worker is sent; everything where nothing says so."""
+    return root.take("worker_roles", _roles, ROLES)
 
 
 def _listens_apart(root: Section) -> bool:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import yaml
-
 import ranvier
 from ranvier.config.database import DatabaseConfig, read_database, read_redis
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
+from ranvier.config.load import read_roles
 from ranvier.config.problems import Problems
 from ranvier.config.reader import Section
 from ranvier.config.server import read_server
@@ -329,18 +328,9 @@ class Planner:
             raise DeployError(f"nginx cannot use {names}: {error}") from error
 
     def _for_clients(self) -> Sequence[str]:
-        """Give the workers that the web server asks: all whose own files do not give them other roles."""
-        settings = self._settings
-        names = [name for name in settings.names if self._has_client_role(settings.worker_yaml(name))]
-        return names or settings.names
-
-    def _has_client_role(self, path: Path) -> bool:
-        try:
-            values = yaml.safe_load(self._target.read(path) or "")
-        except yaml.YAMLError:
-            return True  # the worker says at its start what is wrong
-        roles = values.get("worker_roles") if isinstance(values, dict) else None
-        return not isinstance(roles, list) or any(role in roles for role in CLIENT_ROLES)
+        """Give the workers that the web server asks: all that the configuration does not give other roles."""
+        roles = {name: read_roles(self._configured(name)) for name in self._settings.names}
+        return [name for name in roles if set(CLIENT_ROLES) & set(roles[name])] or self._settings.names
 
     def _removed_workers(self) -> set[Path]:
         """Find the workers of earlier runs that are not wanted any more, and move their files away."""

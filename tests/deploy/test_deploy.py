@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -393,6 +394,19 @@ def test_a_worker_that_is_for_other_things_gets_no_clients(machine: Path, deploy
     own.write_text(own.read_text().replace("federation_sender", "sync"))
     assert deploy().exit_code == 0
     assert "unix:/run/ranvier/worker2.sock " in upstream.read_text()
+
+
+def test_roles_are_read_wherever_they_are_given(machine: Path, deploy: Deploy) -> None:
+    """The first worker, which has no file of its own, could not be kept for other things."""
+    deploy(*FIRST)
+    (machine / "etc/ranvier/conf.d/mine.yaml").write_text("worker_roles: [background]\n")
+    for name in ("worker1", "worker2"):
+        own = machine / f"etc/ranvier/workers/{name}.yaml"
+        own.write_text(own.read_text() + "worker_roles: [client, sync]\nnothing: 2024-02-30\n")
+    result = deploy()
+    assert result.exit_code == 0, result.output
+    upstream = (machine / "etc/nginx/conf.d/ranvier-upstream.conf").read_text()
+    assert re.findall(r"server unix:/run/ranvier/(.*).sock ", upstream) == ["worker1", "worker2"]
 
 
 def test_a_run_that_failed_half_way_is_taken_up_again(machine: Path, deploy: Deploy) -> None:
