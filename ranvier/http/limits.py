@@ -67,7 +67,7 @@ class RateLimiter:
         """Let an action pass and count it, or refuse it. Raises 429 ``M_LIMIT_EXCEEDED``.
 
         ``now`` is in seconds of a clock that never goes back. With ``count`` false the action is only
-        looked at (``rc_login.failed_attempts`` counts after the failure).
+        looked at (``rc_login.failed_attempts`` is counted after the failure, by ``count``).
         """
         rate = self._rates.get(name)
         if rate is None:
@@ -79,9 +79,13 @@ class RateLimiter:
         if missing_s > 1e-9:
             raise limit_exceeded(retry_after_ms=min(math.ceil(missing_s * 1000), 2**53 - 1))
         if count:
-            self._keep((name, key), empty_at + cost / per_second, now)
-            if self._counted is not None:
-                self._counted(name, key, cost, rate.burst_count)
+            self.count(name, key, now, cost)
+
+    def count(self, name: str, key: str, now: float, cost: float = 1.0) -> None:
+        """Count an action that took place, whether there was room for it or not."""
+        self.count_elsewhere(name, key, cost, now)
+        if self._counted is not None and (rate := self._rates.get(name)) is not None:
+            self._counted(name, key, cost, rate.burst_count)
 
     def count_elsewhere(self, name: str, key: str, cost: float, now: float) -> None:
         """Count what another process let pass, so that all of them together allow one burst."""

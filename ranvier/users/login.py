@@ -33,6 +33,9 @@ class Limiter(Protocol):
     def check(self, name: str, key: str, now: float, cost: float = 1.0, *, count: bool = True) -> None:
         """Let an action pass, or raise 429 ``M_LIMIT_EXCEEDED``; ``now`` is in seconds."""
 
+    def count(self, name: str, key: str, now: float, cost: float = 1.0) -> None:
+        """Count an action that took place."""
+
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A session that has begun."""
@@ -146,7 +149,8 @@ class Login:
         self._limiter.check("rc_login.failed_attempts", key, self._clock.monotonic(), count=False)
         account, stored = await self._accounts.find(name)
         if not await self._accounts.password_matches(account, stored, password):
-            self._limiter.check("rc_login.failed_attempts", key, self._clock.monotonic())
+            # Even if others failed meanwhile, at another worker, and left no room: this guess was tried.
+            self._limiter.count("rc_login.failed_attempts", key, self._clock.monotonic())
             if account is not None and account.deactivated:
                 raise user_deactivated()
             raise forbidden("Invalid user name or password")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from ranvier.http.limits import Rate, RateLimiter, address_key
@@ -60,6 +62,29 @@ def test_looking_without_counting() -> None:
     with pytest.raises(MatrixError) as caught:
         limiter.check("rc_message", "@a", 0.0, count=False)
     assert (caught.value.errcode, caught.value.status) == ("M_LIMIT_EXCEEDED", 429)
+
+
+def test_what_was_tried_at_several_workers_at_once_is_counted() -> None:
+    """Somebody who sends each guess to every worker at once could try as many times as many passwords."""
+    workers: list[RateLimiter] = []
+    now = tried = 0
+
+    def tell(name: str, key: str, cost: float, burst: float) -> None:
+        for worker in workers:
+            if worker is not guessing:
+                worker.count_elsewhere(name, key, cost, now)
+
+    workers += [RateLimiter({"rc_message": Rate(0.1, 5)}, counted=tell) for _ in range(4)]
+    for now in range(1000):
+        let_pass = []
+        for worker in workers:
+            with suppress(MatrixError):
+                worker.check("rc_message", "@a", now, count=False)
+                let_pass.append(worker)
+        for guessing in let_pass:
+            tried += 1
+            guessing.count("rc_message", "@a", now)
+    assert 90 < tried <= 0.1 * 1000 + 4 * 5
 
 
 def test_a_rate_of_nothing() -> None:
