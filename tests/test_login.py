@@ -11,8 +11,9 @@ import pytest
 from ranvier.http.limits import Rate
 from ranvier.log.bus import LocalBus
 from ranvier.spec.errors import MatrixError
+from ranvier.storage import access_tokens
 from ranvier.storage.accounts import AccountStore, NewAccount
-from tests.account_server import CHEAP, OPEN, PASSWORD, account_server
+from tests.account_server import CHEAP, OPEN, PASSWORD, AccountServer, account_server
 
 ALICE = "@alice:example.org"
 TYPED = {"type": "m.login.password", "password": "x"}
@@ -183,6 +184,49 @@ async def test_the_token_before_a_refresh_works_until_the_new_one_is_used(databa
         both = await asyncio.gather(*(server.whoami(new["access_token"]) for _ in range(4)))
         assert {answer.status for answer in both} == {200}
         assert (await server.whoami(old["access_token"])).status == 401
+
+
+async def until_one_waits(server: AccountServer) -> None:
+    """Wait until a statement waits in PostgreSQL for what another one does."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    async with asyncio.timeout(60):
+        while not await server.core.database.fetchval(waiting):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("ended", ["device", "all"])
+async def test_a_session_that_is_refreshed_while_it_is_ended_is_over(
+    database: str, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """A thief who refreshes without pause would stay logged in, unseen, when the device is removed."""
+    insert, inserted, commit = access_tokens._insert, asyncio.Event(), asyncio.Event()
+
+    async def insert_slowly(*args: Any) -> Any:
+        outcome = await insert(*args)
+        inserted.set()
+        await commit.wait()
+        return outcome
+
+    async with account_server(database) as server:
+        stolen = await server.register("alice", refresh_token=True, device_id="PHONE")
+        monkeypatch.setattr(access_tokens, "_insert", insert_slowly)
+        refreshing = asyncio.create_task(
+            server.post("/v3/refresh", {"refresh_token": stolen["refresh_token"]})
+        )
+        await inserted.wait()
+        tokens = server.parts.access_tokens
+        end = tokens.revoke_devices(ALICE, ["PHONE"]) if ended == "device" else tokens.revoke_all(ALICE)
+        ending = asyncio.create_task(end)
+        await until_one_waits(server)
+        commit.set()
+        new = (await refreshing).body
+        await ending
+        assert (await server.whoami(new["access_token"])).status == 401
+        assert (await server.post("/v3/refresh", {"refresh_token": new["refresh_token"]})).status == 401
+        assert await server.core.database.fetchval("SELECT count(*) FROM refresh_tokens") == 0
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "rvr_a_b_c", "x" * 9999, "é"])

@@ -26,7 +26,11 @@ _LOAD_REFRESH = """
 SELECT refresh_id, user_id, device_id, replaces, expires_ts, session_ends_ts FROM refresh_tokens
 WHERE token_hash = $1
 """
-_LOCK_REFRESH = "SELECT true FROM refresh_tokens WHERE refresh_id = $1 FOR UPDATE"
+# The device first: revoking its tokens waits for what is made here, or nothing is made any more.
+_LOCK_REFRESH = """
+WITH device AS (SELECT true FROM devices WHERE user_id = $2 AND device_id = $3 FOR KEY SHARE)
+SELECT true FROM refresh_tokens WHERE refresh_id = $1 AND EXISTS (SELECT FROM device) FOR UPDATE
+"""
 _DROP_SUCCESSORS = "DELETE FROM refresh_tokens WHERE replaces = $1"  # their access tokens go with them
 _DEVICES = "SELECT DISTINCT device_id FROM access_tokens WHERE user_id = $1 AND device_id IS NOT NULL"
 _REAUTHENTICATED = "SELECT reauthenticated_ts FROM access_tokens WHERE token_id = $1"
@@ -123,7 +127,7 @@ class AccessTokenStore:
         False if the token was revoked meanwhile.
         """
         async with self._database.transaction() as connection:
-            if not await connection.fetchval(_LOCK_REFRESH, refresh_id):
+            if not await connection.fetchval(_LOCK_REFRESH, refresh_id, new.user_id, new.device_id):
                 return False
             await connection.execute(_DROP_SUCCESSORS, refresh_id)
             await _insert(connection, new, refresh_id)
