@@ -229,6 +229,51 @@ async def test_a_session_that_is_refreshed_while_it_is_ended_is_over(
         assert await server.core.database.fetchval("SELECT count(*) FROM refresh_tokens") == 0
 
 
+async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has a stolen password and logs in at that moment would stay, though all others are logged out."""
+    async with account_server(database) as server:
+        owner = await server.register("alice")
+        devices, ensure = server.parts.devices, server.parts.devices.ensure
+
+        async def overtaken(*args: Any) -> str:
+            device_id = await ensure(*args)
+            await server.parts.accounts.set_password(ALICE, "battery staple")
+            await server.parts.sessions.end_others(
+                await server.parts.access_tokens.authenticate(owner["access_token"])
+            )
+            return device_id
+
+        monkeypatch.setattr(devices, "ensure", overtaken)
+        answer = await server.login("alice")
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        monkeypatch.setattr(devices, "ensure", ensure)
+        assert (await server.whoami(owner["access_token"])).status == 200
+        assert (await server.login("alice", "battery staple")).status == 200
+
+
+async def test_a_login_to_a_device_that_is_deleted_meanwhile_makes_it_anew(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session would have no device: nobody could encrypt to it, and the list would not show it."""
+    async with account_server(database) as server:
+        await server.register("alice")
+        devices, ensure, left = server.parts.devices, server.parts.devices.ensure, [1]
+
+        async def deleted_meanwhile(*args: Any) -> str:
+            device_id = await ensure(*args)
+            if left:
+                left.pop()
+                await devices.delete(ALICE, [device_id])
+            return device_id
+
+        monkeypatch.setattr(devices, "ensure", deleted_meanwhile)
+        session = (await server.login("alice", device_id="PHONE", refresh_token=True)).body
+        assert (await server.whoami(session["access_token"])).body["device_id"] == "PHONE"
+        assert (await devices.get(ALICE, "PHONE")).device_id == "PHONE"
+
+
 @pytest.mark.parametrize("token", ["", "nonsense", "rvr_a_b_c", "x" * 9999, "é"])
 async def test_a_wrong_refresh_token_is_refused(database: str, token: str) -> None:
     """A stranger could get a session, or a broken token would be answered 500."""
@@ -270,6 +315,10 @@ async def test_an_imported_user_logs_in_with_the_password_that_they_have(databas
         kept = await server.core.database.fetchval("SELECT password_hash FROM accounts")
         assert kept.startswith("$argon2id$")
         assert (await server.login("old.name")).status == 200
+        async with account_server(database, config) as other:
+            await server.core.database.execute("UPDATE accounts SET password_hash = $1", stored)
+            at_once = await asyncio.gather(*(it.login("old.name") for it in (server, other, server, other)))
+            assert {answer.status for answer in at_once} == {200}
 
 
 async def test_passwords_can_not_be_tried_without_end(database: str) -> None:
@@ -323,7 +372,8 @@ async def test_tokens_are_not_stored(database: str) -> None:
     """Whoever reads a backup of the database could act for every user."""
     async with account_server(database, CHEAP + OPEN.partition("\n")[0]) as server:
         user_id = await server.parts.registration.register("alice", PASSWORD)
-        issued = await server.parts.access_tokens.issue(user_id, "PHONE", refreshable=True)
+        device_id = await server.parts.devices.ensure(user_id, None, None)
+        issued = await server.parts.access_tokens.issue(user_id, device_id, refreshable=True)
         assert issued.access_token.startswith("rvt_")
         rows = await server.core.database.fetch("SELECT t::text FROM access_tokens t, refresh_tokens r")
         assert issued.access_token.rpartition("_")[0][-32:] not in str(rows)

@@ -123,7 +123,8 @@ async def test_an_account_without_a_password_is_told_so(database: str) -> None:
     """A client would ask for a password that does not exist."""
     async with account_server(database) as server:
         user_id = await server.parts.registration.register("alice")
-        token = (await server.parts.access_tokens.issue(user_id, "PHONE")).access_token
+        device_id = await server.parts.devices.ensure(user_id, None, None)
+        token = (await server.parts.access_tokens.issue(user_id, device_id)).access_token
         answer = await server.post(PATH, NEW, token)
         assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
         assert (await server.login("alice", "")).status == 403

@@ -14,9 +14,8 @@ from ranvier.http.route import Auth, Route, versions
 from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError, missing_param
 from ranvier.spec.ids import domain_of
-from ranvier.storage.accounts import Account
 from ranvier.users.access_tokens import AccessTokens, IssuedTokens
-from ranvier.users.login import Login, Session, Sessions, typed_name
+from ranvier.users.login import Admitted, Login, Session, Sessions, typed_name
 from ranvier.users.uia import Uia
 
 V3 = versions("v3", "r0")
@@ -59,12 +58,13 @@ async def log_in(
     """Begin a session. Source: client-server API, ``POST /login``."""
     body = request.json(LoginBody)
     limiter.check("rc_login.address", address_key(request.ip), clock.monotonic())
-    account = await _account(body, login, config)
+    admitted = await _admitted(body, login, config)
     session = await sessions.begin(
-        account.user_id,
+        admitted.user_id,
         device_id=body.device_id,
         display_name=body.initial_device_display_name,
         refreshable=bool(body.refresh_token),
+        password_hash=admitted.password_hash,
     )
     answer = session_fields(session)
     well_known = well_known_client(config)
@@ -73,7 +73,7 @@ async def log_in(
     return answer
 
 
-async def _account(body: LoginBody, login: Login, config: Config) -> Account:
+async def _admitted(body: LoginBody, login: Login, config: Config) -> Admitted:
     if body.type == "m.login.password" and config.passwords.enabled_for_login:
         if body.password is None:
             raise missing_param("Missing 'password'")

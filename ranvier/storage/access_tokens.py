@@ -11,15 +11,24 @@ SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.replaces, a.is_guest,
        a.suspended, a.shadow_banned, a.rate_limited, a.appservice_id
 FROM access_tokens t JOIN accounts a USING (user_id) WHERE t.token_hash = $1 AND NOT a.deactivated
 """
+# Whoever deletes the device or changes the password at this moment waits for these tokens, and finds them;
+# or they are not made.
 _INSERT = """
-INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts, expires_ts) VALUES ($1, $2, $3, $4, $5)
-"""
-_INSERT_PAIR = """
-WITH refresh AS (
+WITH device AS (SELECT true FROM devices WHERE user_id = $2 AND device_id = $3 FOR KEY SHARE),
+account AS (
+    SELECT true FROM accounts
+    WHERE user_id = $2 AND NOT deactivated AND ($10::text IS NULL OR password_hash = $10) FOR SHARE),
+allowed AS (
+    SELECT true WHERE ($3::text IS NULL OR EXISTS (SELECT FROM device)) AND EXISTS (SELECT FROM account)),
+refresh AS (
     INSERT INTO refresh_tokens (token_hash, user_id, device_id, replaces, expires_ts, session_ends_ts)
-    VALUES ($6, $2, $3, $7, $8, $9) RETURNING refresh_id)
-INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts, expires_ts, replaces, refresh_id)
-SELECT $1, $2, $3, $4, $5, $7, refresh_id FROM refresh
+    SELECT $6, $2, $3, $7, $8, $9 FROM allowed WHERE $6::bytea IS NOT NULL RETURNING refresh_id),
+made AS (
+    INSERT INTO access_tokens (token_hash, user_id, device_id, created_ts, expires_ts, replaces, refresh_id)
+    SELECT $1, $2, $3, $4, $5, $7, (SELECT refresh_id FROM refresh) FROM allowed RETURNING true)
+SELECT CASE WHEN EXISTS (SELECT FROM made) THEN 'made'
+            WHEN EXISTS (SELECT FROM account) THEN 'no device'
+            ELSE 'refused' END
 """
 _DEVICE_HAS_TOKENS = "SELECT EXISTS (SELECT FROM access_tokens WHERE user_id = $1 AND device_id = $2)"
 _LOAD_REFRESH = """
@@ -102,10 +111,14 @@ class AccessTokenStore:
         record = await self._database.fetchrow(_LOAD, token_hash)
         return None if record is None else TokenRow(**record)
 
-    async def insert(self, new: NewTokens) -> None:
-        """Store new tokens."""
+    async def insert(self, new: NewTokens, password_hash: str | None) -> str:
+        """Store the tokens of a new session, for which perhaps a password of this hash was given.
+
+        Says "made", "no device" if that was deleted meanwhile, or "refused" if the account has another
+        password by now or was deactivated; then nothing was written.
+        """
         async with self._database.connection() as connection:
-            await _insert(connection, new, None)
+            return await _insert(connection, new, None, password_hash)
 
     async def device_has_tokens(self, user_id: str, device_id: str) -> bool:
         """Tell whether a device has a session."""
@@ -130,8 +143,7 @@ class AccessTokenStore:
             if not await connection.fetchval(_LOCK_REFRESH, refresh_id, new.user_id, new.device_id):
                 return False
             await connection.execute(_DROP_SUCCESSORS, refresh_id)
-            await _insert(connection, new, refresh_id)
-        return True
+            return await _insert(connection, new, refresh_id, None) == "made"
 
     async def reauthenticated_ts(self, token_id: int) -> int | None:
         """Give when the holder of a token last proved again who they are, in milliseconds."""
@@ -147,14 +159,23 @@ class AccessTokenStore:
         return await self._database.execute(_SWEEP, now_ms)
 
 
-async def _insert(connection: Connection, new: NewTokens, replaces: int | None) -> None:
-    args = [new.token_hash, new.user_id, new.device_id, new.created_ts, new.expires_ts]
-    if new.refresh_hash is None:
-        await connection.execute(_INSERT, *args)
-    else:
-        await connection.execute(
-            _INSERT_PAIR, *args, new.refresh_hash, replaces, new.refresh_expires_ts, new.session_ends_ts
-        )
+async def _insert(
+    connection: Connection, new: NewTokens, replaces: int | None, password_hash: str | None
+) -> str:
+    outcome: str = await connection.fetchval(
+        _INSERT,
+        new.token_hash,
+        new.user_id,
+        new.device_id,
+        new.created_ts,
+        new.expires_ts,
+        new.refresh_hash,
+        replaces,
+        new.refresh_expires_ts,
+        new.session_ends_ts,
+        password_hash,
+    )
+    return outcome
 
 
 class ShortLivedTokenStore:

@@ -149,9 +149,9 @@ class AccountStore:
         """Set the password of an account; False if there is no such account in use."""
         return await self._database.execute(_SET_PASSWORD, user_id, password_hash) == 1
 
-    async def replace_hash(self, user_id: str, old: str, new: str) -> None:
-        """Keep the same password under a newer kind of hash, unless it was changed meanwhile."""
-        await self._database.execute(_REPLACE_HASH, user_id, old, new)
+    async def replace_hash(self, user_id: str, old: str, new: str) -> bool:
+        """Keep the same password under a newer kind of hash; False if it was changed meanwhile."""
+        return await self._database.execute(_REPLACE_HASH, user_id, old, new) == 1
 
     async def has_password(self, user_id: str) -> bool:
         """Tell whether the account has a password."""

@@ -14,6 +14,7 @@ from ranvier.config.accounts import SessionConfig
 from ranvier.log.append import Appender
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
+from ranvier.spec.errors import forbidden
 from ranvier.spec.ids import localpart_of
 from ranvier.spec.unpadded_base64 import encode_urlsafe_base64
 from ranvier.storage.access_tokens import AccessTokenStore, NewTokens, RefreshRow, TokenRow
@@ -61,6 +62,10 @@ class IssuedTokens(msgspec.Struct, frozen=True, omit_defaults=True):
     access_token: str
     refresh_token: str | None = None
     expires_in_ms: int | None = None
+
+
+class DeviceGone(Exception):
+    """Say that the device was deleted before its tokens were made."""
 
 
 class _Known:
@@ -164,8 +169,19 @@ class AccessTokens:
 
     # -- giving out ------------------------------------------------------------------------------------
 
-    async def issue(self, user_id: str, device_id: str | None, *, refreshable: bool = False) -> IssuedTokens:
-        """Make the tokens of a new session; ``refreshable`` if the client can refresh them."""
+    async def issue(
+        self,
+        user_id: str,
+        device_id: str | None,
+        *,
+        refreshable: bool = False,
+        password_hash: str | None = None,
+    ) -> IssuedTokens:
+        """Make the tokens of a new session; ``refreshable`` if the client can refresh them.
+
+        ``password_hash`` is of the password that was given for it, if one was. Raises DeviceGone, and 403
+        ``M_FORBIDDEN`` if the account has another password by now, or was deactivated.
+        """
         now = self._clock.now_ms()
         lifetime_ms = self._sessions.refreshable_access_token_lifetime_ms
         ends_ts = _after(now, self._sessions.session_lifetime_ms)
@@ -183,7 +199,11 @@ class AccessTokens:
                 created_ts=now,
                 expires_ts=expires_ts,
             )
-        await self._store.insert(new)
+        outcome = await self._store.insert(new, password_hash)
+        if outcome == "no device":
+            raise DeviceGone
+        if outcome == "refused":
+            raise forbidden("The password was changed, or the account deactivated, just now")
         return issued
 
     async def refresh(self, token: str) -> IssuedTokens:

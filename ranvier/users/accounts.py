@@ -123,15 +123,23 @@ class Accounts:
         """Tell whether a user can log in with a password."""
         return await self._store.has_password(user_id)
 
-    async def password_matches(self, account: Account | None, stored: str | None, password: str) -> bool:
-        """Check a password against what ``find`` gave; takes as long for a user who does not exist."""
-        if not await self._passwords.matches(password, stored):
-            return False
-        assert account is not None
-        assert stored is not None
-        if self._passwords.is_outdated(stored):
-            await self._store.replace_hash(account.user_id, stored, await self._passwords.hash(password))
-        return True
+    async def check_password(self, name: str, password: str) -> tuple[Account | None, str | None]:
+        """Give what ``find`` does, without the hash if the password is another.
+
+        Takes as long for a user who does not exist. A hash that is outdated is replaced.
+        """
+        while True:
+            account, stored = await self.find(name)
+            if not await self._passwords.matches(password, stored):
+                return account, None
+            assert account is not None
+            assert stored is not None
+            if not self._passwords.is_outdated(stored):
+                return account, stored
+            newer = await self._passwords.hash(password)
+            if await self._store.replace_hash(account.user_id, stored, newer):
+                return account, newer
+            # Somebody else replaced it, or changed the password.
 
     def _apply(self, rows: Sequence[Row]) -> None:
         for row in rows:

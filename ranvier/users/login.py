@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,6 +15,7 @@ from ranvier.storage.access_tokens import ShortLivedTokenStore
 from ranvier.users.access_tokens import (
     LOGIN,
     AccessTokens,
+    DeviceGone,
     IssuedTokens,
     is_well_formed,
     new_token,
@@ -35,6 +37,13 @@ class Limiter(Protocol):
 
     def count(self, name: str, key: str, now: float, cost: float = 1.0) -> None:
         """Count an action that took place."""
+
+
+class Admitted(NamedTuple):
+    """Who may begin a session, and the hash of the password that they proved it with, if it was one."""
+
+    user_id: str
+    password_hash: str | None
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +88,19 @@ class Sessions:
         self._devices = devices
 
     async def begin(
-        self, user_id: str, *, device_id: str | None, display_name: str | None, refreshable: bool
+        self,
+        user_id: str,
+        *,
+        device_id: str | None,
+        display_name: str | None,
+        refreshable: bool,
+        password_hash: str | None = None,
     ) -> Session:
         """Begin a session on a device, a new one unless the client names one.
 
-        "If the client sets the device_id, the server will invalidate any access and refresh tokens
-        previously assigned to that device."
+        ``password_hash`` is of the password that was given for it: raises 403 ``M_FORBIDDEN`` if the account
+        has another one by now. "If the client sets the device_id, the server will invalidate any access and
+        refresh tokens previously assigned to that device."
         """
         if device_id is not None:
             check_device_id(device_id)
@@ -92,9 +108,13 @@ class Sessions:
             display_name = display_name[:MAX_DISPLAY_NAME]
         if device_id is not None and await self._access_tokens.device_has_tokens(user_id, device_id):
             await self._access_tokens.revoke_devices(user_id, [device_id])
-        device_id = await self._devices.ensure(user_id, device_id, display_name)
-        tokens = await self._access_tokens.issue(user_id, device_id, refreshable=refreshable)
-        return Session(user_id=user_id, device_id=device_id, tokens=tokens)
+        while True:
+            device_id = await self._devices.ensure(user_id, device_id, display_name)
+            with suppress(DeviceGone):
+                tokens = await self._access_tokens.issue(
+                    user_id, device_id, refreshable=refreshable, password_hash=password_hash
+                )
+                return Session(user_id=user_id, device_id=device_id, tokens=tokens)
 
     async def end(self, requester: Requester) -> None:
         """End the session that a request was made in, and remove its device."""
@@ -126,46 +146,49 @@ class Login:
         self._login_tokens = login_tokens
         self._checks = Edits()
 
-    async def with_password(self, name: str, password: str) -> Account:
-        """Give the account of a typed name if the password is its own.
+    async def with_password(self, name: str, password: str) -> Admitted:
+        """Admit the user of a typed name if the password is their own.
 
         Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED``, ``M_USER_LOCKED`` and ``M_LIMIT_EXCEEDED`` (of
         ``rc_login``: ``failed_attempts`` and ``account``).
         """
-        account = await self.check_password(name, password)
-        return self._admit(account)
+        account, password_hash = await self._check(name, password)
+        return self._admit(account, password_hash)
 
     async def check_password(self, name: str, password: str) -> Account:
         """Give the account of a typed name if the password is its own, counting failures.
 
         Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED`` and ``M_LIMIT_EXCEEDED``.
         """
+        account, _ = await self._check(name, password)
+        return account
+
+    async def _check(self, name: str, password: str) -> tuple[Account, str]:
         key = self._accounts.full_id(name).lower()[: MAX_ID_BYTES + 1]
         # Of guesses made at once, each would be let pass before any has failed.
         async with self._checks.alone(key):
             return await self._check_next(key, name, password)
 
-    async def _check_next(self, key: str, name: str, password: str) -> Account:
+    async def _check_next(self, key: str, name: str, password: str) -> tuple[Account, str]:
         self._limiter.check("rc_login.failed_attempts", key, self._clock.monotonic(), count=False)
-        account, stored = await self._accounts.find(name)
-        if not await self._accounts.password_matches(account, stored, password):
+        account, password_hash = await self._accounts.check_password(name, password)
+        if account is None or password_hash is None:
             # Even if others failed meanwhile, at another worker, and left no room: this guess was tried.
             self._limiter.count("rc_login.failed_attempts", key, self._clock.monotonic())
             if account is not None and account.deactivated:
                 raise user_deactivated()
             raise forbidden("Invalid user name or password")
-        assert account is not None
-        return account
+        return account, password_hash
 
-    async def with_token(self, token: str) -> Account:
-        """Give the account of a login token, and use the token up. Raises ``M_FORBIDDEN`` and the like."""
+    async def with_token(self, token: str) -> Admitted:
+        """Admit the user of a login token, and use the token up. Raises ``M_FORBIDDEN`` and the like."""
         user_id = None
         if is_well_formed(LOGIN, token):
             user_id = await self._login_tokens.take(token_hash(token), self._clock.now_ms())
         account = None if user_id is None else await self._accounts.get(user_id)
         if account is None or account.deactivated:
             raise forbidden("Invalid login token")
-        return self._admit(account)
+        return self._admit(account, None)
 
     async def make_token(self, user_id: str) -> tuple[str, int]:
         """Give a token that lets its holder log in once as a user, and its lifetime in milliseconds."""
@@ -174,9 +197,9 @@ class Login:
         await self._login_tokens.keep(token_hash(token), user_id, expires_ts)
         return token, LOGIN_TOKEN_LIFETIME_MS
 
-    def _admit(self, account: Account) -> Account:
+    def _admit(self, account: Account, password_hash: str | None) -> Admitted:
         if account.locked:
             raise user_locked()
         if account.rate_limited:
             self._limiter.check("rc_login.account", account.user_id.lower(), self._clock.monotonic())
-        return account
+        return Admitted(account.user_id, password_hash)
