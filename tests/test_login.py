@@ -13,6 +13,7 @@ from ranvier.log.bus import LocalBus
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import access_tokens
 from ranvier.storage.accounts import AccountStore, NewAccount
+from ranvier.storage.database import DatabaseUnavailable
 from tests.account_server import CHEAP, OPEN, PASSWORD, AccountServer, account_server
 
 ALICE = "@alice:example.org"
@@ -136,6 +137,24 @@ async def test_logging_out_ends_one_session_or_all(database: str) -> None:
         assert (await server.whoami(tokens[2])).status == 401
         assert await server.parts.devices.of_user(ALICE) == []
         assert (await server.post("/v3/logout", {}, tokens[1])).status == 401
+
+
+async def test_logging_out_is_done_as_a_whole(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device would stay for ever, encrypted to by everybody, if a worker died while it logged out."""
+    async with account_server(database) as server:
+        token = (await server.register("alice"))["access_token"]
+        appender, append, left = server.core.appender, server.core.appender.append_rows, [1]
+
+        async def append_once(rows: Any) -> int:
+            if not left:
+                raise DatabaseUnavailable
+            left.pop()
+            return await append(rows)
+
+        monkeypatch.setattr(appender, "append_rows", append_once)
+        await server.post("/v3/logout", {}, token)
+        assert (await server.whoami(token)).status == 401
+        assert await server.parts.devices.of_user(ALICE) == []
 
 
 async def test_another_process_forgets_a_revoked_token(database: str) -> None:

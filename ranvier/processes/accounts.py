@@ -98,9 +98,7 @@ def build_accounts(
     access_tokens = AccessTokens(
         store=token_store, appender=appender, tail=tail, clock=clock, sessions=config.sessions
     )
-    devices = Devices(
-        store=DeviceStore(database), appender=appender, tail=tail, revoke=access_tokens.revoke_devices
-    )
+    devices = Devices(store=DeviceStore(database), appender=appender, tail=tail)
     sessions = Sessions(access_tokens=access_tokens, devices=devices)
     login = Login(accounts=accounts, limiter=limiter, clock=clock, login_tokens=login_tokens)
     registration_tokens = RegistrationTokens(

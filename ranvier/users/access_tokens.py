@@ -255,12 +255,7 @@ class AccessTokens:
 
     async def revoke_devices(self, user_id: str, device_ids: Sequence[str]) -> None:
         """Revoke all tokens of some devices; every process forgets them."""
-        await self._append(
-            [
-                LogRow(kind=TOKEN_ROWS, user_id=user_id, device_id=device_id, key="device")
-                for device_id in device_ids
-            ]
-        )
+        await self._append(revocations(user_id, device_ids))
 
     async def revoke_token(self, user_id: str, token_id: int) -> None:
         """Revoke one access token and its refresh token."""
@@ -277,6 +272,14 @@ class AccessTokens:
     async def _append(self, rows: Sequence[LogRow]) -> None:
         if rows:
             await self._tail.wait_for(await self._appender.append_rows(rows))
+
+
+def revocations(user_id: str, device_ids: Sequence[str]) -> list[LogRow]:
+    """Give the rows that revoke all tokens of some devices."""
+    return [
+        LogRow(kind=TOKEN_ROWS, user_id=user_id, device_id=device_id, key="device")
+        for device_id in device_ids
+    ]
 
 
 def _requester(row: TokenRow) -> Requester:

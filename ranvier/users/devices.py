@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from ranvier.log.append import Appender
@@ -12,12 +12,11 @@ from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError, forbidden, invalid_param, not_found
 from ranvier.spec.ids import fits
 from ranvier.storage.devices import Device, DeviceStore, Sighting
+from ranvier.users.access_tokens import revocations
 from ranvier.wire.log_rows import LogRow
 
 MAX_DISPLAY_NAME: Final = 255
 _NEW_ID_LENGTH: Final = 10
-
-RevokeDevices = Callable[[str, Sequence[str]], Awaitable[None]]
 
 
 def check_device_id(device_id: str) -> str:
@@ -35,16 +34,12 @@ def check_display_name(name: str) -> str:
 
 
 class Devices:
-    """Make, list, rename and delete devices.
+    """Make, list, rename and delete devices."""
 
-    ``revoke`` revokes the access tokens of devices that are deleted.
-    """
-
-    def __init__(self, *, store: DeviceStore, appender: Appender, tail: Tail, revoke: RevokeDevices) -> None:
+    def __init__(self, *, store: DeviceStore, appender: Appender, tail: Tail) -> None:
         self._store = store
         self._appender = appender
         self._tail = tail
-        self._revoke = revoke
 
     async def ensure(self, user_id: str, device_id: str | None, display_name: str | None) -> str:
         """Make a device, or find the one of that id, and give its id; without an id a new one is chosen.
@@ -102,11 +97,10 @@ class Devices:
         wanted = list(dict.fromkeys(device_ids))
         if not wanted:
             return
-        # The tokens go first: a device that is half gone must not be able to come back to life.
-        await self._revoke(user_id, wanted)
         keys = await self._store.have_keys(user_id, wanted)
-        if keys:
-            await self._append([_row(user_id, d, "deleted", shown=has) for d, has in keys.items()])
+        gone = [_row(user_id, device_id, "deleted", shown=has) for device_id, has in keys.items()]
+        # In one commit: without its tokens a device could not be deleted by a second attempt.
+        await self._append([*revocations(user_id, wanted), *gone])
 
     async def delete_all(self, user_id: str, *, keep: str | None = None) -> None:
         """Delete all devices of a user but ``keep``."""
