@@ -47,6 +47,21 @@ async def test_a_new_password_replaces_the_old_one(database: str, logout_devices
         assert (await server.whoami(other)).status == (200 if logout_devices is False else 401)
 
 
+@pytest.mark.parametrize("path", ["/v3/account/password", "/v3/logout/all"])
+async def test_a_login_token_ends_with_the_sessions(database: str, path: str) -> None:
+    """Who knew the old password could be back a minute after all devices were logged out."""
+    async with account_server(database) as server:
+        token = (await server.register("alice"))["access_token"]
+        login_token, _ = await server.parts.login.make_token(ALICE)
+        if path == "/v3/logout/all":
+            assert (await server.post(path, {}, token)).status == 200
+        else:
+            body = {"new_password": "battery staple"}
+            assert (await confirmed(server, path, token, body)).status == 200
+        answer = await server.post("/v3/login", {"type": "m.login.token", "token": login_token})
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+
+
 async def test_a_weak_or_missing_new_password_is_refused(database: str) -> None:
     """People would lose access, or the administrator's rules for passwords would not hold."""
     config = OPEN.replace(

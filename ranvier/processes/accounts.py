@@ -99,7 +99,7 @@ def build_accounts(
         store=token_store, appender=appender, tail=tail, clock=clock, sessions=config.sessions
     )
     devices = Devices(store=DeviceStore(database), appender=appender, tail=tail)
-    sessions = Sessions(access_tokens=access_tokens, devices=devices)
+    sessions = Sessions(access_tokens=access_tokens, devices=devices, short_lived_tokens=login_tokens)
     login = Login(accounts=accounts, limiter=limiter, clock=clock, login_tokens=login_tokens)
     registration_tokens = RegistrationTokens(
         store=RegistrationTokenStore(database),
@@ -114,7 +114,6 @@ def build_accounts(
             store=account_store,
             accounts=accounts,
             sessions=sessions,
-            short_lived_tokens=login_tokens,
             depart=depart,
         ),
         devices=devices,

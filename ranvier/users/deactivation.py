@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ranvier.spec.errors import MatrixError
-from ranvier.storage.access_tokens import ShortLivedTokenStore
 from ranvier.storage.accounts import AccountStore
 from ranvier.users.accounts import Accounts
 from ranvier.users.login import Sessions
@@ -31,13 +30,11 @@ class Deactivation:
         store: AccountStore,
         accounts: Accounts,
         sessions: Sessions,
-        short_lived_tokens: ShortLivedTokenStore,
         depart: Depart,
     ) -> None:
         self._store = store
         self._accounts = accounts
         self._sessions = sessions
-        self._short_lived_tokens = short_lived_tokens
         self._depart = depart
         self._wake = asyncio.Event()
         self._wake.set()  # what an earlier run of the server did not finish
@@ -49,7 +46,7 @@ class Deactivation:
         else:
             await self._accounts.change(user_id, deactivated=True, departing=True)
         self._wake.set()  # whatever comes next: the background goes on with it
-        await self._end_sessions(user_id)
+        await self._sessions.end_all(user_id)
 
     async def run(self) -> None:
         """Let deactivated users leave their rooms, for ever."""
@@ -66,10 +63,6 @@ class Deactivation:
             except MatrixError as error:
                 logger.warning("Deactivated users can not leave their rooms now: %s", error.message)
 
-    async def _end_sessions(self, user_id: str) -> None:
-        await self._sessions.end_all(user_id)
-        await self._short_lived_tokens.drop(user_id)
-
     async def _depart_some(self) -> bool:
         """Let some users leave; True if there may be more."""
         users = await self._store.departing(_AT_ONCE)
@@ -77,7 +70,7 @@ class Deactivation:
         for user_id, erase in users:
             try:
                 # Again, for a server that stopped in between: devices have names, and addresses they were at.
-                await self._end_sessions(user_id)
+                await self._sessions.end_all(user_id)
                 await self._depart(user_id, erase)
             except MatrixError as error:
                 logger.warning("%s could not leave all rooms: %s", user_id, error.message)

@@ -83,9 +83,12 @@ def typed_name(body: Mapping[str, Any]) -> str:
 class Sessions:
     """Begin and end sessions: a device and its tokens."""
 
-    def __init__(self, *, access_tokens: AccessTokens, devices: Devices) -> None:
+    def __init__(
+        self, *, access_tokens: AccessTokens, devices: Devices, short_lived_tokens: ShortLivedTokenStore
+    ) -> None:
         self._access_tokens = access_tokens
         self._devices = devices
+        self._short_lived_tokens = short_lived_tokens
 
     async def begin(
         self,
@@ -124,12 +127,14 @@ class Sessions:
             await self._access_tokens.revoke_token(requester.user_id, requester.access_token_id)
 
     async def end_all(self, user_id: str) -> None:
-        """End all sessions of a user, and remove all devices."""
+        """End all sessions of a user, and remove all devices; nobody begins another with a login token."""
+        await self._short_lived_tokens.drop(user_id)
         await self._devices.delete_all(user_id)
         await self._access_tokens.revoke_all(user_id)
 
     async def end_others(self, requester: Requester) -> None:
-        """End all sessions of a user but the one that the request was made in."""
+        """End all sessions of a user but the one that the request was made in, as ``end_all`` does."""
+        await self._short_lived_tokens.drop(requester.user_id)
         await self._devices.delete_all(requester.user_id, keep=requester.device_id)
         await self._access_tokens.revoke_all(requester.user_id, but=requester.access_token_id)
 
