@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ from ranvier.spec.errors import MatrixError
 from ranvier.spec.signatures import SigningKey, sign_json
 from ranvier.spec.unpadded_base64 import encode_base64
 from ranvier.storage.cross_signing import CrossSigningStore
+from ranvier.storage.database import Database
+from ranvier.storage.device_keys import CrossSigningKey
 from ranvier.users.cross_signing import CrossSigning
 from tests.core import Core, running_core
 from tests.test_devices import make_devices
@@ -70,8 +72,24 @@ class Gate:
         self.asked += 1
 
 
-def make_cross_signing(core: Core) -> CrossSigning:
-    return CrossSigning(store=CrossSigningStore(core.database), appender=core.appender, tail=core.tail)
+class ReadsTogether(CrossSigningStore):
+    """Read for the first time only when others have read, too."""
+
+    def __init__(self, database: Database, readers: asyncio.Barrier) -> None:
+        super().__init__(database)
+        self._readers: asyncio.Barrier | None = readers
+
+    async def of_users(self, user_ids: Sequence[str]) -> dict[tuple[str, str], CrossSigningKey]:
+        found = await super().of_users(user_ids)
+        if self._readers is not None:
+            readers, self._readers = self._readers, None
+            await readers.wait()
+        return found
+
+
+def make_cross_signing(core: Core, readers: asyncio.Barrier | None = None) -> CrossSigning:
+    store = CrossSigningStore(core.database) if readers is None else ReadsTogether(core.database, readers)
+    return CrossSigning(store=store, appender=core.appender, tail=core.tail)
 
 
 @pytest.fixture
@@ -100,6 +118,34 @@ async def test_the_first_keys_are_free_and_others_are_not(core: Core) -> None:
     assert answer["master_keys"][ALICE] == Identity(ALICE, "ADEV", 50).key("master")
     await cross_signing.upload(ALICE, {"self_signing": Identity(ALICE, "ADEV", 50).key("self_signing")}, gate)
     assert gate.asked == 2
+
+
+async def test_of_two_first_keys_at_once_one_is_a_replacement(core: Core) -> None:
+    """Somebody with a stolen token could replace an identity in the moment in which it is set up."""
+    readers, gate, other = asyncio.Barrier(2), Gate(), Identity(ALICE, "ADEV", 50)
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            make_cross_signing(core, readers).upload(ALICE, alice.keys, gate),
+            make_cross_signing(core, readers).upload(ALICE, other.keys, gate),
+        )
+    assert gate.asked == 1
+    answer = await make_keys(core).query(ALICE, {ALICE: []})
+    assert answer["master_keys"][ALICE] in (alice.key("master"), other.key("master"))
+
+
+async def test_who_proved_who_they_are_is_not_asked_again(core: Core) -> None:
+    """A client would be told that its proof was used already, when two sessions replace keys at once."""
+    readers, gates = asyncio.Barrier(2), [Gate(), Gate()]
+    await make_cross_signing(core).upload(ALICE, alice.keys, Gate())
+    others = [Identity(ALICE, "ADEV", seed).keys for seed in (50, 60)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            *(
+                make_cross_signing(core, readers).upload(ALICE, keys, gate)
+                for keys, gate in zip(others, gates, strict=True)
+            )
+        )
+    assert [gate.asked for gate in gates] == [1, 1]
 
 
 async def test_only_the_user_sees_the_user_signing_key(core: Core) -> None:

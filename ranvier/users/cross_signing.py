@@ -19,6 +19,7 @@ from ranvier.spec.signatures import VerifyKey, invalid_signature, json_signed_by
 from ranvier.storage.cross_signing import CrossSigningStore
 from ranvier.storage.device_keys import CrossSigningKey, KeySignature
 from ranvier.users.device_keys import check_signatures
+from ranvier.users.edits import Edits
 from ranvier.wire.log_rows import LogRow
 
 MAX_KEY_BYTES: Final = 16 * 1024
@@ -47,6 +48,7 @@ class CrossSigning:
         self._store = store
         self._appender = appender
         self._tail = tail
+        self._edits = Edits()
 
     # -- keys ----------------------------------------------------------------------------------------
 
@@ -58,7 +60,27 @@ class CrossSigning:
         raises. Source: client-server API, "POST /keys/device_signing/upload".
         """
         new = [check_key(keys[usage], usage, user_id) for usage in USAGES if keys.get(usage) is not None]
-        stored = await self._store.of_users([user_id])
+        proved = False
+
+        async def publish() -> None:
+            nonlocal proved
+            stored = await self._store.of_users([user_id])
+            if not await self._are_new(user_id, new, stored):
+                return
+            master = stored.get((user_id, MASTER))
+            # "there is no existing master signing key uploaded to the homeserver"
+            if master is not None and not proved:
+                await authenticate()
+                proved = True
+            if new:
+                await self._append([_key_row(user_id, key, master) for key in new])
+
+        await self._edits.make(user_id, publish)
+
+    async def _are_new(
+        self, user_id: str, new: Sequence[NewKey], stored: Mapping[tuple[str, str], CrossSigningKey]
+    ) -> bool:
+        """Check keys against those that are stored, and tell whether they differ; raises as ``upload``."""
         master = next((key.public_key for key in new if key.usage == MASTER), None)
         if master is None and (old_master := stored.get((user_id, MASTER))) is not None:
             master = old_master.public_key
@@ -72,15 +94,10 @@ class CrossSigning:
         if any(_is_same(stored.get((user_id, MASTER)), key) for key in new if key.usage == MASTER) and all(
             _is_same(stored.get((user_id, key.usage)), key) for key in new
         ):
-            return  # "the request contains no new keys"
+            return False  # "the request contains no new keys"
         if await self._store.devices_called(user_id, [key.public_key for key in new]):
             raise forbidden("A key is called as one of your devices")
-        # "there is no existing master signing key uploaded to the homeserver"
-        if (user_id, MASTER) in stored:
-            await authenticate()
-        rows = [_key_row(user_id, key) for key in new]
-        if rows:
-            await self._append(rows)
+        return True
 
     # -- signatures ----------------------------------------------------------------------------------
 
@@ -259,8 +276,10 @@ def _check_signed(signed: Mapping[str, Any]) -> None:
         raise _too_large("These are too many signatures at once")
 
 
-def _key_row(user_id: str, key: NewKey) -> LogRow:
-    body = orjson.dumps({"public_key": key.public_key, "key": key.key})
+def _key_row(user_id: str, key: NewKey, master: CrossSigningKey | None) -> LogRow:
+    # The write is refused if the user has another master key than this by then (see the schema).
+    found = None if master is None else master.public_key
+    body = orjson.dumps({"public_key": key.public_key, "key": key.key, "master": found})
     return LogRow(kind="device_list", user_id=user_id, key="cross_signing", key2=key.usage, body=body)
 
 
