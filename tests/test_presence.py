@@ -14,6 +14,7 @@ from ranvier.client_api.presence import MAX_STATUS_LENGTH, ROUTES
 from ranvier.config.rooms import PresenceConfig
 from ranvier.log.bus import Ephemeral, LocalBus
 from ranvier.spec.filters import NO_FILTER, Filter, parse_filter
+from ranvier.storage.erasure import ErasureStore
 from ranvier.storage.presence import PresenceRow, PresenceStore
 from ranvier.sync.sections.presence import PresenceSection
 from ranvier.users.presence import Presence
@@ -231,6 +232,20 @@ async def test_a_status_is_told_and_kept(scene: Scene, database: str) -> None:
         assert (await shown.status(ALICE, BOB))["status_msg"] == "In a meeting"
     assert await scene.put(BOB, {"presence": "online"}) == (200, {})
     assert "status_msg" not in (await scene.get(ALICE, BOB))[1]
+
+
+async def test_nothing_is_kept_of_who_was_erased(scene: Scene) -> None:
+    """When somebody who wished to be forgotten was there last would be kept for ever."""
+    await sync_once(scene.presence, BOB, "PHONE", "online")
+    await scene.presence.flush()
+    assert await scene.store.get(BOB) is not None
+    await scene.core.database.execute(
+        "INSERT INTO accounts (user_id, created_ts, deactivated, erased) VALUES ($1, 0, true, true)", BOB
+    )
+    await ErasureStore(scene.core.database).remove_shown(BOB)
+    await scene.later(31)
+    await scene.presence.flush()
+    assert await scene.store.get(BOB) is None
 
 
 async def test_a_status_can_be_taken_back_while_offline(scene: Scene) -> None:

@@ -30,9 +30,11 @@ UPDATE presence p SET process = $2 WHERE p.user_id IN (
 RETURNING {_COLUMNS}
 """
 _LEFT = "UPDATE presence SET process = NULL WHERE user_id = ANY ($1) AND process = $2"
+# A worker may see an erased user go after all that was known of them was removed.
 _PUT = """
 INSERT INTO presence (user_id, status_msg, last_active_ts, process)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS n (user_id)
+    WHERE NOT EXISTS (SELECT FROM accounts a WHERE a.user_id = n.user_id AND a.erased)
     ON CONFLICT (user_id) DO UPDATE SET status_msg = excluded.status_msg,
         last_active_ts = excluded.last_active_ts, process = excluded.process
 """
@@ -88,7 +90,7 @@ class PresenceStore:
         await self._database.execute(_LEFT, user_ids, process)
 
     async def put(self, rows: Sequence[PresenceRow]) -> None:
-        """Write rows, one for each user."""
+        """Write rows, one for each user; none of those who were erased."""
         columns = [[row[index] for row in rows] for index in range(4)]
         await self._database.execute(_PUT, *columns)
 
