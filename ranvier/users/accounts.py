@@ -11,13 +11,15 @@ from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError, not_found
 from ranvier.spec.ids import is_user_id
 from ranvier.storage.accounts import Account, AccountStore
+from ranvier.users.followed import FollowedByUser
 from ranvier.users.passwords import Passwords
-from ranvier.wire.log_rows import LogRow, Row
+from ranvier.wire.log_rows import LogRow
 
 __all__ = ["TOKEN_ROWS", "Account", "Accounts", "is_as_known_at"]
 
 TOKEN_ROWS = "access_token"
 """The kind of the log rows after which caches forget what they know of a user."""
+_MAX_KNOWN = 20_000
 
 
 class Accounts:
@@ -31,18 +33,16 @@ class Accounts:
         tail: Tail,
         passwords: Passwords,
         server_name: str,
-        max_cached: int = 20_000,
     ) -> None:
         self._store = store
         self._appender = appender
         self._tail = tail
         self._passwords = passwords
         self._domain = f":{server_name}"
-        self._max_cached = max_cached
-        self._cache: dict[str, Account] = {}
-        self._changes = 0
+        self._known: FollowedByUser[Account | None] = FollowedByUser(
+            tail=tail, concerns=lambda row: row.kind == TOKEN_ROWS, load=store.get, max_users=_MAX_KNOWN
+        )
         self.server_name = server_name
-        tail.listen(self._apply)
 
     def is_local(self, user_id: str) -> bool:
         """Tell whether a user ID is of this server."""
@@ -55,19 +55,11 @@ class Accounts:
 
     async def get(self, user_id: str) -> Account | None:
         """Give an account of this server, a deactivated one too; None if there is none."""
-        account = self._cache.get(user_id)
-        if account is not None:
+        if (account := self._known.held(user_id)) is not None:
             return account
         if not self.is_local(user_id) or not is_user_id(user_id):
             return None
-        changes = self._changes
-        account = await self._store.get(user_id)
-        # A change that came while the database answered may be newer than the answer.
-        if account is not None and changes == self._changes:
-            if len(self._cache) >= self._max_cached:
-                del self._cache[next(iter(self._cache))]
-            self._cache[user_id] = account
-        return account
+        return await self._known.of(user_id)
 
     async def exists(self, user_id: str) -> bool:
         """Tell whether this server has such a user, be it a deactivated one."""
@@ -140,12 +132,6 @@ class Accounts:
             if await self._store.replace_hash(account.user_id, stored, newer):
                 return account, newer
             # Somebody else replaced it, or changed the password.
-
-    def _apply(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            if isinstance(row, LogRow) and row.kind == TOKEN_ROWS and row.user_id is not None:
-                self._changes += 1
-                self._cache.pop(row.user_id, None)
 
 
 def is_as_known_at(tail: Tail, user_id: str, pos: int) -> bool:
