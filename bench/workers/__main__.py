@@ -7,15 +7,16 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import uvloop
 
 from bench import report
 from bench.client import WrongAnswerError
-from bench.run import ServerResult
+from bench.run import ServerResult, running
 from bench.scenarios.base import Pace
 from bench.servers.base import HOST, Server
 from bench.servers.ranvier import Ranvier
@@ -24,9 +25,10 @@ from bench.servers.synapse_workers import SynapseWorkers
 from bench.turns import run_by_turns
 from bench.workers.goals import evaluate
 from bench.workers.load import AT_ONCE, make_rooms, make_user
-from bench.workers.scenarios import WorkerFigures, idle_costs, ranvier_figures
+from bench.workers.scenarios import WorkerFigures, adding_figures, idle_costs, ranvier_figures
 from bench.workers.table import markdown
 
+_S = TypeVar("_S", bound=Server)
 _HERE = Path(__file__).resolve().parents[1]
 _WORK = _HERE / "work"
 _PACE = Pace(seconds=0.75, counts=0.75)
@@ -56,15 +58,16 @@ class _Run:
             self._scenarios(partial(_beside_single, python, count))
         for count in self._arguments.spread:
             self._scenarios(partial(_beside_single, python, count, spread=True))
-        with_folder(
-            lambda folder: self._ranvier_figures(RanvierWorkers(folder, python, _WORKERS_FOR_FIGURES))
-        )
+        for spread, figures in ((False, ranvier_figures), (True, adding_figures)):
+            self._figures_of(
+                partial(RanvierWorkers, python=python, count=_WORKERS_FOR_FIGURES, spread=spread), figures
+            )
 
     def synapse(self) -> None:
         """Measure Synapse with its workers."""
         python = self._arguments.synapse_python
         self._scenarios(lambda folder: [SynapseWorkers(folder, python)])
-        with_folder(lambda folder: self._synapse_figures(SynapseWorkers(folder, python)))
+        self._figures_of(partial(SynapseWorkers, python=python), _synapse_figures)
 
     def _scenarios(self, make: Callable[[Path], Sequence[Server]]) -> None:
         """Measure servers by turns; the last one's costs are compared with the first one's."""
@@ -79,30 +82,22 @@ class _Run:
 
         with_folder(run)
 
-    def _ranvier_figures(self, server: RanvierWorkers) -> None:
-        def run() -> None:
-            try:
-                server.start()
-                self._figures[server.title] = uvloop.run(ranvier_figures(server, self._seconds))
-            finally:
-                server.stop()
+    def _figures_of(
+        self, make: Callable[[Path], _S], measure: Callable[[_S, float], Coroutine[None, None, WorkerFigures]]
+    ) -> None:
+        """Measure what only workers have."""
 
-        self._guarded(server.title, run)
+        def run(folder: Path) -> None:
+            server = make(folder)
+            print(f"{server.title}: {measure.__name__}", file=sys.stderr, flush=True)
 
-    def _synapse_figures(self, server: SynapseWorkers) -> None:
-        async def measure() -> WorkerFigures:
-            user = await make_user(HOST, server.port)
-            rooms = await make_rooms(user, AT_ONCE, server.worker_ports["generic1"])
-            return WorkerFigures(await idle_costs(rooms, server.live_workers()["generic2"], self._seconds))
+            def figures() -> None:
+                with running(server):
+                    self._figures[server.title] = uvloop.run(measure(server, self._seconds))
 
-        def run() -> None:
-            try:
-                server.start()
-                self._figures[server.title] = uvloop.run(measure())
-            finally:
-                server.stop()
+            self._guarded(server.title, figures)
 
-        self._guarded(server.title, run)
+        with_folder(run)
 
     def _guarded(self, title: str, work: Callable[[], None]) -> None:
         """Do one part; if it fails, the table says so and the others are measured all the same."""
@@ -121,6 +116,12 @@ class _Run:
         if self._notes:
             return 1
         return 0 if all(outcome.passed for outcome in evaluate(self._results, self._figures)) else 2
+
+
+async def _synapse_figures(server: SynapseWorkers, seconds: float) -> WorkerFigures:
+    user = await make_user(HOST, server.port)
+    rooms = await make_rooms(user, AT_ONCE, server.worker_ports["generic1"])
+    return WorkerFigures(await idle_costs(rooms, server.live_workers()["generic2"], seconds))
 
 
 def _beside_single(python: str, count: int, folder: Path, *, spread: bool = False) -> list[Server]:

@@ -1,9 +1,9 @@
-"""A room of readers, somebody who talks there, and one who comes with a new connection each time."""
+"""A room of readers and somebody who talks there; each of them comes with a new connection now and then."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -12,7 +12,7 @@ from bench.measure import Recording
 from bench.workers.load import make_user
 
 _TALKS_PER_S = 10.0
-_COMES_PER_S = 20.0
+_ANEW_AFTER = 20
 _POLL_MS = 30_000
 _LATEST_S = 30.0
 
@@ -21,11 +21,15 @@ _LATEST_S = 30.0
 class _Reader:
     client: Client
     since: str
+    polls: int
     arrived: dict[str, float] = field(default_factory=dict)
 
     async def read(self) -> None:
         """Poll for ever."""
         while True:
+            self.polls += 1
+            if self.polls % _ANEW_AFTER == 0:
+                self.client.connection.close()
             answer = await self.client.sync(f"timeout={_POLL_MS}&since={self.since}")
             now = perf_counter()
             self.since = answer["next_batch"]
@@ -52,6 +56,8 @@ class Crowd:
         sent_at: dict[str, float] = {}
         begun, number = perf_counter(), 0
         while perf_counter() < begun + seconds:
+            if number % _ANEW_AFTER == 0:
+                self.talker.connection.close()
             at = perf_counter()
             sent_at[await sent.time(self.talker.send(self.room_id, "talk"))] = at
             number += 1
@@ -60,18 +66,6 @@ class Crowd:
         for reader in self.readers:
             delivered.latencies_ms += [(reader.arrived[it] - at) * 1000 for it, at in sent_at.items()]
         return sent, delivered
-
-    async def come_anew(self, seconds: float) -> Recording:
-        """Ask something over a new connection again and again."""
-        recording = Recording()
-        begun, number = perf_counter(), 0
-        while perf_counter() < begun + seconds:
-            newcomer = self.readers[number % len(self.readers)].client.twin()
-            await recording.time(newcomer.whoami())
-            newcomer.connection.close()
-            number += 1
-            await asyncio.sleep(max(0.0, begun + number / _COMES_PER_S - perf_counter()))
-        return recording
 
     def close(self) -> None:
         """End the polls and close all connections."""
@@ -91,15 +85,16 @@ class Crowd:
             await asyncio.sleep(0.02)
 
 
-async def make_crowd(host: str, port: int, count: int) -> Crowd:
-    """Have so many users join one room and poll."""
+async def make_crowd(host: str, port: int, count: int, fits: Callable[[str], bool]) -> Crowd:
+    """Have so many users join one room, of an ID that fits, and poll."""
     talker = await make_user(host, port)
-    room_id = await talker.create_room("crowd")
+    while not fits(room_id := await talker.create_room("crowd")):
+        pass
     clients = [await make_user(host, port) for _ in range(count)]
     for client in clients:
         await client.join(room_id)
     readers: list[_Reader] = []
-    for client in clients:
-        readers.append(_Reader(client.twin(), (await client.sync("timeout=0"))["next_batch"]))
+    for number, client in enumerate(clients):  # not all of them come anew at once
+        readers.append(_Reader(client.twin(), (await client.sync("timeout=0"))["next_batch"], number))
         client.connection.close()
     return Crowd(talker, room_id, readers, [asyncio.create_task(reader.read()) for reader in readers])

@@ -45,22 +45,30 @@ async def make_rooms(user: Client, count: int, port: int | None = None) -> Rooms
     return rooms
 
 
-async def send_for(rooms: Rooms, seconds: float, per_s: float | None = None) -> Recording:
-    """Send into all rooms for some time, `per_s` events in all, or as many as there can be."""
+async def send_for(
+    rooms: Rooms, seconds: float, per_s: float | None = None, *, anew_after: int | None = None
+) -> Recording:
+    """Send into all rooms for some time, `per_s` events in all, or as many as there can be.
+
+    Each client comes with a new connection after `anew_after` of its events.
+    """
     recording = Recording()
     pause = len(rooms.pairs) / per_s if per_s else 0.0
     begun = perf_counter()
 
-    async def send(client: Client, room_id: str, first: float) -> None:
-        turn = first
+    async def send(client: Client, room_id: str, number: int) -> None:
+        turn = number * pause / len(rooms.pairs)
         while perf_counter() < begun + seconds:
             await asyncio.sleep(max(0.0, begun + turn - perf_counter()) if pause else 0)
+            number += 1  # not all of them come anew at once
+            if anew_after and number % anew_after == 0:
+                client.connection.close()
             await recording.time(client.send(room_id, "bench"))
             turn += pause
 
     async with asyncio.TaskGroup() as group:
         for number, (client, room_id) in enumerate(rooms.pairs):
-            group.create_task(send(client, room_id, number * pause / len(rooms.pairs)))
+            group.create_task(send(client, room_id, number))
     return recording
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from bench.client import Client, WrongAnswerError
+from bench.client import Client, WrongAnswerError, check
 from bench.measure import percentile
 from bench.servers.base import HOST
-from bench.servers.ranvier_workers import RanvierWorkers, met_by
+from bench.servers.ranvier_workers import RanvierWorkers, Workers, met_by, placed_on
 from bench.workers.crowd import Crowd, make_crowd
 from bench.workers.load import AT_ONCE, Rooms, make_rooms, make_user, process_cpu_ms, send_for
 
@@ -20,7 +21,13 @@ _PUT_OFF_S = 0.8  # a worker on which nobody waits follows somewhat later
 _ATTENTIVE_S = 3.0  # and one on which somebody has just waited does so at once for a while
 _POLLED_S = 5.0
 _READERS = 40
+_ROOMS = 40
 _SENT_PER_S = 300.0
+_ANEW_AFTER = 15
+ADDING_S = 20.0
+_TAKES_S = 8.0  # for so long of it the added worker has its share at least
+_LEAST_TAKEN = 100  # of some hundred a second, its share of which is a quarter
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,17 @@ class IdleCost:
 
 @dataclass(frozen=True)
 class Adding:
-    """The slowest requests and deliveries (ms), while nothing changes and while a worker is added."""
+    """The slowest requests and deliveries (ms), while nothing changes and while a worker is added.
+
+    It was live after `live_after_s`, and answered `taken` requests until the end.
+    """
 
     before_ms: float
     during_ms: float
     delivered_before_ms: float
     delivered_during_ms: float
+    live_after_s: float
+    taken: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class Sent:
 class WorkerFigures:
     """The figures of one server in its worker form; None where a scenario does not apply to it."""
 
-    idle: list[IdleCost]
+    idle: Sequence[IdleCost] = ()
     sent: Sent | None = None
     failover_s: float | None = None
     adding: Adding | None = None
@@ -122,9 +134,8 @@ async def _polled_costs(port: int, workers: list[str], idle: str, rooms: Rooms, 
 
 
 async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigures:
-    """Run every scenario on three or more workers."""
-    workers = server.live_workers()
-    (writer,) = server.writers()
+    """Run every scenario of three or more workers of which one writes."""
+    writer, workers = await find_writer(server)
     user = await make_user(HOST, server.port)
     while met_by(user.token or "", workers) == writer:
         user = await make_user(HOST, server.port)
@@ -134,9 +145,34 @@ async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigur
     costs += await _polled_costs(server.port, list(workers), idle, rooms, workers[idle])
     sent = await _sent(user, rooms.pairs[0][1], seconds)
     rooms.close()
-    adding = await _adding(server, seconds)
-    failover = await _failover(server, user)
-    return WorkerFigures(costs, sent, failover, adding)
+    return WorkerFigures(costs, sent, await _failover(server, user))
+
+
+async def find_writer(server: RanvierWorkers) -> tuple[str, dict[str, int]]:
+    """Return the worker that rooms are placed on, and the process IDs of all workers by name.
+
+    While rooms are placed on none or several of them, or somebody does not serve, it waits for half a minute;
+    then it raises WrongAnswerError.
+    """
+
+    def fits(workers: Workers) -> bool:
+        return len(workers) == server.count and len(_writers(workers)) == 1
+
+    workers = await _look_until(server, fits, "one worker is to write, and all are to serve")
+    (writer,) = _writers(workers)
+    return writer, {name: worker["pid"] for name, worker in workers.items()}
+
+
+def _writers(workers: Workers) -> list[str]:
+    return [name for name, worker in workers.items() if worker["takes_rooms"]]
+
+
+async def _look_until(server: RanvierWorkers, fits: Callable[[Workers], bool], wanted: str) -> Workers:
+    end = perf_counter() + _GIVE_UP_S
+    while not fits(workers := await asyncio.to_thread(server.look)):
+        check(perf_counter() < end, f"{wanted}; {sorted(workers)} serve, {sorted(_writers(workers))} write")
+        await asyncio.sleep(_LOOK_S)
+    return workers
 
 
 async def _sent(user: Client, room_id: str, seconds: float) -> Sent:
@@ -175,42 +211,57 @@ async def _sent(user: Client, room_id: str, seconds: float) -> Sent:
     return Sent(*(percentile(of_way, 50) for of_way in (*latencies, *spaced)))
 
 
-async def _adding(server: RanvierWorkers, seconds: float) -> Adding:
+async def adding_figures(server: RanvierWorkers, seconds: float) -> WorkerFigures:
     """Find the slowest of a while in which nothing changes, and of one in which a worker is added.
 
-    Clients send into rooms of their own, others poll in a room where somebody talks, and some come anew.
+    Clients send into rooms of their own, others poll in a room where somebody talks. All of them come with a
+    new connection now and then, so those whom the added worker is to have come to it, and it knows nothing
+    of their rooms yet; that room is among these. Raises WrongAnswerError if it had no part in that.
     """
-    rooms = await make_rooms(await make_user(HOST, server.port), AT_ONCE)
-    crowd = await make_crowd(HOST, server.port, _READERS)
+    names = [*await asyncio.to_thread(server.live_workers), server.next_worker]
+    rooms = await make_rooms(await make_user(HOST, server.port), _ROOMS)
+    crowd = await make_crowd(
+        HOST, server.port, _READERS, lambda room_id: placed_on(room_id, names) == server.next_worker
+    )
     try:
         before = await _slowest(rooms, crowd, seconds)
-        server.add_worker()
-        # Long enough for the worker to start and to take over its share of clients.
-        during = await _slowest(rooms, crowd, max(8.0, seconds))
+        begun = perf_counter()
+        async with asyncio.TaskGroup() as group:
+            adding = group.create_task(_add_worker(server))
+            during = await _slowest(rooms, crowd, ADDING_S)
     finally:
         rooms.close()
         crowd.close()
-    live = await asyncio.to_thread(server.live_workers)
-    if len(live) != server.count + 1:
-        raise WrongAnswerError(f"{len(live)} workers after one was added to {server.count}")
-    return Adding(before[0], during[0], before[1], during[1])
+    live_after_s = adding.result() - begun
+    taken: int = (await _until_added(server))[server.next_worker]["requests"]
+    check(live_after_s < ADDING_S - _TAKES_S, f"the added worker was live after {live_after_s:.1f} s only")
+    check(taken >= _LEAST_TAKEN, f"the added worker was asked {taken} times only")
+    return WorkerFigures(adding=Adding(before[0], during[0], before[1], during[1], live_after_s, taken))
+
+
+async def _add_worker(server: RanvierWorkers) -> float:
+    """Add a worker; return when it was live."""
+    server.add_worker()
+    await _until_added(server)
+    return perf_counter()
+
+
+async def _until_added(server: RanvierWorkers) -> Workers:
+    return await _look_until(server, lambda workers: server.next_worker in workers, "a worker was added")
 
 
 async def _slowest(rooms: Rooms, crowd: Crowd, seconds: float) -> tuple[float, float]:
     """Return the slowest request and the slowest delivery of some time, in ms."""
     async with asyncio.TaskGroup() as group:
-        senders = group.create_task(send_for(rooms, seconds, _SENT_PER_S))
-        newcomers = group.create_task(crowd.come_anew(seconds))
+        senders = group.create_task(send_for(rooms, seconds, _SENT_PER_S, anew_after=_ANEW_AFTER))
         talk = group.create_task(crowd.talk(seconds))
     sent, delivered = talk.result()
-    requests = (*senders.result().latencies_ms, *newcomers.result().latencies_ms, *sent.latencies_ms)
-    return max(requests), max(delivered.latencies_ms)
+    return max(*senders.result().latencies_ms, *sent.latencies_ms), max(delivered.latencies_ms)
 
 
 async def _failover(server: RanvierWorkers, user: Client) -> float:
     """Kill the worker that rooms are placed on; return after how many seconds each takes an event again."""
-    workers = await asyncio.to_thread(server.live_workers)
-    (victim,) = await asyncio.to_thread(server.writers)
+    victim, workers = await find_writer(server)
     rooms = await make_rooms(user, 4)
     await send_for(rooms, 0.5, 20)
     os.kill(workers[victim], signal.SIGKILL)
