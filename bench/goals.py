@@ -24,12 +24,25 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has to say to one goal; the texts are for the table."""
+    """What a run has to say to one goal; the texts are for the table.
+
+    `passed` is None if the run does not decide it. Without a `goal` it is only told what was reached.
+    """
 
     title: str
     goal: str
     reached: str
-    passed: bool
+    passed: bool | None
+
+    @property
+    def is_missed(self) -> bool:
+        """Tell whether there is a goal that was not surely reached."""
+        return bool(self.goal) and not self.passed
+
+    @property
+    def verdict(self) -> str:
+        """Return the word for the table."""
+        return {True: "yes", False: "**no**", None: "not decided"}[self.passed] if self.goal else ""
 
 
 def _of(scenario: str, figure: str) -> Figure:

@@ -101,7 +101,7 @@ def _provenance(results: dict[str, tuple[ServerResult, str]]) -> str:
 
 
 def _goals(outcomes: list[Outcome]) -> str:
-    rows = [[o.title, o.goal, o.reached, "yes" if o.passed else "**no**"] for o in outcomes]
+    rows = [[o.title, o.goal, o.reached, o.verdict] for o in outcomes]
     return _table(["goal", "bound", "reached", "passed"], rows)
 
 
@@ -132,8 +132,7 @@ def _after_seed(server: ServerResult) -> str:
         before, after = server.measurements[outcome.title], server.after_seed[outcome.title]
         figures = [f"{value:.2f}" for value in (before.cpu_ms, after.cpu_ms)]
         latencies = [f"{value:.1f}" for value in (before.p50_ms, after.p50_ms, before.p99_ms, after.p99_ms)]
-        passed = "yes" if outcome.passed else "**no**"
-        rows.append([titles[outcome.title], *figures, outcome.reached, *latencies, passed])
+        rows.append([titles[outcome.title], *figures, outcome.reached, *latencies, outcome.verdict])
     head = ["scenario", "CPU ms", "CPU ms after", "ratio", "p50 ms", "p50 after", "p99 ms", "p99 after"]
     return _table([*head, f"≤ {MOST_GROWTH}×"], rows)
 

@@ -19,7 +19,7 @@ from bench.scenarios.base import Bench, Pace, Scenario
 from bench.servers.base import HOST, Server
 from bench.world import World
 
-_SETTLE_S = 1.0
+SETTLE_S = 1.0
 _QUIET_MS_PER_S = 50.0
 _QUIET_WITHIN_S = 120
 
@@ -145,10 +145,10 @@ async def run_one(scenario: Scenario, bench: Bench) -> None:
     )
 
 
-async def run_quietly(scenario: Scenario, bench: Bench) -> None:
+async def run_quietly(scenario: Scenario, bench: Bench, settle_s: float = SETTLE_S) -> None:
     """Run one scenario."""
     # What the scenario before left behind (background work, garbage) shall not be charged to this one.
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(settle_s)
     gc.collect()
     gc.freeze()
     await scenario.run(bench)
@@ -165,7 +165,7 @@ async def _quiet(tree: ProcessTree) -> None:
 
 async def measure_idle(tree: ProcessTree, seconds: float) -> Idle:
     """Measure a server that nobody asks for anything."""
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(SETTLE_S)
     before = tree.cpu()
     await asyncio.sleep(seconds)
     used = tree.cpu() - before

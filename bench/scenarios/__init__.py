@@ -18,6 +18,10 @@ SCENARIOS = [
     Scenario("whoami", "whoami", reads.whoami),
     Scenario("send_many_clients", "send, 48 clients, many rooms", send.send_many_clients),
 ]
+# Of servers that are compared by turns.
+SEND_ATTENDED = Scenario(
+    "send_attended", "send, 16 clients, many rooms, one client waits at each worker", send.send_attended
+)
 # Measured on a second start of the server, with its default price of a password.
 REGISTER_DEFAULT_HASH = Scenario(
     "register_default_hash", "register (default password hash)", accounts.register_with_default_hash

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from bench.client import Client
 from bench.measure import Measurement, Meter
 from bench.world import World
 
@@ -29,11 +30,12 @@ class Pace:
 
 @dataclass(frozen=True)
 class Bench:
-    """The world of one server, what measures it, and the pace."""
+    """The world of one server, what measures it, and the pace; each of its workers meets one of `waiters`."""
 
     world: World
     meter: Meter
     pace: Pace
+    waiters: Sequence[Client] = ()
 
     @property
     def measurements(self) -> dict[str, Measurement]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bench.client import check
 from bench.measure import Recording
 from bench.scenarios.base import Bench
+from bench.waiters import waiting
 from bench.world import SMALL_ROOMS, USERS
 
 CLIENTS = 16
@@ -34,6 +35,12 @@ async def send_many_rooms(bench: Bench) -> None:
 async def send_many_clients(bench: Bench) -> None:
     """Do the same from 48 clients."""
     await _send_into_small_rooms(bench, "send_many_clients", MANY_CLIENTS)
+
+
+async def send_attended(bench: Bench) -> None:
+    """Send as from 16 clients while one more waits at each worker, for a room in which nothing happens."""
+    async with waiting(bench.waiters):
+        await _send_into_small_rooms(bench, "send_attended", CLIENTS)
 
 
 async def _send_into_small_rooms(bench: Bench, name: str, clients: int) -> None:

@@ -49,6 +49,10 @@ class Server(ABC):
     def version(self) -> str:
         """Return the server's version."""
 
+    def places(self) -> list[str]:
+        """Return the names of the workers, or one name of no meaning where it is not known who meets whom."""
+        return [""]
+
     def start(self) -> None:
         """Start everything and return when the server answers; raises RuntimeError when it never does."""
         self.folder.mkdir(parents=True, exist_ok=True)

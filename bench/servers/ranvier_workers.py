@@ -28,6 +28,7 @@ class RanvierWorkers(Ranvier):
         self.spread = spread
         self.name = f"ranvier-{count}" + ("-spread" if spread else "")
         self.title = f"Ranvier, {count} worker{'s' if count > 1 else ''}" + (", all write" if spread else "")
+        self._places: list[str] = []
         self.next_worker = f"worker{count + 1}"
 
     def command(self) -> list[str]:
@@ -38,10 +39,15 @@ class RanvierWorkers(Ranvier):
         """Start everything and return when each worker serves."""
         super().start()
         deadline = time.monotonic() + START_TIMEOUT_S
-        while len(self.live_workers()) < self.count:
+        while len(live := self.live_workers()) < self.count:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.title}: not all workers serve")
             time.sleep(0.2)
+        self._places = list(live)
+
+    def places(self) -> list[str]:
+        """Return the names of the workers that it was started with."""
+        return self._places
 
     def live_workers(self) -> dict[str, int]:
         """Return the process IDs of the workers that serve, by name."""

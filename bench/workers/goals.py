@@ -11,6 +11,12 @@ from bench.turns import ratio
 from bench.workers.scenarios import WorkerFigures
 
 MOST_OF_SINGLE = 1.25
+# What an event costs beside the single process: the scenario, who sends, and the bound if there is one.
+COMPARED = (
+    ("send_many_rooms", f"{CLIENTS} clients", MOST_OF_SINGLE),
+    ("send_many_clients", f"{MANY_CLIENTS} clients", MOST_OF_SINGLE),
+    ("send_attended", f"{CLIENTS} clients, and one who waits at each worker", None),
+)
 LEAST_BELOW_SYNAPSE = 20
 IDLE_MS = {40.0: 0.1, 1000.0: 0.03}
 FORWARDED_MS = 0.3
@@ -29,17 +35,7 @@ def evaluate(results: Sequence[Sequence[ServerResult]], figures: dict[str, Worke
     for single, result in [servers for servers in results if len(servers) == 2]:
         if result.name.endswith("-spread"):
             continue
-        for clients, scenario in ((CLIENTS, "send_many_rooms"), (MANY_CLIENTS, "send_many_clients")):
-            found = ratio(result.measurements[scenario], single.measurements[scenario])
-            title = f"{result.title}, {clients} clients: CPU per event beside the single process"
-            outcomes.append(
-                Outcome(
-                    title,
-                    f"≤ {MOST_OF_SINGLE:g}×",
-                    f"{found.value:.2f}× ± {found.value * found.error:.2f}",
-                    found.value <= MOST_OF_SINGLE,
-                )
-            )
+        outcomes += [_beside_single(single, result, *compared) for compared in COMPARED]
         if synapse is not None:
             times = synapse / _cost(result, "send_many_rooms")
             bound, reached = f"≤ 1/{LEAST_BELOW_SYNAPSE}", f"1/{times:.1f}"
@@ -49,6 +45,17 @@ def evaluate(results: Sequence[Sequence[ServerResult]], figures: dict[str, Worke
         if title.startswith("Ranvier"):
             outcomes += _of_workers(measured)
     return outcomes
+
+
+def _beside_single(
+    single: ServerResult, result: ServerResult, scenario: str, who: str, bound: float | None
+) -> Outcome:
+    found = ratio(result.measurements[scenario], single.measurements[scenario])
+    title = f"{result.title}, {who}: CPU per event beside the single process"
+    reached = f"{found.value:.2f}× ± {found.value * found.error:.2f}"
+    if bound is None:
+        return Outcome(title, "", reached, None)
+    return Outcome(title, f"≤ {bound:g}×", reached, found.is_at_most(bound))
 
 
 def _cost(result: ServerResult, scenario: str) -> float:

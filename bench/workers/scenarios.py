@@ -13,6 +13,7 @@ from bench.client import Client, WrongAnswerError, check
 from bench.measure import percentile
 from bench.servers.base import HOST
 from bench.servers.ranvier_workers import RanvierWorkers, Workers, met_by, placed_on
+from bench.waiters import make_waiter, waiting
 from bench.workers.crowd import Crowd, make_crowd
 from bench.workers.load import AT_ONCE, Rooms, make_rooms, make_user, process_cpu_ms, send_for
 
@@ -118,19 +119,9 @@ async def idle_costs(rooms: Rooms, idle_pid: int, seconds: float, *, polled: boo
 
 async def _polled_costs(port: int, workers: list[str], idle: str, rooms: Rooms, pid: int) -> list[IdleCost]:
     """Measure the same while somebody waits at the idle worker."""
-    user = await make_user(HOST, port)
-    while met_by(user.token or "", workers) != idle:
-        user = await make_user(HOST, port)
-    user.connection.close()
-    user = user.twin()  # a connection that begins with a sync is with the user's worker
-    since = (await user.sync("timeout=0"))["next_batch"]
-    waiting = asyncio.create_task(user.sync(f"timeout=120000&since={since}"))
-    try:
+    user = await make_waiter(HOST, port, lambda token: met_by(token, workers) == idle)
+    async with waiting([user]):
         return await idle_costs(rooms, pid, _POLLED_S, polled=True)
-    finally:
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        user.connection.close()
 
 
 async def ranvier_figures(server: RanvierWorkers, seconds: float) -> WorkerFigures:
