@@ -7,13 +7,12 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import report
 from bench.client import WrongAnswerError
 from bench.goals import evaluate, growth
-from bench.plot import draw
 from bench.run import Seeding, run_server
 from bench.scenarios import REGISTER_DEFAULT_HASH, SCENARIOS
 from bench.scenarios.base import Pace
@@ -27,7 +26,8 @@ _WORK = _HERE / "work"
 _QUICK = Pace(seconds=0.1, counts=0.1)
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what is to be measured, and the folder of the results."""
     names = [scenario.name for scenario in [*SCENARIOS, REGISTER_DEFAULT_HASH]]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--server", choices=["synapse", "ranvier", "both"], default="both")
@@ -47,16 +47,19 @@ def _arguments() -> argparse.Namespace:
     ranvier = _HERE.parent / ".venv" / "bin" / "python"
     parser.add_argument("--ranvier-python", default=str(ranvier), help="an interpreter that has Ranvier")
     parser.add_argument("--synapse-python", default=sys.executable, help="an interpreter that has Synapse")
-    return parser.parse_args()
+    found = parser.parse_args(arguments)
+    if found.results is None:
+        is_whole = not found.quick and not found.only and found.server == "both"
+        found.results = _RESULTS if is_whole else _WORK / "results"
+    return found
 
 
 def main() -> int:
     """Run the bench; the exit status is 1 when a server answered wrongly, 2 when a goal was missed."""
-    arguments = _arguments()
+    arguments = parse_arguments(sys.argv[1:])
     # So that an ended bench ends the servers that it started, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    partial = bool(arguments.quick or arguments.only)
-    results = arguments.results or (_WORK / "results" if partial else _RESULTS)
+    results: Path = arguments.results
     results.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[Path], Server]] = {
         "synapse": lambda folder: Synapse(folder, arguments.synapse_python),
@@ -96,6 +99,9 @@ def _seeding(server: Server, events: int) -> Seeding | None:
 
 
 def _finish(results: Path) -> int:
+    # Imported here, so that what a run is can be tested without what draws it.
+    from bench.plot import draw  # noqa: PLC0415
+
     found = report.load(results, _RESULTS)
     table = report.markdown(found)
     (results / "results.md").write_text(table)

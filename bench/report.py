@@ -19,14 +19,9 @@ NAMES = ("synapse", "ranvier")
 
 
 def save(result: ServerResult, folder: Path, run_id: str) -> None:
-    """Write one server's figures; those of scenarios that were left out now stay as they were before."""
+    """Write one server's figures in place of earlier ones."""
     path = folder / f"{result.name}.json"
     document = result.as_json() | {"run": run_id, "machine": _machine()}
-    if path.exists():
-        earlier = orjson.loads(path.read_bytes())
-        for part, new in (("measurements", result.measurements), ("after_seed", result.after_seed)):
-            document[part] = earlier.get(part, {}) | {name: vars(m) for name, m in new.items()}
-        document["seeded_events"] = result.seeded_events or earlier.get("seeded_events", 0)
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

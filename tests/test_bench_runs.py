@@ -2,13 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import bench.__main__
+import bench.workers.__main__
+from bench import report
 from bench.client import WrongAnswerError
+from bench.measure import Measurement
+from bench.proc import Memory
+from bench.run import Idle, ServerResult
 from bench.servers.ranvier_workers import RanvierWorkers, Workers
 from bench.workers import scenarios
+
+ROOT = Path(bench.__file__).resolve().parents[1]
+PUBLISHED = ROOT / "bench" / "results"
+
+
+def _result(**others: Any) -> ServerResult:
+    whoami = Measurement("whoami", 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0)
+    memory = Memory(1, 1, 1)
+    return ServerResult("ranvier", "Ranvier", "1", {"whoami": whoami}, memory, memory, Idle(1, 1), **others)
+
+
+def test_a_run_publishes_what_it_measured_itself(tmp_path: Path) -> None:
+    """Figures of older code would stand under the date of this run, and its goals be judged by them."""
+    report.save(_result(seeded_events=5, after_seed=_result().measurements), tmp_path, "first")
+    assert report.load(tmp_path)["ranvier"][0].after_seed
+    report.save(_result(), tmp_path, "second")
+    found, run = report.load(tmp_path)["ranvier"]
+    assert (run, found.seeded_events, found.after_seed) == ("second", 0, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_whole"),
+    [
+        ([], True),
+        (["--after-seed", "1000"], True),
+        (["--quick"], False),
+        (["--only", "whoami"], False),
+        (["--server", "ranvier"], False),
+    ],
+)
+def test_a_part_of_the_bench_is_not_published(arguments: Sequence[str], *, is_whole: bool) -> None:
+    """One server's figures would be compared with the other one's of another day, and published so."""
+    assert (bench.__main__.parse_arguments(arguments).results == PUBLISHED) == is_whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_whole"),
+    [
+        ([], True),
+        (["--workers", "1", "2", "3", "4"], True),
+        (["--workers", "4"], False),
+        (["--spread"], False),
+        (["--quick"], False),
+        (["--server", "ranvier"], False),
+    ],
+)
+def test_a_part_of_the_bench_of_workers_is_not_published(arguments: Sequence[str], *, is_whole: bool) -> None:
+    """The published page would lose the lines of the numbers of workers that were left out."""
+    found = bench.workers.__main__.parse_arguments(arguments).results
+    assert (found == PUBLISHED / "workers.md") == is_whole
+
+
+def _bench_workers(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.workers", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_missing_program_is_told_of_before_anything_is_measured(tmp_path: Path) -> None:
+    """Somebody on a fresh machine would wait for half an hour to be told that nginx is not there."""
+    found = _bench_workers(environment={**os.environ, "PATH": str(tmp_path)})
+    assert found.returncode == 1
+    assert found.stderr == "Synapse's workers need redis-server and nginx, which this machine has not\n"
+
+
+def test_what_could_not_be_measured_replaces_no_page(tmp_path: Path) -> None:
+    """A published page would be lost to one that says "Not measured"."""
+    page = tmp_path / "workers.md"
+    page.write_text("as published")
+    parts = ["--server", "ranvier", "--workers", "--spread", "--ranvier-python", "/bin/false"]
+    found = _bench_workers(*parts, "--results", str(page), environment=os.environ)
+    assert found.returncode == 1, found.stderr
+    assert "Ranvier, 3 workers: " in found.stdout
+    assert page.read_text() == "as published"
 
 
 class _Looked(RanvierWorkers):

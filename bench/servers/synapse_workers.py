@@ -14,6 +14,9 @@ from bench.proc import ProcessTree
 from bench.servers.base import HOST, START_TIMEOUT_S, answers, environment, free_port
 from bench.servers.synapse import Synapse
 
+PROGRAMS = ("redis-server", "nginx")
+"""What is run beside Synapse, and is no part of its package."""
+
 _GENERIC = ("generic1", "generic2")
 _PERSISTER = "persister1"
 

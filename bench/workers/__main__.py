@@ -22,7 +22,7 @@ from bench.scenarios.base import Pace
 from bench.servers.base import HOST, Server
 from bench.servers.ranvier import Ranvier
 from bench.servers.ranvier_workers import RanvierWorkers
-from bench.servers.synapse_workers import SynapseWorkers
+from bench.servers.synapse_workers import PROGRAMS, SynapseWorkers
 from bench.turns import run_by_turns
 from bench.workers.goals import COMPARED, evaluate
 from bench.workers.load import AT_ONCE, make_rooms, make_user
@@ -36,12 +36,15 @@ _PACE = Pace(seconds=0.75, counts=0.75)
 _QUICK = Pace(seconds=0.1, counts=0.1)
 _SCENARIOS = ("send_many_rooms", "fanout", "send_many_clients")
 _BOUNDS = {scenario: bound for scenario, _, bound in COMPARED if bound is not None}
+_WORKERS = [1, 2, 3, 4]
+_SPREAD = [2, 4]
+_ALL = (_WORKERS, _SPREAD)
 _WORKERS_FOR_FIGURES = 3
 _ERRORS = (WrongAnswerError, OSError, RuntimeError, ExceptionGroup)
 
 
 class _Run:
-    """What has been measured so far, written out after each server."""
+    """What has been measured so far, written to `bench/work/results` after each server."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -51,6 +54,7 @@ class _Run:
         self._results: list[list[ServerResult]] = []
         self._figures: dict[str, WorkerFigures] = {}
         self._notes: list[str] = []
+        self._page = _WORK / "results" / "workers.md"
 
     def ranvier(self) -> None:
         """Measure each number of workers by turns with the single process, then what only workers have."""
@@ -112,14 +116,18 @@ class _Run:
             reasons = error.exceptions if isinstance(error, ExceptionGroup) else error
             print(f"{title} failed: {reasons!r}", file=sys.stderr, flush=True)
             self._notes.append(f"{title}: {str(reasons)[:300]!r}")
-        page = markdown(self._results, self._figures, self._when, self._notes)
-        self._arguments.results.write_text(page)
+        self._page.parent.mkdir(parents=True, exist_ok=True)
+        self._page.write_text(markdown(self._results, self._figures, self._when, self._notes))
 
     def finish(self) -> int:
         """Print the table; the exit status is 1 when a part failed, 2 when a goal was not surely reached."""
-        print(self._arguments.results.read_text())
+        page = self._page.read_text()
+        print(page)
         if self._notes:
+            print(f"Not all was measured; what was is in {self._page}", file=sys.stderr)
             return 1
+        self._arguments.results.parent.mkdir(parents=True, exist_ok=True)
+        self._arguments.results.write_text(page)
         return 2 if any(outcome.is_missed for outcome in evaluate(self._results, self._figures)) else 0
 
 
@@ -146,30 +154,35 @@ def with_folder(work: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what is to be measured, and where the page goes if it could be."""
     parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a fifth of the time: to see that it works")
     parser.add_argument("--server", choices=["ranvier", "synapse", "both"], default="both")
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 3, 4], help="default: 1 2 3 4")
+    parser.add_argument("--workers", type=int, nargs="*", default=_WORKERS, help="default: 1 2 3 4")
     spread = "the same with rooms placed on all workers, whatever they have to do; default: 2 4"
-    parser.add_argument("--spread", type=int, nargs="*", default=[2, 4], help=spread)
-    parser.add_argument("--results", type=Path, help="default: bench/results, or bench/work if it is partial")
+    parser.add_argument("--spread", type=int, nargs="*", default=_SPREAD, help=spread)
+    results = "where the page goes if all could be measured; default: bench/results, or bench/work if partial"
+    parser.add_argument("--results", type=Path, help=results)
     ranvier = _HERE.parent / ".venv" / "bin" / "python"
     parser.add_argument("--ranvier-python", default=str(ranvier), help="an interpreter that has Ranvier")
     parser.add_argument(
         "--synapse-python", default=sys.executable, help="one that has matrix-synapse[redis] and psycopg2"
     )
-    arguments = parser.parse_args()
-    if arguments.results is None:
-        is_whole = not arguments.quick and arguments.server == "both"
-        arguments.results = (_HERE / "results" if is_whole else _WORK / "results") / "workers.md"
-        arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    return arguments
+    found = parser.parse_args(arguments)
+    if found.results is None:
+        is_whole = not found.quick and found.server == "both" and (found.workers, found.spread) == _ALL
+        found.results = (_HERE / "results" if is_whole else _WORK / "results") / "workers.md"
+    return found
 
 
 def main() -> int:
     """Run the bench."""
-    arguments = _arguments()
+    arguments = parse_arguments(sys.argv[1:])
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing and arguments.server != "ranvier":
+        print(f"Synapse's workers need {' and '.join(missing)}, which this machine has not", file=sys.stderr)
+        return 1
     # So that an ended bench ends the servers that it started, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = _Run(arguments)
