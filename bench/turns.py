@@ -23,7 +23,6 @@ from bench.run import SETTLE_S, ServerResult, measure_idle, run_quietly, running
 from bench.scenarios import SCENARIOS, SEND_ATTENDED
 from bench.scenarios.base import Bench, Pace, Scenario
 from bench.servers.base import HOST, Server
-from bench.servers.ranvier_workers import met_by
 from bench.waiters import make_waiter
 from bench.world import World
 
@@ -116,10 +115,7 @@ async def _make_waiters(server: Server, count: int) -> list[Client]:
     """Make so many users, of whom each worker meets as many as any other."""
     places = server.places()
     wanted = [places[number % len(places)] for number in range(count)]
-    return [
-        await make_waiter(HOST, server.port, lambda token, place=place: met_by(token, places) == place)
-        for place in wanted
-    ]
+    return [await make_waiter(HOST, server.port, place, places) for place in wanted]
 
 
 async def _take_turns(scenario: Scenario, benches: Sequence[Bench], bound: float | None) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from bench.client import Client
+from bench.servers.ranvier_workers import met_by
 from bench.workers.load import make_user
 
 _POLL_MS = 100_000
 
 
-async def make_waiter(host: str, port: int, fits: Callable[[str], bool]) -> Client:
-    """Register a user whose token fits, with a room of its own."""
+async def make_waiter(host: str, port: int, place: str, places: Sequence[str]) -> Client:
+    """Register a user whom one of these workers meets, with a room of its own."""
     user = await make_user(host, port)
-    while not fits(user.token or ""):
+    while met_by(user.token or "", places) != place:
         user.connection.close()
         user = await make_user(host, port)
     await user.create_room("quiet")

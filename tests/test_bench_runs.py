@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from bench.proc import Memory
 from bench.run import Idle, ServerResult
 from bench.servers.ranvier_workers import RanvierWorkers, Workers
 from bench.workers import scenarios
+from bench.workers.load import Rooms
 
 ROOT = Path(bench.__file__).resolve().parents[1]
 PUBLISHED = ROOT / "bench" / "results"
@@ -126,3 +128,48 @@ async def test_without_one_writer_the_bench_says_so_and_goes_on(
     monkeypatch.setattr(scenarios, "_GIVE_UP_S", 0.05)
     with pytest.raises(WrongAnswerError, match="one worker is to write"):
         await scenarios.find_writer(_Looked(writers))
+
+
+class _Growing(RanvierWorkers):
+    """Three workers to which one is added that answers so many requests."""
+
+    def __init__(self, taken: int) -> None:
+        super().__init__(Path(), "", 3, spread=True)
+        self._taken = taken
+        self._names = ["worker1", "worker2", "worker3"]
+
+    def add_worker(self) -> None:
+        self._names.append(self.next_worker)
+
+    def look(self) -> Workers:
+        return {name: {"pid": 1, "takes_rooms": True, "requests": self._taken} for name in self._names}
+
+
+@pytest.fixture
+def _nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody(*_: object) -> Rooms:
+        return Rooms()
+
+    async def slowest(*_: object) -> tuple[float, float]:
+        await asyncio.sleep(0.01)
+        return 20.0, 30.0
+
+    for name in ("make_user", "make_rooms", "make_crowd"):
+        monkeypatch.setattr(scenarios, name, nobody)
+    monkeypatch.setattr(scenarios, "_slowest", slowest)
+    monkeypatch.setattr(scenarios, "_LIVE_S", 0.05)
+
+
+@pytest.mark.usefixtures("_nobody_asks")
+async def test_what_an_added_worker_slows_down_is_told_if_it_had_its_part() -> None:
+    """The figure would be of a worker that came when there was nothing to do any more."""
+    adding = (await scenarios.adding_figures(_Growing(2000), 1.0)).adding
+    assert adding is not None
+    assert (adding.during_ms, adding.delivered_during_ms, adding.taken) == (20.0, 30.0, 2000)
+
+
+@pytest.mark.usefixtures("_nobody_asks")
+async def test_what_an_added_worker_slows_down_is_not_told_if_nobody_came_to_it() -> None:
+    """The slowest request would be published of a time in which nothing changed for anybody."""
+    with pytest.raises(WrongAnswerError, match="asked 3 times only"):
+        await scenarios.adding_figures(_Growing(3), 1.0)

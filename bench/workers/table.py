@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.run import ServerResult
 from bench.turns import SURE_ERRORS
 from bench.workers.goals import evaluate
-from bench.workers.scenarios import ADDING_S, WorkerFigures
+from bench.workers.scenarios import WorkerFigures
 
 _LEGEND = (
     f"± is one standard error; what is nearer to its bound than {SURE_ERRORS:g} of them is not decided. The "
@@ -89,7 +89,7 @@ def _of_workers(found: WorkerFigures) -> list[str]:
         ):
             lines.append(f"| under load, {when}: slowest request | {request:.0f} ms |")
             lines.append(f"| under load, {when}: slowest delivery | {delivery:.0f} ms |")
-        lines.append(f"| the added worker was live after | {adding.live_after_s:.1f} s of {ADDING_S:.0f} |")
+        lines.append(f"| the added worker was live after | {adding.live_after_s:.1f} s |")
         lines.append(f"| requests that it answered until the end | {adding.taken} |")
     if found.failover_s is not None:
         lines.append(f"| a killed worker's rooms take events again after | {found.failover_s:.2f} s |")
