@@ -101,10 +101,20 @@ class Sight:
     @property
     def left_at(self) -> int | None:
         """Position of the event with which the user was no longer joined; None for who is, or never was."""
-        if self._memberships[-1] == "join" or "join" not in self._memberships:
-            return None
-        last_join = len(self._memberships) - 1 - self._memberships[::-1].index("join")
-        return self._positions[last_join]
+        until = self.in_room_until(LAST)
+        return None if until in (FIRST, LAST) else until
+
+    def in_room_until(self, pos: int) -> int:
+        """Give up to where a user, as of ``pos``, was in the room: ``pos`` itself, or where they left.
+
+        ``FIRST`` for who never was.
+        """
+        memberships = self._memberships[: bisect_right(self._positions, pos) + 1]
+        if memberships[-1] == "join":
+            return pos
+        if "join" not in memberships:
+            return FIRST
+        return self._positions[len(memberships) - 1 - memberships[::-1].index("join")]
 
 
 def sight_of(changes: Sequence[SightChange]) -> Sight:

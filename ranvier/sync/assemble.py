@@ -242,14 +242,9 @@ class SyncAssembler:
             full_state=request.full_state,
             state_after=request.state_after,
         )
-        fresh = await self._room_answers.whole(asked, changes.newly_joined) if changes.newly_joined else []
-        known: list[RoomAnswer] = []
-        left: list[RoomAnswer] = []
-        if asked.since is not None:
-            known = await self._room_answers.since(asked, changes.known)
-            left = await self._room_answers.since(asked, changes.left) if changes.left else []
-        elif changes.left:
-            left = await self._room_answers.whole(asked, changes.left)
+        fresh = await self._room_answers.whole(asked, changes.newly_joined)
+        known = await self._room_answers.since(asked, changes.known) if asked.since is not None else []
+        left = await self._room_answers.left(asked, changes.left)
         extras = await self._extras(context)
         answers = {answer.room_id: answer for answer in (*fresh, *known)}
         unread = await self._unread_counts(context, answers, extras)

@@ -123,8 +123,10 @@ class InitialSync:
             full_state=False,
             state_after=True,
         )
-        whole = [m for m in told if m.membership != "invite"]
-        answers = {a.room_id: a for a in await self._room_answers.whole(asked, whole)} if whole else {}
+        left = [m for m in told if m.membership in ("leave", "ban")]
+        found = await self._room_answers.whole(asked, [m for m in told if m.membership == "join"])
+        found += await self._room_answers.left(asked, left)
+        answers = {answer.room_id: answer for answer in found}
         invites = await self._events.by_nids([m.event_nid for m in told if m.membership == "invite"])
         rendering = await self._rendering(user_id, device_id, answers.values(), invites.values())
         published = await self._directory_store.published_among([m.room_id for m in told])

@@ -57,6 +57,17 @@ def event_filter(timeline: RoomEventFilter, ignored: frozenset[str]) -> Wanted |
     return wanted
 
 
+def cut(rows: list[EventRow], limit: int, wanted: Wanted | None, after: int) -> Window:
+    """Make a window of the last ``limit`` wanted ones of the events that come after ``after``."""
+    if wanted is not None:
+        rows = [row for row in rows if wanted(row)]
+    if len(rows) <= limit:
+        return Window(rows, limited=False, start=after)
+    shown = rows[len(rows) - limit :]
+    first = rows[len(rows) - limit] if limit else None
+    return Window(shown, limited=True, start=(first.pos if first else rows[-1].pos + 1) - 1)
+
+
 class Windows:
     """Find the windows of many rooms: one query for all that the tail does not hold."""
 
@@ -82,14 +93,14 @@ class Windows:
         """Make the window of what the tail holds; None where that is not enough."""
         if span.after >= self._tail.start:
             rows = self._tail.events_of_room(span.room_id, span.after, span.upto)
-            return _cut(rows, limit, wanted, span.after)
+            return cut(rows, limit, wanted, span.after)
         most = limit + 1 if wanted is None else (limit + 1) * _PAGES
         rows = self._tail.latest_of_room(span.room_id, span.upto, most)
         if rows and rows[0].type == "m.room.create":  # the room's whole history is here
-            return _cut(rows, limit, wanted, span.after)
+            return cut(rows, limit, wanted, span.after)
         shown = rows if wanted is None else [row for row in rows if wanted(row)]
         if len(shown) > limit:
-            return _cut(rows, limit, wanted, span.after)
+            return cut(rows, limit, wanted, span.after)
         return None
 
     async def _read(self, spans: Sequence[Span], limit: int, wanted: Wanted | None) -> dict[str, Window]:
@@ -101,19 +112,9 @@ class Windows:
         windows = {}
         for span in spans:
             rows = [row for row in found.get(span.room_nid, ()) if row.pos <= span.upto]
-            window = _cut(rows, limit, wanted, span.after)
+            window = cut(rows, limit, wanted, span.after)
             if len(rows) == most and not window.limited:
                 # The filter left little of what was read, and there may be more before it.
                 window = Window(window.rows, limited=True, start=rows[0].pos - 1)
             windows[span.room_id] = window
         return windows
-
-
-def _cut(rows: list[EventRow], limit: int, wanted: Wanted | None, after: int) -> Window:
-    if wanted is not None:
-        rows = [row for row in rows if wanted(row)]
-    if len(rows) <= limit:
-        return Window(rows, limited=False, start=after)
-    shown = rows[len(rows) - limit :]
-    first = rows[len(rows) - limit] if limit else None
-    return Window(shown, limited=True, start=(first.pos if first else rows[-1].pos + 1) - 1)

@@ -150,16 +150,23 @@ class DeviceLists:
 
     async def _sort(self, user_id: str, moves: Sequence[Move]) -> tuple[set[str], set[str]]:
         """Give those who may be new to the user, and those whom the user may have lost."""
-        joins = {move.before_nid for move in moves if move.joined and move.before_nid is not None}
+        asked = (move.before_nid for move in moves if move.joined or move.user_id == user_id)
+        joins = {nid for nid in asked if nid is not None}
         await asyncio.sleep(0)
         were_joins = await self._were_joins(joins)
+        # The user was in these neither then nor now, and may not learn who is (an invitation declined, say).
+        outside = {
+            move.room_id
+            for move in moves
+            if move.user_id == user_id and move.joined is False and move.before_nid not in were_joins
+        }
         arrived: set[str] = set()
         departed: set[str] = set()
         for number, move in enumerate(moves, 1):
             if number % _MOVES_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others get their turn
-            if move.joined and move.before_nid in were_joins:
-                continue  # a new name or picture
+            if move.room_id in outside or (move.joined and move.before_nid in were_joins):
+                continue  # or it is a new name or picture
             if move.joined is not None and move.user_id != user_id:
                 (arrived if move.joined else departed).add(move.user_id)
                 continue

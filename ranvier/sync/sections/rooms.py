@@ -10,13 +10,13 @@ from ranvier.log.tail import Tail
 from ranvier.rooms.memberships import Membership
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.rooms import Rooms
-from ranvier.rooms.visibility import Visibility
+from ranvier.rooms.visibility import Sight, Visibility
 from ranvier.spec.event import StateKey
 from ranvier.spec.filters import Filter
 from ranvier.storage.events import EventStore
 from ranvier.storage.rooms import RoomStore
 from ranvier.sync.state_at import State, StateAt
-from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT, Span, Window, Windows, event_filter
+from ranvier.sync.windows import DEFAULT_LIMIT, MAX_LIMIT, Span, Window, Windows, cut, event_filter
 from ranvier.wire.log_rows import EventRow
 
 _SUMMED_UP = (MEMBER, "m.room.name", "m.room.canonical_alias")
@@ -72,15 +72,15 @@ class RoomSections:
 
     async def whole(self, asked: Asked, rooms: Iterable[Membership]) -> list[RoomAnswer]:
         """Tell rooms from the beginning: the end of their timeline and all of the state."""
+        known = {m.room_id: m for m in rooms}
+        if not known:
+            return []
         wanted = event_filter(asked.filter.room.timeline, asked.ignored)
-        spans = [Span(m.room_id, m.room_nid, 0, _end(m, asked.upto)) for m in rooms]
+        spans = [Span(m.room_id, m.room_nid, 0, _end(m, asked.upto)) for m in known.values()]
         windows = await self._windows.latest(spans, _limit(asked.filter), wanted)
         sights = await self._visibility.sights({s.room_id: s.room_nid for s in spans}, asked.user_id)
-        for room_id, sight in sights.items():
-            if not sight.everything:
-                window = windows[room_id]
-                windows[room_id] = window._replace(rows=[r for r in window.rows if sight.sees(r.pos)])
-        ends = {span.room_id: span.upto for span in spans}
+        windows = {id_: _seen(asked, window, sights[id_]) for id_, window in windows.items()}
+        ends = {span.room_id: _state_end(asked, known, span, sights) for span in spans}
         states = await self._states(asked, windows, ends)
         return [
             RoomAnswer(room_id, window, self._whole_state(asked, room_id, states[room_id], window), True)
@@ -99,6 +99,11 @@ class RoomSections:
         wanted = event_filter(asked.filter.room.timeline, asked.ignored)
         spans = [Span(id_, known[id_].room_nid, asked.since, _end(known[id_], asked.upto)) for id_ in active]
         windows = await self._windows.latest(spans, _limit(asked.filter), wanted)
+        # Who is joined sees all that comes.
+        left = {id_: known[id_].room_nid for id_ in active if known[id_].membership != "join"}
+        if sights := await self._visibility.sights(left, asked.user_id):
+            windows |= {id_: _seen(asked, windows[id_], sight) for id_, sight in sights.items()}
+            spans = [span._replace(upto=_state_end(asked, known, span, sights)) for span in spans]
         if asked.full_state:
             return await self._full(asked, spans, windows, in_tail=in_tail)
         answers = []
@@ -108,6 +113,36 @@ class RoomSections:
                 continue
             answers.append(await self._answer_since(asked, span, window, in_tail=in_tail))
         return [a for a in answers if a.window.rows or a.state or a.window.limited or a.summary_changed]
+
+    async def left(self, asked: Asked, rooms: Sequence[Membership]) -> list[RoomAnswer]:
+        """Tell rooms that the user left: what they saw until then, and the member event that says so.
+
+        Who was not in a room after ``asked.since`` (who declines an invitation, takes a knock back or is
+        banned from outside) is told of that event alone.
+        """
+        if not rooms:
+            return []
+        sights = await self._visibility.sights({m.room_id: m.room_nid for m in rooms}, asked.user_id)
+        after = asked.since or 0
+        were_in, outside = list[Membership](), list[Membership]()
+        for m in rooms:
+            was_in = sights[m.room_id].in_room_until(max(m.pos, asked.upto)) > after
+            (were_in if was_in else outside).append(m)
+        tell = self.whole if asked.since is None else self.since
+        answers = await tell(asked, were_in)
+        if asked.state_after:
+            answers = [_with_own(asked, answer) for answer in answers]
+        return answers + await self._own_events(asked, outside)
+
+    async def _own_events(self, asked: Asked, rooms: Sequence[Membership]) -> list[RoomAnswer]:
+        """Tell of rooms no more than the user's own member event, as it is now."""
+        wanted = event_filter(asked.filter.room.timeline, asked.ignored)
+        answers = []
+        for row in (await self._events.by_nids([m.event_nid for m in rooms])).values():
+            window = cut([row], _limit(asked.filter), wanted, row.pos - 1)
+            state = [] if window.rows and not asked.state_after else _filtered(asked.filter, [row])
+            answers.append(RoomAnswer(row.room_id, window, state, True))
+        return answers
 
     def has_sent_members(
         self, user_id: str, device_id: str | None, room_id: str, members: Iterable[str]
@@ -171,7 +206,8 @@ class RoomSections:
         }
         if not state_after and window.limited:
             # A key that changed in the window may have changed before it, too: to something older.
-            earlier = await self._store.changed_keys(span.room_nid, span.after, window.start)
+            start = min(window.start, span.upto)
+            earlier = await self._store.changed_keys(span.room_nid, span.after, start)
             hidden = {key: nid for key, nid in earlier.items() if key not in before and nid is not None}
             before.update((row.key, row) for row in (await self._events.by_nids(hidden.values())).values())
         return list(before.values()), changed
@@ -184,7 +220,7 @@ class RoomSections:
         if not asked.state_after:
             for room_id, window in windows.items():
                 if window.rows:
-                    positions[room_id] = window.rows[0].pos - 1
+                    positions[room_id] = min(ends[room_id], window.rows[0].pos - 1)
         if not asked.filter.room.state.lazy_load_members:
             return await self._state_at.of(positions)
         shown = {room_id: _senders(window) | {asked.user_id} for room_id, window in windows.items()}
@@ -224,6 +260,43 @@ def _end(membership: Membership, upto: int) -> int:
     if membership.membership in ("leave", "ban"):
         return min(membership.pos, upto)
     return upto
+
+
+def _state_end(asked: Asked, known: Mapping[str, Membership], span: Span, sights: Mapping[str, Sight]) -> int:
+    """Give until when the user is told of a room's state: while they are in it.
+
+    Who left may have been invited or banned since, which ends the view and adds nothing to it.
+    """
+    m = known[span.room_id]
+    if m.membership == "join":
+        return span.upto
+    return min(span.upto, sights[span.room_id].in_room_until(max(m.pos, asked.upto)))
+
+
+def _seen(asked: Asked, window: Window, sight: Sight) -> Window:
+    """Cut a window to what comes after the last event that the user may not see.
+
+    State that changed there and held on is told as the state before the window.
+    """
+    if sight.everything:
+        return window
+    rows = window.rows
+    for number in range(len(rows), 0, -1):
+        row = rows[number - 1]
+        if not sight.sees(row.pos) and not _is_own(asked, row):
+            return Window(rows[number:], limited=True, start=row.pos)
+    return window
+
+
+def _is_own(asked: Asked, row: EventRow) -> bool:
+    return row.type == MEMBER and row.state_key == asked.user_id
+
+
+def _with_own(asked: Asked, answer: RoomAnswer) -> RoomAnswer:
+    """Have the state after a window say what it ends with: a ban, perhaps, of who had left already."""
+    own = _filtered(asked.filter, [row for row in answer.window.rows[-1:] if _is_own(asked, row)])
+    state = [row for row in answer.state if not own or not _is_own(asked, row)]
+    return answer._replace(state=state + own)
 
 
 def _limit(filter_: Filter) -> int:
