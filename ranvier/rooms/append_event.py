@@ -212,10 +212,10 @@ class RoomWriter:
 
     async def _commit(self, room_id: str, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
         """Commit what can be committed of a batch; give those that are to be tried again."""
+        await self._nids.reserve(4000)
         room = await self._rooms.find(room_id)
         if room is None:
             raise not_found("This server does not know that room")
-        await self._nids.reserve(4000)
         head, head_ts = room.head, room.latest_ts
         base = await self._many_ends.base(room)
         draft = self._draft(room, base)

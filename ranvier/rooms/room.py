@@ -104,13 +104,13 @@ class Room:
         """
         if row.pos <= self.head:
             return
-        self.head = row.pos
         own_key = (
             row.state_key is not None and len(row.state_changes) == 1 and row.state_changes[0] == row.key
         )
         if (row.state_changes and not own_key) or row.room_snapshot is None:
-            self.stale = True
+            self.stale = True  # and at the head of before: whoever still writes on top of it is refused
             return
+        self.head = row.pos
         if row.is_only_end:
             self.extremities = [row]
         else:

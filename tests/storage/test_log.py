@@ -10,6 +10,7 @@ import pytest
 
 from ranvier.rooms.append_event import Action, AlreadySent
 from ranvier.rooms.draft import Draft, Txn
+from ranvier.rooms.room import Room
 from ranvier.spec.errors import MatrixError
 from ranvier.wire.log_rows import EventRow
 from tests.core import running_core
@@ -158,3 +159,35 @@ async def test_what_a_process_does_after_it_stood_still_does_not_undo_what_came_
         assert await frozen.tail.wait_for(newest.pos)
         topics = [row for row in frozen.tail.events_of_room(room_id, 0) if row.type == "m.room.topic"]
         assert [row.content["topic"] for row in topics] == ["newer"]
+
+
+async def test_who_was_banned_elsewhere_says_no_more(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was banned would write on by a worker that hears of it late, and history forget the ban."""
+    async with running_core(database) as one, running_core(database) as two:
+        room_id = await one.create_room()
+        await one.join(room_id, BOB)
+        await two.rooms.get(room_id)
+        find, bans = one.rooms.find, list[EventRow]()
+
+        async def find_and_be_overtaken(wanted: str) -> Room | None:
+            room = await find(wanted)
+            if not bans:
+                ban = {"membership": "ban"}
+                bans.append(
+                    await two.writer.write(
+                        room_id,
+                        lambda draft: draft.add(
+                            sender=ALICE, type="m.room.member", state_key=BOB, content=ban
+                        ),
+                    )
+                )
+                # Read from the database, it does not say all that a room has to know.
+                assert await one.tail.wait_for(bans[0].pos)
+            return room
+
+        monkeypatch.setattr(one.rooms, "find", find_and_be_overtaken)
+        with pytest.raises(MatrixError) as refused:
+            await one.send(room_id, BOB, "still here")
+        assert refused.value.status == 403
+        after = await one.send(room_id, ALICE, "well")
+        assert after.event.prev_event_ids == [bans[0].event_id]
