@@ -208,14 +208,15 @@ async def rows_between(database: Database, after: int, upto: int) -> list[Row]:
 
 async def _mark_redactions(database: Database, rows: Sequence[Row]) -> None:
     """Say of each redaction which event it took effect on."""
-    targets = {
-        target: row
-        for row in rows
-        if isinstance(row, EventRow) and row.type == "m.room.redaction" and (target := row.event.redacts)
-    }
+    by_nid: dict[int, EventRow] = {}
+    targets: set[str] = set()
+    for row in rows:
+        if isinstance(row, EventRow) and row.type == "m.room.redaction" and (target := row.event.redacts):
+            by_nid[row.event_nid] = row
+            targets.add(target)
     if not targets:
         return
     for record in await database.fetch(_REDACTED_BY, list(targets)):
-        row = targets[record["event_id"]]
-        if record["redacted_by"] == row.event_nid:
-            row.redacts = record["event_id"]
+        # Of several redactions of one event the first took effect.
+        if (redaction := by_nid.get(record["redacted_by"])) is not None:
+            redaction.redacts = record["event_id"]

@@ -12,6 +12,7 @@ from ranvier.rooms.append_event import Action, AlreadySent
 from ranvier.rooms.draft import Draft, Txn
 from ranvier.rooms.room import Room
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.log import rows_between
 from ranvier.wire.log_rows import EventRow
 from tests.core import running_core
 
@@ -191,3 +192,24 @@ async def test_who_was_banned_elsewhere_says_no_more(database: str, monkeypatch:
         assert refused.value.status == 403
         after = await one.send(room_id, ALICE, "well")
         assert after.event.prev_event_ids == [bans[0].event_id]
+
+
+async def test_what_was_redacted_twice_stays_redacted(database: str) -> None:
+    """What two moderators removed at once would be shown again after a restart."""
+    async with running_core(database) as core:
+        room_id = await core.create_room()
+        said = await core.send(room_id, ALICE, "oh")
+        redactions = [
+            await core.writer.write(
+                room_id,
+                lambda draft: draft.add(sender=ALICE, type="m.room.redaction", content={}, redacts=said),
+            )
+            for _ in range(2)
+        ]
+        rows = await rows_between(core.database, said.pos, core.tail.pos)
+        assert [row.redacts for row in rows if isinstance(row, EventRow)] == [said.event_id, None]
+    async with running_core(database) as core:
+        row = core.tail.event(said.event_id)
+        assert row is not None
+        assert row.redacted_because is not None
+        assert row.redacted_because.event_id == redactions[0].event_id
