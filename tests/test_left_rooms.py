@@ -148,3 +148,18 @@ async def test_who_came_back_is_told_what_changed_and_not_what_was_said(
             assert timeline == [back.event_id, *([last.event_id] if end == "leave" else [])]
             names = [e["content"]["name"] for e in room["state"]["events"] if e["type"] == "m.room.name"]
             assert names == ["meanwhile"]
+
+
+async def test_two_rooms_that_were_left_are_both_told(syncing: Syncing) -> None:
+    """What was said before somebody was thrown out of a busy room would never reach them."""
+    rooms = [await syncing.create_room() for _ in range(2)]
+    since = syncing.now()
+    said = [await syncing.say(room_id, "hello") for room_id in rooms]
+    kicks = [await syncing.move(rooms[0], BOB, "leave", ALICE)]
+    for number in range(30):
+        await syncing.say(rooms[0], str(number), ALICE)
+    kicks.append(await syncing.move(rooms[1], BOB, "leave", ALICE))
+    assert since.pos < syncing.core.tail.start
+    answer = await syncing.answer(since, parse_filter({}), BOB)
+    for room_id, event_id, kick in zip(rooms, said, kicks, strict=True):
+        assert _left(answer, room_id) == ([event_id, kick.event_id], {})

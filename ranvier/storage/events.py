@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from ranvier.storage.database import Database, Record
@@ -21,10 +21,11 @@ _IN_TIMELINE = "e.room_nid = $1 AND e.pos IS NOT NULL AND NOT e.rejected AND NOT
 _BACKWARDS = _SELECT + f"WHERE {_IN_TIMELINE} AND e.pos <= $2 AND e.pos > $3 ORDER BY e.pos DESC LIMIT $4"
 _FORWARDS = _SELECT + f"WHERE {_IN_TIMELINE} AND e.pos > $2 AND e.pos <= $3 ORDER BY e.pos LIMIT $4"
 _LATEST_OF_ROOMS = f"""
-SELECT {EVENT_COLUMNS} FROM unnest($1::bigint[], $2::bigint[]) AS wanted (wanted_nid, after)
+SELECT {EVENT_COLUMNS}
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS wanted (wanted_nid, after, upto)
 JOIN rooms r ON r.room_nid = wanted_nid
 CROSS JOIN LATERAL (
-    SELECT * FROM events WHERE room_nid = wanted_nid AND pos IS NOT NULL AND pos > after AND pos <= $3
+    SELECT * FROM events WHERE room_nid = wanted_nid AND pos IS NOT NULL AND pos > after AND pos <= upto
       AND NOT rejected AND NOT soft_failed ORDER BY pos DESC LIMIT $4
 ) e ORDER BY e.pos
 """
@@ -172,16 +173,20 @@ class EventStore:
         return None if record is None else (record["event_id"], record["origin_server_ts"])
 
     async def latest_of_rooms(
-        self, after_by_room: dict[int, int], *, upto: int, limit: int
+        self, spans: Mapping[int, tuple[int, int]], *, limit: int
     ) -> dict[int, list[EventRow]]:
         """Read the last ``limit`` events of many rooms at once: per room_nid, oldest first.
 
-        ``after_by_room`` gives for each room the position after which to read.
+        ``spans`` gives for each room the position after which to read, and the last one.
         """
-        if not after_by_room:
+        if not spans:
             return {}
         records = await self._database.fetch(
-            _LATEST_OF_ROOMS, list(after_by_room), list(after_by_room.values()), upto, limit
+            _LATEST_OF_ROOMS,
+            list(spans),
+            [after for after, _ in spans.values()],
+            [upto for _, upto in spans.values()],
+            limit,
         )
         rooms: dict[int, list[EventRow]] = {}
         for row in await self._rows(records):

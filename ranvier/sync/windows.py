@@ -104,14 +104,13 @@ class Windows:
         return None
 
     async def _read(self, spans: Sequence[Span], limit: int, wanted: Wanted | None) -> dict[str, Window]:
-        upto = max(span.upto for span in spans)
         most = limit + 1 if wanted is None else (limit + 1) * _PAGES
         found = await self._events.latest_of_rooms(
-            {span.room_nid: span.after for span in spans}, upto=upto, limit=most
+            {span.room_nid: (span.after, span.upto) for span in spans}, limit=most
         )
         windows = {}
         for span in spans:
-            rows = [row for row in found.get(span.room_nid, ()) if row.pos <= span.upto]
+            rows = found.get(span.room_nid, [])
             window = cut(rows, limit, wanted, span.after)
             if len(rows) == most and not window.limited:
                 # The filter left little of what was read, and there may be more before it.

@@ -201,14 +201,15 @@ class RoomNotes:
         upto = self._tail.pos
         rows: dict[str, list[EventRow]] = {}
         starts: dict[str, int] = {}
-        stored: dict[int, int] = {}
+        stored: dict[int, tuple[int, int]] = {}
         for room_id, (room_nid, after) in after_by_room.items():
             starts[room_id] = begin = self._begin(room_id, after)
             if begin >= self._tail.start:
                 rows[room_id] = self._tail.events_of_room(room_id, begin, upto)[-MAX_EVENTS:]
             else:
-                starts[room_id] = stored[room_nid] = after
-        by_nid = await self._events.latest_of_rooms(stored, upto=upto, limit=MAX_EVENTS)
+                starts[room_id] = after
+                stored[room_nid] = (after, upto)
+        by_nid = await self._events.latest_of_rooms(stored, limit=MAX_EVENTS)
         for room_id, (room_nid, _) in after_by_room.items():
             if room_nid in stored:
                 # The tail's row of an event is the one that learns of a redaction.
