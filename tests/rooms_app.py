@@ -216,7 +216,6 @@ async def running_rooms_app(
             store=directory_store,
             aliases=alias_store,
             rooms=core.rooms,
-            tail=core.tail,
             publication_rules=config.room_list_publication_rules,
         )
         creator = RoomCreator(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from ranvier.storage.room_directory import Entry, RoomDirectoryStore
+from ranvier.wire.log_rows import EventRow
 from tests.core import SERVER_NAME
 from tests.rooms_app import ALICE, NOTHING, RoomsApp, rooms_config, running_rooms_app
 
@@ -67,18 +70,50 @@ async def test_the_directory_follows_the_rooms(database: str) -> None:
             await app.act(user, "join", small)
         row = await app.set_state(small, "m.room.name", {"name": "rude"})
         assert await names(app) == ["rude", "large"]
-        await app.core.writer.write(
-            small,
-            lambda draft: draft.add(
-                sender=ALICE,
-                type="m.room.redaction",
-                content={},
-                redacts=row,
-            ),
-        )
+        await _redact(app, small, row)
         answer = await app.get("/publicRooms", "bob")
         assert [room.get("name") for room in answer.json["chunk"]] == [None, "large"]
         assert answer.json["chunk"][0]["num_joined_members"] == 3
+
+
+async def _redact(app: RoomsApp, room_id: str, row: EventRow) -> None:
+    await app.core.writer.write(
+        room_id,
+        lambda draft: draft.add(sender=ALICE, type="m.room.redaction", content={}, redacts=row),
+    )
+
+
+async def test_a_name_that_was_removed_before_a_restart_is_gone(database: str) -> None:
+    """A name that a moderator removed would be shown to everybody until the room changes."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(visibility="public")
+        row = await app.set_state(room_id, "m.room.name", {"name": "rude"})
+        assert await names(app) == ["rude"]
+        await _redact(app, room_id, row)
+    async with running_rooms_app(database) as app:
+        answer = await app.get("/publicRooms", "bob")
+        assert [room.get("name") for room in answer.json["chunk"]] == [None]
+
+
+async def test_a_name_that_is_removed_while_it_is_read_is_gone(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that a moderator removed would be shown on, as somebody looked at the directory just then."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(visibility="public")
+        row = await app.set_state(room_id, "m.room.name", {"name": "rude"})
+        refresh, redacted = RoomDirectoryStore.refresh, list[str]()
+
+        async def redact_and_refresh(self: RoomDirectoryStore, entries: Sequence[Entry]) -> None:
+            if not redacted:
+                redacted.append(row.event_id)
+                await _redact(app, room_id, row)
+            await refresh(self, entries)
+
+        monkeypatch.setattr(RoomDirectoryStore, "refresh", redact_and_refresh)
+        answer = await app.get("/publicRooms", "bob")
+        assert redacted
+        assert [room.get("name") for room in answer.json["chunk"]] == [None]
 
 
 async def test_pages_go_forward_and_back(database: str) -> None:

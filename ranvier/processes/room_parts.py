@@ -95,7 +95,6 @@ def build_rooms(
         store=directory_store,
         aliases=alias_store,
         rooms=core.rooms,
-        tail=core.tail,
         publication_rules=config.rooms.room_list_publication_rules,
     )
     room_creator = RoomCreator(

@@ -10,7 +10,6 @@ from typing import Any, Final
 import orjson
 
 from ranvier.config.rooms import DirectoryRules
-from ranvier.log.tail import Tail
 from ranvier.rooms.actor import Actor
 from ranvier.rooms.aliases import CANONICAL_ALIAS, may_set
 from ranvier.rooms.rooms import Rooms
@@ -18,18 +17,17 @@ from ranvier.rooms.summary import published_entry, room_type_of
 from ranvier.spec.errors import forbidden, invalid_param
 from ranvier.storage.aliases import AliasStore
 from ranvier.storage.room_directory import Entry, Listed, Place, RoomDirectoryStore, RoomFacts, Search
-from ranvier.wire.log_rows import EventRow, Row
 
 MAX_PAGE: Final = 100
 _MAX_ROUNDS: Final = 10
-_MAX_REDACTED: Final = 10_000
 
 
 class Directory:
     """Publish rooms and list them, those with the most members first.
 
     What is told of a room is kept beside its entry and made anew when the room's state has changed
-    since: looked for whenever somebody asks, so that a room which nobody asks for costs nothing.
+    since, or some of it was redacted: looked for whenever somebody asks, so that a room which nobody asks
+    for costs nothing.
     """
 
     def __init__(
@@ -38,15 +36,12 @@ class Directory:
         store: RoomDirectoryStore,
         aliases: AliasStore,
         rooms: Rooms,
-        tail: Tail,
         publication_rules: DirectoryRules,
     ) -> None:
         self._store = store
         self._aliases = aliases
         self._rooms = rooms
         self._rules = publication_rules
-        self._redacted: set[str] = set()
-        tail.listen(self._apply)
 
     async def is_published(self, room_id: str) -> bool:
         """Tell whether a room is published. Raises 404 ``M_NOT_FOUND`` for an unknown room."""
@@ -106,28 +101,20 @@ class Directory:
 
     async def _refresh(self) -> None:
         """Make anew what has changed."""
-        if self._redacted:
-            redacted, self._redacted = self._redacted, set()
-            await self._store.mark_stale(list(redacted))
         for _ in range(_MAX_ROUNDS):
             stale = await self._store.stale()
             if not stale:
                 return
-            facts = await self._store.facts(stale)
-            await self._store.refresh([_entry(f) for f in facts.values()])
-
-    def _apply(self, rows: Sequence[Row]) -> None:
-        # A redaction may change a name or a topic, and does not change the room's state as such.
-        for row in rows:
-            if isinstance(row, EventRow) and row.redacts is not None and len(self._redacted) < _MAX_REDACTED:
-                self._redacted.add(row.room_id)
+            facts = await self._store.facts(list(stale))
+            await self._store.refresh([_entry(f, stale[f.room_id]) for f in facts.values()])
 
 
-def _entry(facts: RoomFacts) -> Entry:
+def _entry(facts: RoomFacts, made_of: int) -> Entry:
     shown = published_entry(facts)
     searched = "\n".join(shown.get(key, "") for key in ("name", "topic", "canonical_alias")).lower()
     return Entry(
         room_nid=facts.room_nid,
+        was_made_of=made_of,
         snapshot_nid=facts.snapshot_nid,
         joined_members=facts.joined_members,
         room_type=_storable(room_type_of(facts)),

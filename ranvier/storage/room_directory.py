@@ -48,16 +48,15 @@ _UNPUBLISH = "DELETE FROM room_directory WHERE room_id = $1"
 _IS_PUBLISHED = "SELECT EXISTS (SELECT FROM room_directory WHERE room_id = $1)"
 _PUBLISHED_AMONG = "SELECT room_id FROM room_directory WHERE room_id = ANY ($1)"
 _STALE = f"""
-SELECT d.room_id FROM room_directory d JOIN rooms r USING (room_nid)
+SELECT d.room_id, d.snapshot_nid FROM room_directory d JOIN rooms r USING (room_nid)
 WHERE d.snapshot_nid <> r.snapshot_nid LIMIT {_STALE_PAGE}
 """
-_MARK_STALE = "UPDATE room_directory SET snapshot_nid = 0 WHERE room_id = ANY ($1)"
 _REFRESH = """
 UPDATE room_directory d SET snapshot_nid = n.snapshot_nid, joined_members = n.joined_members,
        room_type = n.room_type, searched = n.searched, shown = n.shown
-FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::bytea[])
-  AS n (room_nid, snapshot_nid, joined_members, room_type, searched, shown)
-WHERE d.room_nid = n.room_nid
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::bytea[])
+  AS n (room_nid, was_made_of, snapshot_nid, joined_members, room_type, searched, shown)
+WHERE d.room_nid = n.room_nid AND d.snapshot_nid = n.was_made_of
 """
 _FOUND = """
 FROM room_directory WHERE shown IS NOT NULL
@@ -88,9 +87,10 @@ class RoomFacts(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What the directory keeps of a published room."""
+    """What the directory keeps of a published room, in place of what was made of ``was_made_of``."""
 
     room_nid: int
+    was_made_of: int
     snapshot_nid: int
     joined_members: int
     room_type: str | None
@@ -169,16 +169,12 @@ class RoomDirectoryStore:
             return set()
         return {record["room_id"] for record in await self._database.fetch(_PUBLISHED_AMONG, room_ids)}
 
-    async def stale(self) -> list[str]:
-        """Give published rooms whose state is newer than what the directory tells of them."""
-        return [record["room_id"] for record in await self._database.fetch(_STALE)]
-
-    async def mark_stale(self, room_ids: Sequence[str]) -> None:
-        """Have what the directory tells of some rooms made anew."""
-        await self._database.execute(_MARK_STALE, room_ids)
+    async def stale(self) -> dict[str, int]:
+        """Give published rooms whose state is newer than what the directory tells, with what that is of."""
+        return {r["room_id"]: r["snapshot_nid"] for r in await self._database.fetch(_STALE)}
 
     async def refresh(self, entries: Sequence[Entry]) -> None:
-        """Write what the directory tells of some rooms."""
+        """Write what the directory tells of some rooms, where that did not become stale (anew) meanwhile."""
         if entries:
             await self._database.execute(_REFRESH, *(list(column) for column in zip(*entries, strict=True)))
 
