@@ -163,3 +163,14 @@ async def test_two_rooms_that_were_left_are_both_told(syncing: Syncing) -> None:
     answer = await syncing.answer(since, parse_filter({}), BOB)
     for room_id, event_id, kick in zip(rooms, said, kicks, strict=True):
         assert _left(answer, room_id) == ([event_id, kick.event_id], {})
+
+
+async def test_every_room_of_a_first_sync_says_who_is_in_it(
+    syncing: Syncing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Direct chats would be shown as empty rooms by who is in large ones, too."""
+    monkeypatch.setattr(syncing.core.rooms, "_max_state", 5)
+    rooms = [await syncing.create_room() for _ in range(4)]
+    answer = await syncing.answer(None, parse_filter({}))
+    told = answer["rooms"]["join"]
+    assert [told[room_id]["summary"]["m.joined_member_count"] for room_id in rooms] == [2] * 4

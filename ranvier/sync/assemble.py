@@ -328,7 +328,7 @@ class SyncAssembler:
         parts: list[_Pieces] = []
         if answer is not None:
             parts = await _timeline_parts(request, answer, rendering)
-            room = self._rooms.held(room_id) if answer.summary_changed else None
+            room = await self._rooms.find(room_id) if answer.summary_changed else None
             if room is not None:
                 parts.append([b'"summary":', room_summary(room, request.user_id)])
         for name, rooms in extras.items():
