@@ -210,7 +210,9 @@ async def running_endpoints(
                 events=core.events,
                 relations=relation_store,
                 tail=core.tail,
-                transactions=Transactions(store=TransactionStore(core.database)),
+                transactions=Transactions(
+                    store=TransactionStore(core.database), appender=core.appender, tail=core.tail
+                ),
                 redactor=Redactor(
                     writer=core.writer,
                     events=core.events,

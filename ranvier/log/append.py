@@ -130,6 +130,13 @@ class Appender:
         assert rows, "nothing to write has no position"
         return await self._submit(_Pending(None, rows))
 
+    async def note_others(self) -> int:
+        """Note and give how far others committed, of whom one may have died before it told anybody."""
+        pos = await storage.head(self._database)
+        if self._committed is not None:
+            self._committed(pos)
+        return pos
+
     async def _submit(self, pending: _Pending) -> int:
         if self._ended:
             raise DatabaseUnavailable

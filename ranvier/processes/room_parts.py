@@ -172,7 +172,7 @@ def _build_sending(
         events=core.events,
         relations=relation_store,
         tail=core.tail,
-        transactions=Transactions(store=core.transactions),
+        transactions=Transactions(store=core.transactions, appender=core.appender, tail=core.tail),
         redactor=Redactor(
             writer=core.writer,
             events=core.events,

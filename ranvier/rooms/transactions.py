@@ -6,6 +6,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from ranvier.log.append import Appender
+from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import AlreadySent
 from ranvier.rooms.draft import Txn
 from ranvier.spec.errors import MatrixError
@@ -19,8 +21,12 @@ class Transactions:
     another process the append refuses it.
     """
 
-    def __init__(self, *, store: TransactionStore, max_kept: int = 20_000) -> None:
+    def __init__(
+        self, *, store: TransactionStore, appender: Appender, tail: Tail, max_kept: int = 20_000
+    ) -> None:
         self._store = store
+        self._appender = appender
+        self._tail = tail
         self._max_kept = max_kept
         self._sent: OrderedDict[Txn, str] = OrderedDict()
         self._running: dict[Txn, asyncio.Future[str]] = {}
@@ -40,10 +46,8 @@ class Transactions:
         try:
             event_id = await self._send(txn, send)
         except BaseException as error:
-            lost = (
-                error if isinstance(error, Exception) else ConnectionAbortedError("The first request ended")
-            )
-            running.set_exception(lost)
+            broken_off = MatrixError("M_UNKNOWN", 503, "The first request was broken off; try again")
+            running.set_exception(error if isinstance(error, Exception) else broken_off)
             running.exception()  # mostly nobody else waits for it
             raise
         else:
@@ -65,6 +69,8 @@ class Transactions:
             known = await self._store.event_ids([txn])
             if (event_id := known.get(tuple(txn))) is None:
                 raise
+            # A worker that died may have told nobody of it.
+            await self._tail.wait_for(await self._appender.note_others())
             return event_id
 
     def _keep(self, txn: Txn, event_id: str) -> None:

@@ -11,8 +11,10 @@ import pytest
 from ranvier.rooms.append_event import Action, AlreadySent
 from ranvier.rooms.draft import Draft, Txn
 from ranvier.rooms.room import Room
+from ranvier.rooms.transactions import Transactions
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.log import rows_between
+from ranvier.storage.transactions import TransactionStore
 from ranvier.wire.log_rows import EventRow
 from tests.core import running_core
 
@@ -213,3 +215,46 @@ async def test_what_was_redacted_twice_stays_redacted(database: str) -> None:
         assert row is not None
         assert row.redacted_because is not None
         assert row.redacted_because.event_id == redactions[0].event_id
+
+
+async def test_who_is_refused_a_retry_finds_what_was_sent(database: str) -> None:
+    """A client whose worker died would be told that its message was sent, and not find it in the room."""
+    txn = Txn(ALICE, "PHONE", "send", "t1")
+    told: list[int] = []
+    async with running_core(database) as dead, running_core(database, committed=told.append) as other:
+        room_id = await dead.create_room()
+        first = await dead.send(room_id, ALICE, "once", txn=txn)  # its bus tells nobody else
+        transactions = Transactions(
+            store=TransactionStore(other.database), appender=other.appender, tail=other.tail
+        )
+
+        async def send() -> str:
+            raise MatrixError("M_LIMIT_EXCEEDED", 429, "Too many")
+
+        assert await transactions.once(txn, send) == first.event_id
+        assert other.tail.event(first.event_id) is not None
+        assert first.pos in told
+
+
+async def test_a_retry_beside_a_request_that_is_broken_off_may_come_again(database: str) -> None:
+    """A client would be told of an error of the server, and not that it may try again."""
+    txn = Txn(ALICE, "PHONE", "send", "t1")
+    async with running_core(database) as core:
+        transactions = Transactions(
+            store=TransactionStore(core.database), appender=core.appender, tail=core.tail
+        )
+        begun = asyncio.Event()
+
+        async def send() -> str:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        first = asyncio.create_task(transactions.once(txn, send))
+        await begun.wait()
+        second = asyncio.create_task(transactions.once(txn, send))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(MatrixError) as refused:
+            await second
+        assert refused.value.status == 503
