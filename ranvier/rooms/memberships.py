@@ -47,21 +47,22 @@ class Memberships:
         if rooms is not None:
             self._users.move_to_end(user_id)
             return rooms
+        while (rooms := self._users.get(user_id)) is None:
+            await self._load(user_id)
+        return rooms
+
+    async def _load(self, user_id: str) -> None:
+        """Read a user's memberships; they may have to be read again."""
         before = self._tail.pos
-        stored = await self._store.memberships(user_id)
-        if (meanwhile := self._users.get(user_id)) is not None:
-            return meanwhile
-        rooms = {row.room_id: Membership(*row) for row in stored}
+        rooms = {row.room_id: Membership(*row) for row in await self._store.memberships(user_id)}
+        # The database may know more than the tail does yet, which nobody may be told of before.
+        await self._tail.wait_for(max((m.pos for m in rooms.values()), default=0))
+        if user_id in self._users or before < self._tail.start:
+            return
         self._users[user_id] = rooms
-        # What came while the database answered; it may also know more than the tail does yet.
-        for row in self._tail.rows_since(max(before, self._tail.start)):
-            if isinstance(row, EventRow) and row.type == MEMBER and row.state_key == user_id:
-                self._set(row)
-        newest = max((m.pos for m in rooms.values()), default=0)
         while len(self._users) > self._max_users:
             self._users.popitem(last=False)
-        await self._tail.wait_for(newest)
-        return rooms
+        self._apply(self._tail.rows_since(before))  # what came while the database answered
 
     def held(self, user_id: str) -> dict[str, Membership] | None:
         """Give the user's memberships if they are in memory: the live object, as ``of`` does."""
