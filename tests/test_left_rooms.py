@@ -174,3 +174,24 @@ async def test_every_room_of_a_first_sync_says_who_is_in_it(
     answer = await syncing.answer(None, parse_filter({}))
     told = answer["rooms"]["join"]
     assert [told[room_id]["summary"]["m.joined_member_count"] for room_id in rooms] == [2] * 4
+
+
+@pytest.mark.parametrize("in_tail", [True, False])
+async def test_a_room_between_two_syncs_is_told_whole(syncing: Syncing, in_tail: bool) -> None:
+    """A client would show a room without name and members that its user looked into for a moment."""
+    room_id = await syncing.create_room(())
+    await syncing.put(room_id, ALICE, "m.room.name", {"name": "whole"})
+    since = syncing.now()
+    await syncing.move(room_id, BOB, "join")
+    await syncing.move(room_id, BOB, "leave")
+    if not in_tail:
+        await syncing.fill_tail()
+    room = (await syncing.answer(since, EVERYTHING, BOB))["rooms"]["leave"][room_id]
+    events = [*room["state"]["events"], *room["timeline"]["events"]]
+    told = {(event["type"], event["state_key"]) for event in events}
+    assert told >= {
+        ("m.room.create", ""),
+        ("m.room.name", ""),
+        ("m.room.member", ALICE),
+        ("m.room.member", BOB),
+    }

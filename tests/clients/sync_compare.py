@@ -9,7 +9,7 @@ Not compared, because the protocol itself does not keep it equal:
 - a threaded receipt beside an unthreaded one of the same user and type on the same event: one m.receipt
   event has room for one of them, and the unthreaded covers the other;
 - left rooms, unless the filter asks for them, and rooms that were forgotten: nothing tells of it;
-- the state of rooms that the user never was in (a rejected invite);
+- what was redacted in a room after the user left: nothing tells of it either;
 - members that lazy loading left out; those that are known must be right (`stale_members`).
 """
 
@@ -85,8 +85,6 @@ def room_differences(grown: Room, fresh: Room, mode: Mode) -> list[str]:
     """Compare one room that both sides list in the same section."""
     if fresh.membership in ("invite", "knock"):
         return compare("stripped state", stripped(grown), stripped(fresh))
-    if fresh.membership == "leave" and not grown.was_joined:
-        return []
     found = state_differences(grown, fresh, mode) + timeline_differences(grown, fresh)
     if fresh.membership == "join":
         named = has_name(fresh)
@@ -117,8 +115,11 @@ def timeline_differences(grown: Room, fresh: Room) -> list[str]:
         [essence(event, redacted) for event in room.timeline[-overlap:]] for room in (grown, fresh)
     )
     ids = [event["event_id"] for event in fresh.timeline[-overlap:]]
-    gone = [[event_id for event_id in ids if event_id in room.redacted] for room in (grown, fresh)]
-    return compare("timeline", here, there) + compare("redacted", *gone)
+    found = compare("timeline", here, there)
+    if fresh.membership != "leave":
+        gone = [[event_id for event_id in ids if event_id in room.redacted] for room in (grown, fresh)]
+        found += compare("redacted", *gone)
+    return found
 
 
 def essence(event: Json, redacted: set[str]) -> Json:

@@ -23,7 +23,6 @@ class Room:
     # (receipt type, user, thread or None) -> (event, ts)
     receipts: dict[tuple[str, str, str | None], tuple[str, int]] = field(default_factory=dict)
     redacted: set[str] = field(default_factory=set)
-    was_joined: bool = False
 
 
 @dataclass
@@ -52,7 +51,7 @@ class World:
             apply_events(room, update)
         for room_id, update in rooms.get("join", {}).items():
             room = self.rooms.setdefault(room_id, Room())
-            room.membership, room.stripped, room.was_joined = "join", {}, True
+            room.membership, room.stripped = "join", {}
             apply_events(room, update)
             apply_extras(room, update)
         for event in answer.get("account_data", {}).get("events", []):

@@ -118,18 +118,22 @@ class RoomSections:
         """Tell rooms that the user left: what they saw until then, and the member event that says so.
 
         Who was not in a room after ``asked.since`` (who declines an invitation, takes a knock back or is
-        banned from outside) is told of that event alone.
+        banned from outside) is told of that event alone; who joined it after that, of all of its state.
         """
         if not rooms:
             return []
         sights = await self._visibility.sights({m.room_id: m.room_nid for m in rooms}, asked.user_id)
         after = asked.since or 0
-        were_in, outside = list[Membership](), list[Membership]()
+        known, fresh, outside = list[Membership](), list[Membership](), list[Membership]()
         for m in rooms:
-            was_in = sights[m.room_id].in_room_until(max(m.pos, asked.upto)) > after
-            (were_in if was_in else outside).append(m)
-        tell = self.whole if asked.since is None else self.since
-        answers = await tell(asked, were_in)
+            sight = sights[m.room_id]
+            if sight.in_room_until(max(m.pos, asked.upto)) <= after:
+                outside.append(m)
+            else:
+                (known if sight.membership_at(after) == "join" else fresh).append(m)
+        answers = await self.whole(asked, fresh)
+        if known:
+            answers += await self.since(asked, known)
         if asked.state_after:
             answers = [_with_own(asked, answer) for answer in answers]
         return answers + await self._own_events(asked, outside)
