@@ -141,9 +141,14 @@ class RoomSections:
     async def _own_events(self, asked: Asked, rooms: Sequence[Membership]) -> list[RoomAnswer]:
         """Tell of rooms no more than the user's own member event, as it is now."""
         wanted = event_filter(asked.filter.room.timeline, asked.ignored)
+        rows = await self._events.by_nids([m.event_nid for m in rooms])
         answers = []
-        for row in (await self._events.by_nids([m.event_nid for m in rooms])).values():
-            window = cut([row], _limit(asked.filter), wanted, row.pos - 1)
+        for m in rooms:
+            if (row := rows.get(m.event_nid)) is None:
+                continue  # purged meanwhile
+            # One that came with the state of a room from elsewhere is not in the timeline.
+            timeline = [row] if row.pos else []
+            window = cut(timeline, _limit(asked.filter), wanted, m.pos - 1)
             state = [] if window.rows and not asked.state_after else _filtered(asked.filter, [row])
             answers.append(RoomAnswer(row.room_id, window, state, True))
         return answers
