@@ -30,9 +30,8 @@ _LOST = (
     OSError,
 )
 _STARTING = (
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
+    asyncpg.OperatorInterventionError,  # it starts or stops, or a statement was canceled there
+    asyncpg.ReadOnlySQLTransactionError,  # it is a standby, or was made read-only
     asyncpg.InsufficientResourcesError,  # its disk is full, or it has too many connections
 )
 

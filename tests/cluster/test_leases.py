@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from ranvier.cluster.leases import Lease, LeaseLostError, Leases
@@ -97,6 +98,37 @@ async def test_who_is_not_there_for_jobs_does_them_only_if_nobody_else_does(conn
         unwilling.cancel()
         assert await began.get() == "willing"
         willing.cancel()
+
+
+async def test_a_database_that_is_read_only_for_a_while_ends_no_process(
+    database: str, connections: Database
+) -> None:
+    """All workers would end, one after the other, when a standby takes over that still lets nobody write."""
+    began: asyncio.Queue[None] = asyncio.Queue()
+    ended = asyncio.Event()
+
+    async def work(lease: Lease) -> None:
+        began.put_nowait(None)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    admin = await asyncpg.connect(database)
+    name = await admin.fetchval("SELECT current_database()")
+    working = asyncio.create_task(leases_of(connections, "one").run_alone("sweep", work))
+    async with asyncio.timeout(20):
+        await began.get()
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await ended.wait()  # the lease could not be renewed
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await began.get()
+    working.cancel()
+    await admin.close()
 
 
 async def test_what_a_late_holder_writes_is_refused(connections: Database) -> None:

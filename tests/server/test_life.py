@@ -78,6 +78,14 @@ async def sends_again(user: HttpClient, room_id: str, body: str) -> str:
             await asyncio.sleep(0.05)
 
 
+async def can_send(user: HttpClient, room_id: str) -> bool:
+    """Tell whether a message is taken, and not answered with 503."""
+    with suppress(Unavailable):
+        await user.send(room_id, "perhaps")
+        return True
+    return False
+
+
 # -- starting and stopping -----------------------------------------------------------------------------
 
 
@@ -353,6 +361,37 @@ async def test_a_postgres_that_was_restarted_is_not_noticed(
             assert (await alice.sync())["rooms"]["join"].keys() == {room_id}
         assert "Traceback" not in server.log
     finally:
+        await server.stop()
+
+
+async def test_a_postgres_that_refuses_for_a_while_ends_nothing(
+    postgres_of_ones_own: tuple[EmbeddedPostgres, str], tmp_path: Path
+) -> None:
+    """The server would end when its database is a standby for a moment, or breaks a statement off."""
+    _, dsn = postgres_of_ones_own
+    server = ServerProcess(tmp_path, {"database": database_settings(dsn)})
+    connection = await asyncpg.connect(dsn)
+    try:
+        await server.start()
+        async with await user_of(server, "alice") as alice:
+            room_id = await alice.create_room()
+            await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            await connection.execute("SELECT pg_reload_conf()")
+            async with asyncio.timeout(20):
+                while await can_send(alice, room_id):  # PostgreSQL reads its settings a little later
+                    await asyncio.sleep(0.05)
+            await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            await connection.execute("SELECT pg_reload_conf()")
+            await sends_again(alice, room_id, "between")
+            async with connection.transaction(), asyncio.timeout(20):
+                await connection.execute("LOCK TABLE log_head")
+                while "Can not read the log" not in server.log:
+                    await connection.execute("SELECT pg_cancel_backend(pid) FROM pg_locks WHERE NOT granted")
+                    await asyncio.sleep(0.05)
+            await sends_again(alice, room_id, "after")
+        assert "Traceback" not in server.log
+    finally:
+        await connection.close()
         await server.stop()
 
 
