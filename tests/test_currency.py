@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -56,7 +57,7 @@ async def worker(dsn: str, folder: Path) -> AsyncIterator[Worker]:
     """Run a worker."""
     board = HeadBoard(folder)
     async with running_core(dsn, committed=board.note) as core:
-        board.begin(core.tail.pos)
+        await board.begin(core.tail.pos, partial(storage.head, core.database))
         yield Worker(core, board)
     board.close()
 
@@ -86,7 +87,6 @@ async def test_what_one_worker_finds_in_the_log_no_other_is_behind(database: str
 async def test_older_rows_take_nothing_back(tmp_path: Path) -> None:
     """A worker that reads what it missed would hide from others what it has committed since."""
     board = HeadBoard(tmp_path)
-    board.begin(5)
     board.note(9)
     board.note(7)
     assert board.newest() == 9

@@ -17,6 +17,7 @@ import fcntl
 import mmap
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -56,16 +57,17 @@ class HeadBoard:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}:{status.st_dev}:{status.st_ino}"
 
-    def begin(self, pos: int) -> None:
-        """Set the places that nobody holds to ``pos``, the head of the log as this worker's start read it.
+    async def begin(self, pos: int, read_head: Callable[[], Awaitable[int]]) -> None:
+        """Begin at ``pos``, and set back to the head of the log what is told of another database.
 
-        What the dead left there is not newer, unless it belongs to another database.
+        What the dead left of this one is not newer than a head that is read once they are known to be dead.
         """
-        for place in range(PLACES):
-            if place == self._own or self._lock(place):
-                self._places[place] = pos
-                if place != self._own:
-                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+        self._places[self._own] = pos
+        left = {place: self._places[place] for place in range(PLACES) if self._is_left(place)}
+        head = await read_head()
+        for place, told in left.items():
+            if told > head and self._places[place] == told and self._is_left(place):
+                self._places[place] = head
 
     def note(self, pos: int) -> None:
         """Tell of a commit of this worker's, or of one that it found in the log."""
@@ -114,6 +116,13 @@ class HeadBoard:
             if self._lock(place):
                 return place
         raise OSError(errno.EUSERS, f"{PLACES} workers of this machine share a folder already")
+
+    def _is_left(self, place: int) -> bool:
+        """Tell whether nobody holds a place now; who takes it later sets it, too."""
+        if place == self._own or not self._lock(place):
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+        return True
 
     def _lock(self, place: int) -> bool:
         # The kernel frees it when the process ends, however that happens.

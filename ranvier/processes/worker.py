@@ -44,6 +44,7 @@ from ranvier.processes.prepare_database import prepare_database
 from ranvier.processes.run_folder import run_folder
 from ranvier.processes.start_error import StartError
 from ranvier.processes.successors import Successors
+from ranvier.storage import log as storage
 from ranvier.storage.database import Database
 from ranvier.wire.members import BACKGROUND, DRAINING
 
@@ -213,7 +214,7 @@ async def _core(
         leases=_leases(config, database) if board is not None else None,
     )
     if board is not None:
-        board.begin(core.tail.pos)
+        await board.begin(core.tail.pos, partial(storage.head, database))
     return core
 
 

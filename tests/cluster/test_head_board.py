@@ -48,6 +48,26 @@ def test_everybody_sees_the_newest_head(tmp_path: Path) -> None:
     other.close()
 
 
+async def test_who_starts_takes_nothing_back_but_what_is_of_another_database(tmp_path: Path) -> None:
+    """Who sent a message through a worker that is killed would be shown the room without it by another one.
+
+    And with a database from a copy, workers would wait for commits that it does not have.
+    """
+    dead, starting, third = HeadBoard(tmp_path), HeadBoard(tmp_path), HeadBoard(tmp_path)
+
+    async def read_head() -> int:
+        return 101
+
+    dead.note(101)  # since ``starting`` has read the log, as far as 100
+    await starting.begin(100, read_head)
+    assert third.newest() == 101
+    dead.note(1_000)
+    await third.begin(101, read_head)
+    assert third.newest() == 101
+    for board in (dead, starting, third):
+        board.close()
+
+
 def test_they_commit_in_turn(tmp_path: Path, clock: Clock) -> None:
     """Under load each message would cost a commit of its own, or one worker's would wait for ever."""
     one, other, third = HeadBoard(tmp_path), HeadBoard(tmp_path), HeadBoard(tmp_path)
