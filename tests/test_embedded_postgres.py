@@ -19,6 +19,7 @@ from ranvier.processes import unprivileged
 from ranvier.processes.postgres import EmbeddedPostgres, PostgresError, running_dsn
 from ranvier.processes.postgres_programs import ProgramsError, choose_programs
 from tests.postgres import private_folder
+from tests.redis import until
 
 START_AND_DIE = """
 import asyncio, os, sys
@@ -240,5 +241,29 @@ async def test_a_start_that_is_given_up_leaves_nothing_running(folder: Path) -> 
     await postgres.stop()
     assert postgres.pid is None
     assert not (folder / "postgres/cluster/postmaster.pid").exists()
+    assert await ask(await postgres.start(), "SELECT 1") == 1
+    await postgres.stop()
+
+
+async def test_a_recovery_may_take_long_and_can_be_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a power cut no start would ever come to its end, each broken off; nor would it hear Ctrl-C."""
+    monkeypatch.setattr("ranvier.processes.postgres.RECOVERY_NEWS_S", 0.1)
+    postgres = EmbeddedPostgres(folder, settings={"hot_standby": "off"})
+    await postgres.start()
+    await postgres.stop()
+    endless = folder / "postgres/cluster/standby.signal"  # it recovers for as long as this is there
+    endless.touch()
+    start = asyncio.create_task(postgres.start())
+    await until(lambda: caplog.text.count("PostgreSQL is not ready yet") > 2)
+    assert not start.done()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    async with asyncio.timeout(30):
+        await postgres.stop()
+    assert postgres.pid is None
+    endless.unlink()
     assert await ask(await postgres.start(), "SELECT 1") == 1
     await postgres.stop()

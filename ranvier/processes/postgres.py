@@ -76,7 +76,8 @@ SETTINGS: Mapping[str, str] = {
 PRIVATE_SETTINGS: Mapping[str, str] = {"listen_addresses": "", "unix_socket_permissions": "0700"}
 """What keeps the cluster private. Given on the command line, so nothing goes over them."""
 
-START_TIMEOUT_S = 120.0  # recovery after a crash replays up to max_wal_size
+PROGRAM_TIMEOUT_S = 120.0
+RECOVERY_NEWS_S = 30.0
 STOP_TIMEOUT_S = 60.0
 ORPHAN_TIMEOUT_S = 3.0
 IMMEDIATE, FAST = signal.SIGQUIT, signal.SIGINT
@@ -162,7 +163,8 @@ class EmbeddedPostgres:
                 with _explained():
                     programs = _programs_for(self._cluster)
                     self._run(programs, self._run_as(programs))
-                logger.info("The embedded PostgreSQL runs again")
+                if not self._stopping:
+                    logger.info("The embedded PostgreSQL runs again")
 
     def _stop(self) -> None:
         with self._changing:
@@ -260,17 +262,24 @@ class EmbeddedPostgres:
         argv: list[str | Path] = [programs.path("postgres"), "-D", self._cluster]
         for name, value in private.items():
             argv += ["-c", f"{name}={value}"]
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + PROGRAM_TIMEOUT_S
         while True:
             self._spawn(run_as.command(argv))
-            if wait_until(self._ready_or_dead, deadline - time.monotonic()) and self._alive():
+            if self._comes_up():
                 return
-            if self._alive():
-                raise PostgresError(f"PostgreSQL was not ready within {START_TIMEOUT_S:.0f} s")
             # The children of a postmaster that was killed may hold its shared memory for a moment.
             if "still in use" not in self._last_words() or time.monotonic() > deadline:
                 raise PostgresError(f"PostgreSQL does not start: {self._last_words()}")
             time.sleep(10 * POLL_INTERVAL_S)
+
+    def _comes_up(self) -> bool:
+        """Wait until PostgreSQL is ready, or is to be stopped; False if it ended.
+
+        However long it recovers after a crash: broken off, that would begin anew for ever.
+        """
+        while not wait_until(self._is_settled, RECOVERY_NEWS_S):
+            logger.warning("PostgreSQL is not ready yet: it recovers (see %s)", self._home / "log")
+        return self._alive()
 
     def _spawn(self, command: list[str]) -> None:
         with (self._home / "startup.log").open("wb") as output:
@@ -288,10 +297,10 @@ class EmbeddedPostgres:
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def _ready_or_dead(self) -> bool:
+    def _is_settled(self) -> bool:
         status = PostmasterStatus.read(self._cluster)
         ready = status is not None and status.pid == self.pid and status.ready
-        return ready or not self._alive()
+        return ready or self._stopping or not self._alive()
 
     def _last_words(self) -> str:
         logs = sorted((self._home / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
@@ -308,7 +317,7 @@ class EmbeddedPostgres:
             env=_environment(),
             input=standard_input,
             capture_output=True,
-            timeout=START_TIMEOUT_S,
+            timeout=PROGRAM_TIMEOUT_S,
         )
         if done.returncode != 0:
             raise PostgresError(f"{argv[0]} failed: {done.stderr.decode(errors='replace').strip()}")
