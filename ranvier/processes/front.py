@@ -92,6 +92,7 @@ class Front:
         self._sockets: list[tuple[socket.socket, FrontListener]] = []
         self._files: list[UnixAddress] = []
         self._workers: dict[str, _Worker] = {}
+        self._started: set[str] = set()  # who has been ready, be it in a process of before
         self._unread: dict[_Waiting, None] = {}  # oldest first
         self._unplaced: list[_Waiting] = []
         self._turns = itertools.count()
@@ -127,12 +128,25 @@ class Front:
         worker = self._workers.get(name)
         return worker is not None and not worker.has_served
 
+    def has_started(self, name: str) -> bool:
+        """Tell whether a worker of this name has been ready, in its process of now or one before."""
+        return name in self._started
+
     async def wait_ready(self, names: Iterable[str]) -> None:
         """Wait until these workers take connections."""
         wanted = set(names)
         while not wanted <= set(self.ready_workers()):
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
+
+    async def wait_started(self, names: Iterable[str]) -> None:
+        """Wait until each of these workers has been ready, whether it is now or not."""
+        wanted = set(names)
+        while not wanted <= self._started:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     def _hear(self, name: str) -> None:
         worker = self._workers[name]
@@ -142,6 +156,7 @@ class Front:
             elif isinstance(message, Ready | Draining):
                 worker.ready = isinstance(message, Ready)
                 worker.has_served |= worker.ready
+                self._started.add(name)  # one that was drained before it served has come as far
                 self._changed.set()
                 self._give_unplaced()
             elif isinstance(message, TakesRooms):

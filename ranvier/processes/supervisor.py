@@ -315,8 +315,8 @@ class Workers:
         self._signal(name, signal.SIGHUP)
 
     async def wait_ready(self) -> None:
-        """Wait until every worker takes connections. Until then, one that ends takes all others with it."""
-        await self._front.wait_ready(self._keeping)
+        """Wait until every worker has taken connections; one that ends before takes all others with it."""
+        await self._front.wait_started(self._keeping)
         self._starting = False
 
     async def stop(self) -> None:
@@ -349,7 +349,7 @@ class Workers:
                     how = f"could not be started ({error})"
                 if name in self._unwanted:
                     return
-                if self._starting:
+                if self._starting and not self._front.has_started(name):
                     raise StartError(f"{name} {how} before it was ready; its log says why")
                 logger.log(level, "Worker %s %s; starting it again", name, how)
                 if time.monotonic() - started < _STEADY_S:

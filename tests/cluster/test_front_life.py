@@ -21,6 +21,7 @@ from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.figures import SYNC_WAITING, figures
 from tests.cluster.log_lock import connection_of, log_locked
 from tests.cluster.test_up_beside import logged
+from tests.cluster.test_worker_life import restarts
 from tests.postgres import private_folder
 from tests.redis import until
 from tests.server.http_client import HttpClient, Refused
@@ -98,6 +99,19 @@ async def test_one_worker_more_or_less_while_it_starts_holds_up_nothing(server: 
     await logged(server, "Clients reach it at")
     os.kill(server.pid, signal.SIGTTIN)
     await server.wait_live(3)
+
+
+async def test_a_worker_is_restarted_while_others_start(server: ClusterProcess) -> None:
+    """A click on Restart while a large server starts would end all of it, for a reason that is not so."""
+    server.write_config(log_level="INFO", drain_timeout="60s")  # so long worker2 waits for its socket
+    with held(server, "worker2"):
+        starting: asyncio.Task[object] = asyncio.create_task(server.start())
+        async with asyncio.timeout(60):
+            while not await restarts(server.worker_socket("worker1"), "worker1"):
+                await asyncio.sleep(0.05)
+        await until(lambda: "worker1 ended (status 75)" in server.log, 30)
+    await starting
+    await logged(server, "Clients reach it at")
 
 
 async def test_a_reload_while_it_starts_ends_nothing_and_ctrl_c_ends_all(server: ClusterProcess) -> None:
