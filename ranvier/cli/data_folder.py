@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,7 +87,10 @@ def make_data_folder(data_dir: Path, server_name: str | None, port: int | None) 
         # Root's own folder stays open to be walked through, for the user that PostgreSQL runs as; the
         # files in it that hold secrets are closed.
         data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-        for file in generate_files(server_name, data_dir.absolute(), port=port or DEFAULT_PORT):
+        files = generate_files(server_name, data_dir.absolute(), port=port or DEFAULT_PORT)
+        if there := next((file.path for file in files if file.path.exists()), None):
+            raise FileExistsError(errno.EEXIST, "", there)  # before one is written that was lost
+        for file in files:
             file.write()
     except FileExistsError as error:
         raise click.ClickException(f"{error.filename} is already there and is not replaced") from error

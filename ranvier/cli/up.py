@@ -13,10 +13,10 @@ import click
 
 from ranvier.cli.data_folder import DEFAULT_DATA, is_new, load_config, make_data_folder, place_options
 from ranvier.config import Config, load
-from ranvier.config.generate import CONFIG_NAME, SIGNING_KEY_NAME, signing_key_file
+from ranvier.config.generate import CONFIG_NAME, SIGNING_KEY_NAME
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener
 from ranvier.processes.postgres import PostgresError
-from ranvier.processes.start_error import StartError
+from ranvier.processes.start_error import LostKeyError, StartError
 
 
 @click.command()
@@ -41,17 +41,10 @@ def up(
     The first time, with neither a configuration nor a data folder, it makes both. Where the configuration has
     a Redis, `ranvier worker` may be started beside it.
     """
-    if not configs and is_new(data_dir):
-        make_data_folder(data_dir, server_name, port)
-        click.echo(f"Made {data_dir} with a configuration and a signing key.")
-    config = load_config(data_dir, configs, notes=True)
-    if server_name is not None and server_name != config.server.server_name:
-        raise click.BadParameter(
-            f"this server is {config.server.server_name}, and a server's name cannot be changed",
-            param_hint="--server-name",
-        )
     fronted = workers is not None
-    config = with_signing_key(as_server(config, port, fronted=fronted), data_dir)
+    with stops_with_a_sentence():
+        config = as_server(_first_config(data_dir, configs, server_name, port), port, fronted=fronted)
+        config = with_signing_key(config, data_dir, may_be_made=True)
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415
     from ranvier.processes.server import run  # noqa: PLC0415
@@ -76,6 +69,22 @@ def up(
             if port is not None:
                 arguments += ["--port", str(port)]
             run_workers(config, workers, data_dir=data_dir, arguments=arguments, reload=reload, ready=ready)
+
+
+def _first_config(
+    data_dir: Path, configs: Sequence[Path], server_name: str | None, port: int | None
+) -> Config:
+    """Load the configuration, made before where there is nothing yet. Raises ClickException, ``OSError``."""
+    if not configs and is_new(data_dir):
+        make_data_folder(data_dir, server_name, port)
+        click.echo(f"Made {data_dir} with a configuration and a signing key.")
+    config = load_config(data_dir, configs, notes=True)
+    if server_name is not None and server_name != config.server.server_name:
+        raise click.BadParameter(
+            f"this server is {config.server.server_name}, and a server's name cannot be changed",
+            param_hint="--server-name",
+        )
+    return config
 
 
 @contextmanager
@@ -115,25 +124,21 @@ def with_port(config: Config, port: int) -> Config:
     return replace(config, listeners=tuple(listeners))
 
 
-def with_signing_key(config: Config, data_dir: Path) -> Config:
-    """Give the configuration with the path of its signing key, made in the data folder if none is named."""
-    path = config.keys.signing_key_path
-    if path is None:
-        path = data_dir.absolute() / SIGNING_KEY_NAME
-        if not path.exists():
-            data_dir.mkdir(parents=True, exist_ok=True)
-            signing_key_file(path).write()
-    elif not path.is_file():
-        raise click.ClickException(f"there is no signing key {path}; `ranvier generate-config` makes one")
+def with_signing_key(config: Config, data_dir: Path, *, may_be_made: bool = False) -> Config:
+    """Give the configuration with the path of its signing key, which is in the data folder if none is named.
+
+    There it need not be yet if it ``may_be_made``. Raises LostKeyError, ``OSError``.
+    """
+    named = config.keys.signing_key_path
+    path = named or data_dir.absolute() / SIGNING_KEY_NAME
+    if not path.is_file() and (named is not None or not may_be_made):
+        raise LostKeyError(path)
     return replace(config, keys=replace(config.keys, signing_key_path=path))
 
 
 def read_again(data_dir: Path, configs: Sequence[Path]) -> Config:
     """Read the configuration of a running server. Raises ConfigError, StartError, ``OSError``."""
-    try:
-        return with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
-    except click.ClickException as error:
-        raise StartError(error.message) from error
+    return with_signing_key(load(list(configs) or [data_dir / CONFIG_NAME]), data_dir)
 
 
 def greeting(config: Config, data_dir: Path, configs: Sequence[Path]) -> str:

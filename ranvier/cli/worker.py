@@ -27,8 +27,9 @@ def worker(
     SIGHUP makes it read its configuration again. It finds PostgreSQL and Redis in the configuration, or those
     of a running `ranvier up` with the same data folder.
     """
-    # What has no effect was said once by the command that has the front.
-    config = with_signing_key(load_config(data_dir, configs, notes=front_fd is None), data_dir)
+    with stops_with_a_sentence():
+        # What has no effect was said once by the command that has the front.
+        config = with_signing_key(load_config(data_dir, configs, notes=front_fd is None), data_dir)
     # Imported here, so that the commands that need no server start at once.
     from ranvier.processes.life import receive_plan, run_worker  # noqa: PLC0415
     from ranvier.processes.open_files import allow_many_files  # noqa: PLC0415

@@ -97,12 +97,17 @@ class GeneratedFile:
     content: str
 
     def write(self) -> None:
-        """Write the file. Raises ``FileExistsError`` rather than replace one."""
+        """Write the file, all of it or none. Raises ``OSError``, ``FileExistsError`` where one is there."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(self.path, flags, self.mode), "w", encoding="utf-8") as file:
-            file.write(self.content)
-            file.flush()
-            os.fsync(file.fileno())
+        file = os.fdopen(os.open(self.path, flags, self.mode), "w", encoding="utf-8")
+        try:
+            with file:
+                file.write(self.content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            self.path.unlink()
+            raise
 
 
 def generate(server_name: str, data_dir: Path, *, port: int = DEFAULT_PORT) -> str:

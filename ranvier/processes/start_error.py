@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class StartError(Exception):
     """Say why the server cannot start and what to do about it."""
+
+
+class LostKeyError(StartError):
+    """Say that the signing key is not there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"there is no signing key {path}: bring it back from a copy, nobody trusts a new one"
+        )

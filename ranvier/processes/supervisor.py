@@ -23,6 +23,7 @@ from ranvier.config.listeners import Listener, is_for_workers
 from ranvier.processes import front_protocol
 from ranvier.processes.front import Front, FrontListener
 from ranvier.processes.front_protocol import Plan
+from ranvier.processes.identity import make_first_key
 from ranvier.processes.life import RESTARTING, Reload, read_configuration
 from ranvier.processes.listeners import addresses_of
 from ranvier.processes.logs import LogOutput, set_up_logging
@@ -156,10 +157,11 @@ async def running_workers(
         database = Database({"dsn": dsn}, size=1)
         try:
             await prepare_database(database, config)  # once, and not by each worker
+            await make_first_key(config, database)
         finally:
             await database.close()
         stack.enter_context(telling_surroundings(data_dir, dsn, redis))
-        _tell_of_replication(config)
+        _tell_of_no_effect(config)
         front = Front([_front_listener(listener) for listener in config.listeners])
         front.open()
         plan = Plan(

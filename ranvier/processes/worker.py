@@ -35,7 +35,7 @@ from ranvier.processes.core import Core, start_core
 from ranvier.processes.database_time import DatabaseTimes
 from ranvier.processes.front_end import Adopting, FrontEnd
 from ranvier.processes.garbage import collect_garbage
-from ranvier.processes.identity import identity_of
+from ranvier.processes.identity import identity_of, make_first_key
 from ranvier.processes.listeners import http_listener, tls_files
 from ranvier.processes.logs import LogOutput
 from ranvier.processes.moving import Moving
@@ -143,6 +143,7 @@ async def running_worker(
     database = Database({"dsn": around.dsn}, size=around.database_size, spent=times.add)
     try:
         await prepare_database(database, config)
+        await make_first_key(config, database)
         async with _shared_board(config, folder, around) as board, _tasks_that_end() as (tasks, end):
             bus = _bus(config, around.redis)
             core = await _core(config, database, bus, tasks, board)

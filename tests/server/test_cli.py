@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +14,7 @@ from click.testing import CliRunner, Result
 
 from ranvier.cli.data_folder import load_config
 from ranvier.cli.main import main
-from ranvier.cli.up import greeting, with_port, with_signing_key
-from ranvier.config import load
-from ranvier.spec.signatures import SigningKey
+from ranvier.cli.up import greeting, with_port
 
 
 def ranvier(*arguments: str | Path, standard_input: str | None = None) -> Result:
@@ -99,15 +99,33 @@ def test_a_named_signing_key_that_is_missing_is_not_made_anew(data: Path) -> Non
     assert "signing.key" in result.output
 
 
-def test_a_signing_key_that_nothing_names_is_made_once_in_the_data_folder(tmp_path: Path) -> None:
-    """A configuration without a key could not be started, or each start would make another."""
-    (tmp_path / "homeserver.yaml").write_text("server_name: example.org\n")
-    config = load([tmp_path / "homeserver.yaml"])
-    path = with_signing_key(config, tmp_path / "data").keys.signing_key_path
-    assert path == tmp_path / "data" / "signing.key"
-    key = SigningKey.parse(path.read_text())
-    assert with_signing_key(config, tmp_path / "data").keys.signing_key_path == path
-    assert SigningKey.parse(path.read_text()) == key
+def test_a_lost_signing_key_is_not_made_again_by_what_makes_a_configuration(data: Path) -> None:
+    """Who follows the advice to make one would have a server that others do not trust."""
+    (data / "signing.key").unlink()
+    assert ranvier("generate-config", "--data", data).exit_code == 1
+    assert not (data / "signing.key").exists()
+
+
+def test_a_worker_makes_no_signing_key(tmp_path: Path) -> None:
+    """The workers of another machine would sign with a key of their own, and nobody would be told."""
+    (tmp_path / "homeserver.yaml").write_text("server_name: example.org\nredis: {enabled: true}\n")
+    result = ranvier("worker", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert f"there is no signing key {tmp_path / 'signing.key'}" in result.output
+    assert not (tmp_path / "signing.key").exists()
+
+
+def test_what_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk was full an empty key would lie, and no start would come to its end ever after."""
+
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    result = ranvier("generate-config", "--data", tmp_path / "data")
+    assert result.exit_code == 1
+    assert "No space left on device" in result.output
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_the_port_option_moves_the_first_tcp_listener(data: Path) -> None:

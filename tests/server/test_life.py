@@ -16,6 +16,7 @@ import pytest
 from ranvier.processes.postgres import EmbeddedPostgres
 from ranvier.processes.postmaster import PostmasterStatus
 from tests.postgres import fresh_database, private_folder
+from tests.redis import until
 from tests.server.administrator import (
     PASSWORD,
     command,
@@ -261,6 +262,26 @@ async def test_a_server_on_another_servers_database_is_refused(server: ServerPro
     assert "Traceback" not in refused.output
     assert f"belongs to '{SERVER_NAME}', not to 'other.example'" in refused.output
     assert postgres_pid(server) is None
+
+
+async def test_a_signing_key_is_made_once(server: ServerProcess) -> None:
+    """A key that was lost would be replaced in silence by one that no other server trusts."""
+    await server.start()
+    key = server.folder / "data" / "signing.key"
+    kept = key.rename(server.folder / "kept.key")
+    os.kill(server.pid, signal.SIGHUP)
+    await until(lambda: "the old one stays" in server.log)
+    await (await user_of(server, "alice")).create_room()
+    await server.stop()
+    lost = await ranvier("up", *options(server))
+    assert lost.output.splitlines()[-1].startswith(f"Error: there is no signing key {key}")
+    assert not key.exists()
+    key.touch()
+    empty = await ranvier("up", *options(server))
+    assert f"Error: the signing key {key} cannot be used" in empty.output
+    assert "Traceback" not in lost.output + empty.output
+    kept.rename(key)
+    await server.start()
 
 
 async def test_every_mistake_of_a_configuration_is_told_at_once(server: ServerProcess) -> None:
