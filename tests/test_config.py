@@ -309,6 +309,27 @@ def test_the_database_arguments_make_a_connection_uri(tmp_path: Path) -> None:
     assert config.database.max_connections == 20
 
 
+def test_the_files_of_the_databases_tls_lie_beside_the_configuration(tmp_path: Path) -> None:
+    """A certificate that the README says how to name would not be found, under systemd at least."""
+    database = read(
+        tmp_path, "database: {args: {sslmode: verify-full, sslrootcert: ca.pem, sslkey: ''}}"
+    ).database
+    assert database is not None
+    assert database.tls == (("sslmode", "verify-full"), ("sslrootcert", str(tmp_path / "ca.pem")))
+
+
+def test_a_certificate_that_cannot_be_looked_at_is_named_with_all_else_that_is_wrong(tmp_path: Path) -> None:
+    """One in a folder of root's would give a page of traceback, and nothing of the other mistakes."""
+    nowhere = "x" * 300  # as what may not be looked at, it is an error to ask whether that is there
+    text = (
+        f"listeners: [{{port: 1, tls: true}}]\ntls_certificate_path: {nowhere}\ntls_private_key_path: key.pem"
+    )
+    assert [it.message for it in problems(tmp_path, text)] == [
+        f"cannot find {tmp_path / nowhere}: File name too long",
+        f"cannot find {tmp_path / 'key.pem'}: No such file or directory",
+    ]
+
+
 def test_listeners_as_synapse_writes_them(tmp_path: Path) -> None:
     """The server would answer in other places than its administrator said."""
     config = read(

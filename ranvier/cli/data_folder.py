@@ -50,13 +50,15 @@ def load_config(data_dir: Path, configs: Sequence[Path], *, notes: bool = False)
     With ``notes`` what has no effect is said as well: where the server is started, and where one asks.
     """
     paths = list(configs) or [data_dir / CONFIG_NAME]
-    if not configs and not paths[0].exists():
-        raise click.ClickException(
-            f"there is no {paths[0]}; make one with `ranvier up` or `ranvier generate-config`, "
-            "or say with --data or --config where it is"
-        )
     try:
+        if not configs and not paths[0].exists():
+            raise click.ClickException(
+                f"there is no {paths[0]}; make one with `ranvier up` or `ranvier generate-config`, "
+                "or say with --data or --config where it is"
+            )
         config = load(paths)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
     except ConfigError as error:
         show(error.problems)
         errors = sum(problem.severity == "error" for problem in error.problems)

@@ -165,8 +165,11 @@ def _check_tls(root: Section, config: Config) -> None:
             path = getattr(config.server, key)
             if path is None:
                 root.error(key, "expected a path, because a listener has tls: true")
-            elif not path.is_file():
-                root.error(key, f"there is no file {path}")
+                continue
+            try:
+                path.stat()
+            except OSError as error:
+                root.error(key, f"cannot find {path}: {error.strerror}")
 
 
 def _check_replication(root: Section, config: Config) -> None:

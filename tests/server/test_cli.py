@@ -84,6 +84,16 @@ def test_a_data_folder_without_configuration_is_not_taken_for_a_new_server(
     assert not (tmp_path / "signing.key").exists()
 
 
+@pytest.mark.parametrize("command", ["up", "worker", "check-config", "status"])
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, command: str) -> None:
+    """Who is not the server's user, and asks all the same, would be shown a page of traceback."""
+    folder = tmp_path / ("x" * 300)  # to ask whether that is there is an error, as with a closed one
+    result = ranvier(command, "--data", folder)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert str(folder) in result.output
+
+
 def test_a_server_does_not_change_its_name(data: Path) -> None:
     """All users and rooms of the old name would be orphans."""
     result = ranvier("up", "--data", data, "--server-name", "other.org")
