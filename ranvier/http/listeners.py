@@ -71,7 +71,7 @@ class Listener:
         self._settings = settings
         self._app = app
         self._state = Open()
-        self._tls = _tls_context(settings.tls) if settings.tls is not None else None
+        self._tls = tls_context(settings.tls) if settings.tls is not None else None
         self._wrapping: dict[str, Any] = {}
         if self._tls is not None:
             self._wrapping = {"ssl": self._tls, "ssl_handshake_timeout": _HANDSHAKE_S}
@@ -150,7 +150,7 @@ class Listener:
     def reload_certificate(self) -> None:
         """Read the certificate again, for new connections. Raises ``OSError`` (``ssl.SSLError`` is one)."""
         if self._tls is not None and self._settings.tls is not None:
-            self._tls.load_cert_chain(self._settings.tls.certificate, self._settings.tls.private_key)
+            _load(self._tls, self._settings.tls)
 
     def _connection(self, begun: bytes = b"") -> Connection:
         return Connection(self._app.answer, self._state, self._settings.limits, begun)
@@ -245,14 +245,23 @@ def _remove_stale(path: Path, kind: int) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return
-        except TimeoutError:
+        except (BlockingIOError, TimeoutError):
             pass  # a full backlog: somebody holds it
     raise OSError(errno.EADDRINUSE, f"{path}: another process answers there")
 
 
-def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+def tls_context(files: TlsFiles) -> ssl.SSLContext:
+    """Read a certificate for listeners. Raises ``OSError`` that names its files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(files.certificate, files.private_key)
+    _load(context, files)
     return context
+
+
+def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
+    try:
+        context.load_cert_chain(files.certificate, files.private_key)
+    except OSError as error:  # it names neither, and an SSLError is one
+        named = f"the certificate {files.certificate} with the key {files.private_key}"
+        raise OSError(error.errno, f"cannot use {named}: {error.strerror or error}") from error

@@ -185,11 +185,12 @@ def address(config: RedisConfig) -> str:
 
 
 def _tls(config: RedisConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(
-        cafile=str(config.ca_file) if config.ca_file else None,
-        capath=str(config.ca_path) if config.ca_path else None,
-    )
-    if config.certificate_file is not None:
-        key = str(config.private_key_file) if config.private_key_file else None
-        context.load_cert_chain(str(config.certificate_file), key)
+    files = [config.ca_file, config.ca_path, config.certificate_file, config.private_key_file]
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file, capath=config.ca_path)
+        if config.certificate_file is not None:
+            context.load_cert_chain(config.certificate_file, config.private_key_file)
+    except OSError as error:  # it names none of them
+        named = ", ".join(str(file) for file in files if file is not None)
+        raise RedisUnavailable(f"cannot use {named}: {error.strerror or error}") from error
     return context

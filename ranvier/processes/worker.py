@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
@@ -23,7 +22,7 @@ from ranvier.config.database import RedisConfig
 from ranvier.config.listeners import Listener as ListenerConfig
 from ranvier.config.listeners import is_for_workers
 from ranvier.http.app import Application
-from ranvier.http.listeners import Listener
+from ranvier.http.listeners import Listener, tls_context
 from ranvier.http.request_log import LOGGER_NAME, RequestLog
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
@@ -103,8 +102,7 @@ class RunningWorker:
             raise StartError(f"this server is {before.server.server_name}, and that cannot be changed")
         if any(listener.tls for listener in (*before.listeners, *before.worker.listeners)):
             # Looked at before: a context that took half of a pair would answer nobody any more.
-            files = tls_files(before)
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.private_key)
+            tls_context(tls_files(before))
         for listener in self.listeners:
             listener.reload_certificate()
         logging.getLogger().setLevel(config.server.log_level)

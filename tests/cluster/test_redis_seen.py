@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,5 @@ async def test_redis_over_tls(tmp_path: Path) -> None:
             connection.close()
             with pytest.raises(RedisUnavailable, match=r"(?i)certificate"):
                 await RedisConnection.open(RedisConfig(host="localhost", port=port, use_tls=True))
+            with pytest.raises(RedisUnavailable, match=r"other\.pem: No such file"):
+                await RedisConnection.open(replace(known, ca_file=tmp_path / "other.pem"))

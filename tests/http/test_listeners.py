@@ -17,7 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ranvier.http.connection import ConnectionLimits
-from ranvier.http.listeners import Listener, ListenerSettings, TcpAddress, TlsFiles
+from ranvier.http.listeners import (
+    Listener,
+    ListenerSettings,
+    TcpAddress,
+    TlsFiles,
+    UnixAddress,
+    tls_context,
+    unix_socket,
+)
 from tests.http.edge import client, read_answer, serving
 
 V3 = "/_matrix/client/v3"
@@ -45,6 +53,20 @@ async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) 
                 pass
         async with client(edge) as ask:
             assert (await ask.get("/health")).status == 200
+
+
+async def test_a_socket_that_is_full_is_somebodys(tmp_path: Path) -> None:
+    """An administrator would read that a resource is unavailable, and not who is in the way."""
+    address = UnixAddress(tmp_path / "client.sock")
+    with contextlib.ExitStack() as sockets:
+        sockets.enter_context(unix_socket(address)).listen(0)
+        with pytest.raises(BlockingIOError):  # noqa: PT012
+            while True:
+                waiting = sockets.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(address.path))
+        with pytest.raises(OSError, match="another process answers there"):
+            unix_socket(address)
 
 
 async def test_a_file_in_the_way_stays(tmp_path: Path) -> None:
@@ -102,6 +124,16 @@ async def test_tls(tmp_path: Path) -> None:
         async with client(edge) as ask:  # clear text on a TLS port
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await ask.get("/health")
+
+
+async def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """An administrator would read "Permission denied", and not of what."""
+    files = await tls_files(tmp_path)
+    with pytest.raises(OSError, match=r"cert\.pem with the key .*other\.pem: No such file"):
+        tls_context(TlsFiles(files.certificate, tmp_path / "other.pem"))
+    (tmp_path / "other.pem").write_text("no key")
+    with pytest.raises(OSError, match=r"cert\.pem with the key .*other\.pem: "):
+        tls_context(TlsFiles(files.certificate, tmp_path / "other.pem"))
 
 
 async def test_who_begins_no_handshake_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
