@@ -78,9 +78,9 @@ def read_database(root: Section) -> DatabaseConfig | None:
 def _read_tls(args: Section) -> tuple[tuple[str, str], ...]:
     values: dict[str, str] = {}
     for key in _TLS_KEYS:
-        given = args.choice(key, _SSL_MODES, "") if key == "sslmode" else args.text(key)
+        given = args.choice(key, _SSL_MODES, "") if key == "sslmode" else args.text(key) and args.path(key)
         if given:
-            values[key] = given
+            values[key] = str(given)
     return tuple(values.items())
 
 
