@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -249,9 +250,19 @@ def _sockets(config: Config, folder: Path, *, fronted: bool) -> list[socket.sock
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
                 found.append(_listening(tcp_socket(family, (host, listener.port))))
     if not found:
-        path = folder / f"{config.worker.name}.sock"
-        found.append(_listening(unix_socket(UnixAddress(path, 0o600))))
+        found.append(_listening(_socket_of_name(config.worker.name, folder, fronted=fronted)))
     return found
+
+
+def _socket_of_name(name: str, folder: Path, *, fronted: bool) -> socket.socket:
+    try:
+        return unix_socket(UnixAddress(folder / f"{name}.sock", 0o600))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or fronted:  # whose name was given by the front, and is free soon
+            raise
+        raise StartError(
+            f"another worker named {name} is running here; each needs a worker_name, or --name, of its own"
+        ) from error
 
 
 def _listening(sock: socket.socket) -> socket.socket:

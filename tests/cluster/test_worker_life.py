@@ -286,7 +286,7 @@ async def test_two_workers_of_one_name_are_told(cluster: ClusterProcess) -> None
             check=False,
         )
         assert status.returncode == 1
-        assert b"twin" in status.stderr
+        assert b"another worker named twin is running here; each needs a worker_name" in status.stderr
         assert b"Traceback" not in status.stderr
         worker.process.terminate()
         assert await worker.end() == 0
