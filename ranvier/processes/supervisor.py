@@ -203,7 +203,9 @@ def _front_listener(listener: Listener) -> FrontListener:
     return FrontListener(listener.definition, addresses, listener.tls)
 
 
-def _tell_of_replication(config: Config) -> None:
+def _tell_of_no_effect(config: Config) -> None:
+    if config.worker.listeners:
+        logger.warning("worker_listeners have no effect with --workers; put them under listeners")
     for listener in (*config.listeners, *config.worker.listeners):
         if "replication" in listener.resources:
             logger.warning(

@@ -133,6 +133,7 @@ async def test_a_listener_for_other_workers_does_not_keep_it_from_starting() -> 
         try:
             await server.start()
             assert server.log.count(f"No replication at port {port}: ") == 1
+            assert server.log.count("worker_listeners have no effect with --workers") == 1
             async with HttpClient(server.url) as client:
                 await client.register()
         finally:
