@@ -367,8 +367,13 @@ async def _listeners(config: Config, application: Application, front: socket.soc
     configured = _configured(config, fronted=front is not None)
     found = [http_listener(config, it, application) for it in configured]
     if front is None:  # else that one accepts, and gives what it accepted with the listener's definition
-        for listener in found:
-            await listener.start()
+        try:
+            for listener in found:
+                await listener.start()
+        except BaseException:
+            for listener in found:
+                await listener.stop(grace_s=0)
+            raise
     return found
 
 

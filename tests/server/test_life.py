@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -249,6 +250,18 @@ async def test_what_another_server_uses_is_refused_in_a_sentence(server: ServerP
         assert not (elsewhere / "data/postgres/cluster/postmaster.pid").exists()
     async with HttpClient(server.url) as client:
         assert await client.is_up()
+
+
+async def test_a_start_that_fails_leaves_no_socket(server: ServerProcess) -> None:
+    """A proxy would find a socket where nobody answers, as one of two listeners could not be opened."""
+    path = server.folder / "client.sock"
+    listener = {"type": "http", "path": str(path), "resources": [{"names": ["client"]}]}
+    server.write_config(listeners=[listener, *server.config["listeners"]])
+    with socket.create_server(("127.0.0.1", server.port)):
+        refused = await ranvier("up", *options(server))
+    assert f"127.0.0.1 port {server.port}: Address already in use" in refused.output
+    assert f"Listening on {path}" in refused.output
+    assert not path.exists()
 
 
 async def test_a_server_on_another_servers_database_is_refused(server: ServerProcess) -> None:
