@@ -79,10 +79,7 @@ class ClusterParts:
 
     members: Members
     writers: Writers
-    placement: Placement
     links: Links
-    currency: Currency
-    forwarding: Forwarding
     server: LinkServer
     registry: RedisRegistry
     workers: ClusterWorkers
@@ -196,7 +193,13 @@ async def cluster_parts(
         for sock in sockets.all:
             await server.listen(sock)
         yield ClusterParts(
-            *(members, writers, placement, links, currency, forwarding, server, registry, workers, absences),
+            members=members,
+            writers=writers,
+            links=links,
+            server=server,
+            registry=registry,
+            workers=workers,
+            absences=absences,
             sockets=sockets,
         )
     finally:
