@@ -174,6 +174,12 @@ async def test_a_long_path_gets_a_short_socket_that_is_removed_again(folder: Pat
     assert running_dsn(deep) == dsn
     await postgres.stop()
     assert not sockets.exists()
+    sockets.mkdir()
+    left = sockets / "left by one that was killed"
+    left.touch()
+    assert await postgres.start() == dsn  # who is beside it finds it again
+    assert not left.exists()
+    await postgres.stop()
 
 
 async def test_an_interrupted_first_start_is_begun_anew(folder: Path) -> None:

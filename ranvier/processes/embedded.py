@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 LOCK_TIMEOUT_S = 0.2
@@ -50,6 +52,17 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(POLL_INTERVAL_S)
     return True
+
+
+def folder_in_tmp(prefix: str, folder: Path) -> Path:
+    """Make a folder for sockets in place of one whose path is too long; for one folder it is always the same.
+
+    So who is beside a server finds it again after a restart. To be called with the lock. Raises ``OSError``.
+    """
+    made = Path("/tmp", prefix + sha256(os.fsencode(folder)).hexdigest()[:16])
+    shutil.rmtree(made, ignore_errors=True)  # what a server left that was killed
+    made.mkdir(mode=0o700)  # fails where another user has one of this name
+    return made
 
 
 def works_in(pid: int, folder: Path) -> bool:

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from ranvier.processes.embedded import (
     POLL_INTERVAL_S,
     SUPERVISE_INTERVAL_S,
     FolderInUse,
+    folder_in_tmp,
     take_lock,
     try_lock,
     wait_until,
@@ -213,8 +213,6 @@ class EmbeddedPostgres:
                     break
         # PostgreSQL would believe a stale file if its number had gone to another program of the same user.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
-        if status.socket_folder is not None and _is_temporary(status.socket_folder):
-            shutil.rmtree(status.socket_folder, ignore_errors=True)
 
     def _run_as(self, programs: Programs) -> RunAs:
         owner = self._cluster.stat().st_uid if self._cluster.exists() else None
@@ -244,7 +242,7 @@ class EmbeddedPostgres:
         run_as.own(self._home)
         folder = self._home / "socket"
         if len(os.fsencode(folder)) > MAX_SOCKET_FOLDER_BYTES:
-            folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir="/tmp"))
+            folder = folder_in_tmp("ranvier-pg-", folder)
         self._socket_folder = folder
         for path in (folder, self._home / "log"):
             path.mkdir(mode=0o700, exist_ok=True)
@@ -351,13 +349,6 @@ def running_dsn(data_dir: Path) -> str | None:
         return _dsn(status.socket_folder) if is_postmaster(status.pid, home / "cluster") else None
     finally:
         os.close(lock)
-
-
-_TEMPORARY_PREFIX = "ranvier-pg-"
-
-
-def _is_temporary(folder: Path) -> bool:
-    return folder.parent == Path("/tmp") and folder.name.startswith(_TEMPORARY_PREFIX)
 
 
 def _programs_for(cluster: Path) -> Programs:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from ranvier.config.database import RedisConfig
 from ranvier.processes.embedded import (
     SUPERVISE_INTERVAL_S,
     FolderInUse,
+    folder_in_tmp,
     take_lock,
     wait_until,
     works_in,
@@ -51,7 +51,6 @@ START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 ORPHAN_TIMEOUT_S = 3.0
 RESTART_PAUSE_S = 5.0
-_TEMPORARY_PREFIX = "ranvier-redis-"
 
 
 class RedisError(Exception):
@@ -199,7 +198,7 @@ class EmbeddedRedis:
     def _choose_socket(self) -> None:
         self._socket = self._home / "redis.sock"
         if len(os.fsencode(self._socket)) > MAX_SOCKET_BYTES:
-            self._socket = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir="/tmp"), "redis.sock")
+            self._socket = folder_in_tmp("ranvier-redis-", self._home) / "redis.sock"
 
     def _ready_or_dead(self) -> bool:
         return self._answers() or self._process is None or self._process.poll() is not None
