@@ -11,8 +11,9 @@ import pytest
 
 from ranvier.log.clock import SystemClock
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.database import DatabaseUnavailable
 from ranvier.storage.devices import DeviceStore
-from ranvier.storage.to_device import ToDeviceStore
+from ranvier.storage.to_device import Pending, ToDeviceStore
 from ranvier.users.to_device import ToDevice, ToDeviceInboxes
 from tests.core import SERVER_NAME, Core, running_core
 from tests.test_devices import make_devices
@@ -179,6 +180,41 @@ async def test_what_the_tail_does_not_hold_comes_from_the_database(core: Core) -
     await make_to_device(core).send(SENDER, "m.test", "t1", {ALICE: {"PHONE": {"n": 1}}})
     assert await client.sync(in_tail=False) == [1]
     assert await client.sync(in_tail=True) == []
+
+
+@pytest.mark.parametrize("first", ["fails", "is broken off", "goes on"])
+async def test_a_message_is_there_for_who_asks_again_while_it_is_looked_for(
+    core: Core, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """A device that comes to another worker, and whose first request there fails, would lose a room key."""
+    client = Client(core, make_inboxes(core))
+    await make_to_device(core).send(SENDER, "m.test", "t0", {ALICE: {"PHONE": {"n": 0}}})
+    assert await client.sync() == [0]
+    await make_to_device(core).send(SENDER, "m.test", "t1", {ALICE: {"PHONE": {"n": 1}}})
+    client.inboxes = make_inboxes(core)
+    pending, is_asked, goes_on = ToDeviceStore.pending, asyncio.Event(), asyncio.Event()
+
+    async def wait_once(self: ToDeviceStore, *args: Any) -> Pending:
+        monkeypatch.setattr(ToDeviceStore, "pending", pending)
+        is_asked.set()
+        await goes_on.wait()
+        if first == "fails":
+            raise DatabaseUnavailable
+        return await pending(self, *args)
+
+    monkeypatch.setattr(ToDeviceStore, "pending", wait_once)
+    asking = asyncio.create_task(client.sync(lose=True))
+    await is_asked.wait()
+    if first == "is broken off":
+        asking.cancel()
+    elif first == "fails":
+        goes_on.set()
+    if first != "goes on":
+        await asyncio.wait([asking])
+    assert await client.sync() == [1]
+    goes_on.set()
+    (outcome,) = await asyncio.gather(asking, return_exceptions=True)
+    assert first != "goes on" or outcome == [1]
 
 
 async def test_too_much_is_refused(core: Core) -> None:

@@ -180,7 +180,7 @@ class ToDeviceInboxes:
         if inbox is not None and not since and inbox.is_read and not inbox.oldest:
             return []  # a client that begins anew, and nothing waits for it
         in_tail = in_tail and since >= self._tail.start  # or it was, and an inbox would seem to be empty
-        if inbox is None or not in_tail or since < inbox.acked or inbox.held > since:
+        if inbox is None or not inbox.is_read or not in_tail or since < inbox.acked or inbox.held > since:
             messages = await self._read(device, since)
         else:
             self._inboxes.move_to_end(device)
