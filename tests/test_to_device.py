@@ -217,6 +217,31 @@ async def test_a_message_is_there_for_who_asks_again_while_it_is_looked_for(
     assert first != "goes on" or outcome == [1]
 
 
+async def test_a_worker_that_stands_still_while_it_removes_messages_holds_up_nobody(core: Core) -> None:
+    """One frozen worker would freeze the devices whose messages it was removing, and then all others."""
+    client = Client(core, make_inboxes(core))
+    await make_to_device(core).send(SENDER, "m.test", "t1", {ALICE: {"PHONE": {"n": 1}}})
+    assert await client.sync() == [1]
+    client.inboxes = make_inboxes(core)
+    is_there, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def stand_still() -> None:
+        async with core.database.transaction() as connection:
+            await connection.execute("DELETE FROM to_device_messages")
+            is_there.set()
+            await goes_on.wait()
+            await connection.execute("DELETE FROM to_device_held")
+
+    frozen = asyncio.create_task(stand_still())
+    await is_there.wait()
+    async with asyncio.timeout(60):  # a statement is given up after twice that time
+        assert await client.sync() == []
+    goes_on.set()
+    with pytest.raises(DatabaseUnavailable):
+        await frozen
+    assert await stored(core) == 0
+
+
 async def test_too_much_is_refused(core: Core) -> None:
     """One request could fill the server's memory."""
     to_device = make_to_device(core)

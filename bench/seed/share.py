@@ -76,7 +76,9 @@ class _Share:
 
     async def run(self, barrier: Barrier) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute("SET LOCAL synchronous_commit = off")
+            await connection.execute(
+                "SET LOCAL synchronous_commit = off; SET LOCAL idle_in_transaction_session_timeout = 0"
+            )
             for planned in self._plan.rooms:
                 if planned.room_id is not None and planned.number % self._shares == self._share:
                     self._rooms[planned.number] = await self._existing(planned, planned.room_id)

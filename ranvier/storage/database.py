@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
@@ -20,7 +20,14 @@ Connection = asyncpg.Connection
 Record = asyncpg.Record
 
 _CLOSE_S = 2.0
-_CONNECT: Mapping[str, Any] = {"timeout": 10, "command_timeout": 120, "statement_cache_size": 400}
+# Whoever stands still in a transaction would have all others wait for what it has locked.
+_IDLE_IN_TRANSACTION: Final = "3s"
+_CONNECT: Mapping[str, Any] = {
+    "timeout": 10,
+    "command_timeout": 120,
+    "statement_cache_size": 400,
+    "server_settings": {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION},
+}
 
 _LOST = (
     asyncpg.PostgresConnectionError,
@@ -145,7 +152,10 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend one connection inside of a transaction (read committed)."""
+        """Lend one connection inside of a transaction (read committed).
+
+        It is lost, with what was done in it, if for some seconds nothing is asked for in it.
+        """
         async with self.connection() as connection, connection.transaction():
             yield connection
 

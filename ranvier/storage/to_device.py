@@ -12,19 +12,19 @@ SELECT EXISTS (SELECT FROM to_device_transactions WHERE user_id = $1 AND device_
 """
 _FORGET = "DELETE FROM to_device_transactions WHERE sent_at < now() - $1 * interval '1 second'"
 
-# A token acknowledges the messages up to it, but for those that an answer before it had no room for.
+# A token acknowledges the messages up to it, but for those that an answer before it had no room for. In one
+# statement: a worker that is stopped would keep what it has locked of a transaction.
 _ACKNOWLEDGE = """
+WITH a AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS a (user_id, device_id, since)),
+released AS (
+    DELETE FROM to_device_held h USING a
+    WHERE h.user_id = a.user_id AND h.device_id = a.device_id AND h.due <= a.since)
 DELETE FROM to_device_messages m USING (
     SELECT a.user_id, a.device_id, LEAST(a.since, (
         SELECT min(after) FROM to_device_held h
         WHERE h.user_id = a.user_id AND h.device_id = a.device_id AND h.due > a.since)) AS upto
-    FROM unnest($1::text[], $2::text[], $3::bigint[]) AS a (user_id, device_id, since)) acked
+    FROM a) acked
 WHERE m.user_id = acked.user_id AND m.device_id = acked.device_id AND m.pos <= acked.upto
-"""
-_RELEASE = """
-DELETE FROM to_device_held h
-USING unnest($1::text[], $2::text[], $3::bigint[]) AS a (user_id, device_id, since)
-WHERE h.user_id = a.user_id AND h.device_id = a.device_id AND h.due <= a.since
 """
 _PENDING = """
 SELECT pos, body FROM to_device_messages
@@ -66,12 +66,9 @@ class ToDeviceStore:
 
     async def acknowledge(self, since: Mapping[tuple[str, str], int]) -> None:
         """Remove what devices, ``(user_id, device_id)``, acknowledge with the position of their token."""
-        async with self._database.transaction() as connection:
-            # In one order everywhere, so that two processes never wait for each other.
-            rows = sorted((*device, pos) for device, pos in since.items())
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            await connection.execute(_ACKNOWLEDGE, *columns)
-            await connection.execute(_RELEASE, *columns)
+        # In one order everywhere, so that two processes never wait for each other.
+        rows = sorted((*device, pos) for device, pos in since.items())
+        await self._database.execute(_ACKNOWLEDGE, *(list(column) for column in zip(*rows, strict=True)))
 
     async def pending(self, user_id: str, device_id: str, since: int, limit: int) -> Pending:
         """Give the first messages that a token at ``since`` does not acknowledge."""
