@@ -13,6 +13,7 @@ from ranvier.log.append import Appender
 from ranvier.log.bus import Bus, LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.log.follow import Follower
+from ranvier.log.standstill import Standstill
 from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import RoomWriter
 from ranvier.rooms.draft import Draft, Identity
@@ -121,6 +122,7 @@ async def running_core(
             clock=clock,
             tasks=tasks,
             many_ends=ManyEnds(forks=forks),
+            standstill=Standstill(lambda: tail.pos),
         )
         running.append(tasks.create_task(writer.standstill.run()))
         yield Core(

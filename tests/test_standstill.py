@@ -10,9 +10,11 @@ import pytest
 from ranvier.cluster.link import LinkServer
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import asked_s, note_asked, steady_s
+from ranvier.log.standstill import Standstill
 from ranvier.rooms.append_event import Action
-from ranvier.rooms.standstill import Standstill
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.account_data import AccountDataStore
+from ranvier.users.account_data import AccountData
 from ranvier.wire.log_rows import Batch, EventRow
 from tests.core import Core, running_core
 
@@ -137,6 +139,31 @@ async def test_what_waits_in_a_frozen_worker_is_not_done_on_top_of_what_is_newer
             await waiting
         assert standstill.pos_before(now.clock() - 10) is not None
         assert await topics(frozen, room_id) == ["newer" if overtaken else "older"]
+
+
+async def test_rows_that_wait_in_a_frozen_worker_do_not_replace_what_is_newer(database: str) -> None:
+    """Which chats are direct ones, or a name, would go back to what was replaced by another worker since."""
+    bus, now = HeldBus(), Now()
+    async with running_core(database, bus=bus) as frozen, running_core(database) as other:
+        frozen.appender.standstill = Standstill(lambda: frozen.tail.pos, now.clock)
+        late, in_time = (
+            AccountData(store=AccountDataStore(core.database), appender=core.appender, tail=core.tail)
+            for core in (frozen, other)
+        )
+        bus.goes_on.clear()
+        before = asyncio.create_task(late.set(ALICE, "m.before", {}))
+        await bus.reached.wait()
+        waiting = asyncio.create_task(late.set(ALICE, "m.direct", {"older": []}))
+        while not frozen.appender.queued:
+            await asyncio.sleep(0.001)
+        await in_time.set(ALICE, "m.direct", {"newer": []})
+        now.forward_s = 10.0
+        bus.goes_on.set()
+        await before
+        with pytest.raises(MatrixError) as refused:
+            await waiting
+        assert refused.value.status == 503
+        assert await in_time.content(ALICE, "m.direct") == {"newer": []}
 
 
 async def test_a_request_that_a_worker_froze_with_before_it_wrote_is_as_late(database: str) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ranvier.log.bus import Bus
-from ranvier.log.clock import Clock
+from ranvier.log.clock import Clock, asked_s
+from ranvier.log.standstill import Standstill
 from ranvier.log.turns import resolve
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
@@ -49,11 +50,12 @@ class TransactionRepeated(Exception):
 
 
 class _Pending:
-    __slots__ = ("done", "room", "rows")
+    __slots__ = ("asked_s", "done", "room", "rows")
 
     def __init__(self, room: RoomWrite | None, rows: Sequence[LogRow]) -> None:
         self.room = room
         self.rows = rows
+        self.asked_s = asked_s()
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -81,7 +83,8 @@ class Appender:
     the disk and not the number of writes. ``run`` must be running in a task of the process.
     ``committed`` is called with the position of each commit before anybody is told of it, and with that of
     one that others made, if somebody is about to be answered who may look for what is in it. Where other
-    processes commit too, ``line`` says when it is this one's turn; nothing but speed hangs on it.
+    processes commit too, ``line`` says when it is this one's turn; nothing but speed hangs on it. There,
+    ``standstill`` knows which rows come too late: nothing compares them, and they would replace newer ones.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Appender:
         max_batch: int = 500,
         committed: Callable[[int], None] | None = None,
         line: Line | None = None,
+        standstill: Standstill | None = None,
     ) -> None:
         self._database = database
         self._bus = bus
@@ -100,6 +104,7 @@ class Appender:
         self._max_batch = max_batch
         self._committed = committed
         self._line = line
+        self.standstill = standstill
         self._told: asyncio.Future[None] | None = None
         if line is not None:
             bus.listen(batches=self._on_batch)
@@ -126,7 +131,11 @@ class Appender:
         return await self._submit(_Pending(write, ()))
 
     async def append_rows(self, rows: Sequence[LogRow]) -> int:
-        """Write rows that are not events and give the position of the last one; may raise 503."""
+        """Write rows that are not events and give the position of the last one.
+
+        Raises 503: they were not written if this process stood still since they were asked for, and may have
+        been if the database is not reachable.
+        """
         assert rows, "nothing to write has no position"
         return await self._submit(_Pending(None, rows))
 
@@ -217,12 +226,13 @@ class Appender:
             taken += 1
         batch = self._queue[:taken]
         del self._queue[:taken]
-        return batch
+        return batch if self.standstill is None else _in_time(batch, self.standstill)
 
     async def _commit_or_tell(self, batch: list[_Pending]) -> None:
         """Commit a batch; whoever waits for it is told, too, if this is broken off."""
         try:
-            await self._commit(batch)
+            if batch:
+                await self._commit(batch)
         except asyncio.CancelledError:
             for pending in batch:
                 _fail(pending, DatabaseUnavailable())
@@ -289,6 +299,21 @@ class Appender:
                 _fail(pending, TransactionRepeated(appended.before))
             else:
                 _succeed(pending, pending.room.events[-1].pos)
+
+
+def _in_time(batch: list[_Pending], standstill: Standstill) -> list[_Pending]:
+    """Give what of a batch may be written, though this process may have stood still: rooms compare heads.
+
+    While it did, another process may have done in its place what a client asked for, and then what is newer.
+    """
+    standstill.look()
+    in_time: list[_Pending] = []
+    for pending in batch:
+        if pending.room is None and standstill.pos_before(pending.asked_s) is not None:
+            _fail(pending, MatrixError("M_UNKNOWN", 503, "This worker stood still meanwhile; try again"))
+        else:
+            in_time.append(pending)
+    return in_time
 
 
 def _succeed(pending: _Pending, pos: int) -> None:

@@ -14,6 +14,7 @@ from ranvier.log.append import Appender, Line
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock
 from ranvier.log.follow import Follower
+from ranvier.log.standstill import Standstill
 from ranvier.log.tail import Tail
 from ranvier.processes.persevere import persevere
 from ranvier.rooms.append_event import RoomWriter
@@ -127,7 +128,15 @@ async def start_core(
         warm_rows=min(WARM_ROWS, tail_config.rows),
         committed=committed,
     )
-    appender = Appender(database=database, bus=bus, clock=clock, committed=committed, line=line)
+    standstill = Standstill(lambda: tail.pos)
+    appender = Appender(
+        database=database,
+        bus=bus,
+        clock=clock,
+        committed=committed,
+        line=line,
+        standstill=standstill if line is not None else None,
+    )
     nids = Nids(database)
     room_store = RoomStore(database)
     transactions = TransactionStore(database)
@@ -148,6 +157,7 @@ async def start_core(
         clock=clock,
         tasks=tasks,
         many_ends=ManyEnds(forks=forks),
+        standstill=standstill,
     )
     await follower.start()
     return Core(
@@ -169,7 +179,7 @@ async def start_core(
         identity=identity,
         pool=pool,
         tasks=tasks,
-        log_tasks=[tasks.create_task(it) for it in (follower.run(), appender.run(), writer.standstill.run())],
+        log_tasks=[tasks.create_task(it) for it in (follower.run(), appender.run(), standstill.run())],
         background=[],
         closing=[],
         leases=leases,

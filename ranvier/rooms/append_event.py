@@ -10,12 +10,12 @@ from typing import Any, Generic, TypeVar
 from ranvier.cluster.claims import RoomClaims
 from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
 from ranvier.log.clock import Clock, asked_s
+from ranvier.log.standstill import Standstill
 from ranvier.log.tail import Tail
 from ranvier.rooms.draft import Base, Draft, Identity, Txn
 from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.room import Room
 from ranvier.rooms.rooms import Rooms
-from ranvier.rooms.standstill import Standstill
 from ranvier.spec.errors import MatrixError, not_found
 from ranvier.spec.room_versions import RoomVersion
 from ranvier.storage.database import DatabaseUnavailable
@@ -94,6 +94,7 @@ class RoomWriter:
         clock: Clock,
         tasks: asyncio.TaskGroup,
         many_ends: ManyEnds,
+        standstill: Standstill,
     ) -> None:
         self._rooms = rooms
         self._many_ends = many_ends
@@ -107,7 +108,7 @@ class RoomWriter:
         self._queues: dict[str, list[_Waiting[Any] | _Turn[Any]]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._created_ms = 0
-        self.standstill = Standstill(lambda: tail.pos)
+        self.standstill = standstill
         self.claims: RoomClaims | None = None
 
     async def write(self, room_id: str, action: Action[T], txn: Txn | None = None) -> T:

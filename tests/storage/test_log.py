@@ -140,8 +140,8 @@ async def test_what_a_process_does_after_it_stood_still_does_not_undo_what_came_
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A topic that was set and changed again would come back when a frozen worker goes on."""
-    monkeypatch.setattr("ranvier.rooms.standstill.LONGEST_S", 0.05)
-    monkeypatch.setattr("ranvier.rooms.standstill._BEAT_S", 0.01)
+    monkeypatch.setattr("ranvier.log.standstill.LONGEST_S", 0.05)
+    monkeypatch.setattr("ranvier.log.standstill._BEAT_S", 0.01)
     monkeypatch.setattr("ranvier.log.follow._POLL_S", 60.0)  # it reads nothing while it stands still
     async with running_core(database) as frozen, running_core(database) as other:
         room_id = await frozen.create_room()
