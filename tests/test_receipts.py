@@ -14,7 +14,7 @@ from ranvier.client_api.receipts import ROUTES
 from ranvier.log.bus import LocalBus
 from ranvier.log.clock import SystemClock
 from ranvier.spec.filters import parse_filter
-from ranvier.storage.account_data import AccountDataRow, AccountDataStore
+from ranvier.storage.account_data import AccountDataRow, AccountDataStore, ChangedMeanwhile
 from ranvier.storage.database import DatabaseUnavailable
 from ranvier.storage.receipts import ReceiptRow, ReceiptStore
 from ranvier.sync.context import SyncContext
@@ -389,6 +389,55 @@ async def test_marks_sent_together_come_to_the_last(scene: Scene) -> None:
     assert of(await scene.told(BOB), sent[-1], "m.read", ALICE)
 
 
+async def test_a_receipt_that_another_worker_moved_further_is_not_told_to_go_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is connected would see that somebody has read less than before, and who comes later would not."""
+    nearer, further = [await scene.core.send(scene.room_id, BOB, text) for text in ("nearer", "further")]
+    (slow, _), (fast, _) = receipts_of(scene.core), receipts_of(scene.core)
+    append, is_begun, goes_on = scene.core.appender.append_rows, asyncio.Event(), asyncio.Event()
+
+    async def append_late(rows: Sequence[LogRow]) -> int:
+        monkeypatch.setattr(scene.core.appender, "append_rows", append)
+        is_begun.set()
+        await goes_on.wait()
+        return await append(rows)
+
+    monkeypatch.setattr(scene.core.appender, "append_rows", append_late)
+    late = asyncio.create_task(slow.mark(ALICE, scene.room_id, [Mark("m.read", nearer.event_id)]))
+    await is_begun.wait()
+    await fast.mark(ALICE, scene.room_id, [Mark("m.read", further.event_id)])
+    since = await scene.now(BOB)
+    goes_on.set()
+    await late
+    assert await scene.told(BOB, since) == []
+    assert of(await scene.told(BOB), further, "m.read", ALICE)
+
+
+async def test_receipts_that_come_to_one_commit_the_wrong_way_round_are_told_in_order(scene: Scene) -> None:
+    """A client that gives up one request and sends another would move its receipt back for everybody."""
+    sent = [await scene.core.send(scene.room_id, BOB, text) for text in ("nearer", "further")]
+    since = await scene.now(BOB)
+    rows = [
+        LogRow(
+            kind="receipt",
+            room_id=scene.room_id,
+            user_id=ALICE,
+            key="m.read",
+            key2="",
+            body=orjson.dumps({"event_id": event.event_id, "event_pos": event.pos, "ts": 1}),
+        )
+        for event in reversed(sent)
+    ]
+    commits = [scene.core.appender.append_rows([row]) for row in rows]
+    pos, refused = await asyncio.gather(*commits, return_exceptions=True)
+    assert isinstance(pos, int)
+    assert isinstance(refused, ChangedMeanwhile)
+    await scene.core.tail.wait_for(pos)
+    assert of(await scene.told(BOB, since), sent[1], "m.read", ALICE)
+    assert (await scene.now(BOB)).pos == pos
+
+
 async def test_a_receipt_does_not_rely_on_a_write_that_fails(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,4 +465,3 @@ async def test_a_receipt_does_not_rely_on_a_write_that_fails(
     await asyncio.gather(*more[1:])
     assert await store.position(scene.room_id, ALICE, "m.read", "") == sent.pos
     assert of(await scene.told(BOB), sent, "m.read", ALICE)
-    assert receipts._writing == {}

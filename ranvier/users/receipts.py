@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
 from ranvier.rooms.memberships import Memberships
 from ranvier.spec.errors import forbidden, invalid_param, not_found
+from ranvier.storage.account_data import ChangedMeanwhile
 from ranvier.storage.events import EventStore
 from ranvier.storage.receipts import ReceiptStore
 from ranvier.users.account_data import ACCOUNT_DATA, FULLY_READ, AccountData
@@ -43,23 +43,12 @@ class Mark(NamedTuple):
 _Key = tuple[str, str, str, str]
 
 
-class _Write:
-    """A request's write that is under way: which receipts it moves, and on whose other writes it relies."""
-
-    __slots__ = ("is_stored", "relied", "reserved")
-
-    def __init__(self, is_stored: asyncio.Future[bool]) -> None:
-        self.is_stored = is_stored
-        self.reserved: list[tuple[_Key, int]] = []
-        self.relied: list[tuple[tuple[Mark, EventRow], asyncio.Future[bool]]] = []
-
-
 class Receipts:
     """Move receipts and read markers forward.
 
-    The positions of receipts in use are in memory and follow the log; the table compares once more, so
-    that a receipt of another process can not be moved back either. A read marker is written with the position
-    of the one that it was compared with, and compared again if that moved on.
+    The positions of receipts in use are in memory and follow the log. The table compares once more and
+    refuses what is not further, and a read marker is written with the position of the one that it was
+    compared with: if another process moved one meanwhile, all is compared again.
     """
 
     def __init__(
@@ -84,7 +73,6 @@ class Receipts:
         self._max_known = max_known
         self._edits = Edits()
         self._known: OrderedDict[_Key, int] = OrderedDict()
-        self._writing: dict[_Key, asyncio.Future[bool]] = {}
         tail.listen(self._apply)
 
     async def mark(self, user_id: str, room_id: str, marks: Sequence[Mark]) -> None:
@@ -98,30 +86,9 @@ class Receipts:
         if membership is None or membership.membership != "join":
             raise forbidden("You are not in this room")
         checked = [(mark, await self._check(room_id, mark)) for mark in marks]
-        if any(mark.receipt_type == FULLY_READ for mark in marks):
-            await self._edits.make((user_id, room_id), partial(self._move, user_id, room_id, checked))
-        else:
-            await self._move(user_id, room_id, checked)
+        await self._edits.make((user_id, room_id), partial(self._move, user_id, room_id, checked))
 
     async def _move(self, user_id: str, room_id: str, checked: Sequence[tuple[Mark, EventRow]]) -> None:
-        write = _Write(asyncio.get_running_loop().create_future())
-        try:
-            rows = await self._reserve(user_id, room_id, checked, write)
-            pos = await self._appender.append_rows(rows) if rows else None
-        except BaseException:
-            self._end(write, is_stored=False)
-            raise
-        self._end(write, is_stored=True)
-        if pos is not None:
-            await self._tail.wait_for(pos)
-        for one, others in write.relied:
-            if not await asyncio.shield(others):
-                await self._move(user_id, room_id, [one])
-
-    async def _reserve(
-        self, user_id: str, room_id: str, checked: Sequence[tuple[Mark, EventRow]], write: _Write
-    ) -> list[LogRow]:
-        """Give the rows of what moves forward; from here on other requests compare with it."""
         rows: list[LogRow] = []
         for mark, event in checked:
             if mark.receipt_type == FULLY_READ:
@@ -130,21 +97,17 @@ class Receipts:
             key = (room_id, user_id, mark.receipt_type, mark.thread_id)
             before = await self._position(key)
             if before is None or event.pos > before:
-                self._know(key, event.pos)
-                self._writing[key] = write.is_stored
-                write.reserved.append((key, event.pos))
                 rows.append(_receipt_row(key, event, self._clock.now_ms()))
-            elif (others := self._writing.get(key)) is not None:
-                write.relied.append(((mark, event), others))
-        return rows
-
-    def _end(self, write: _Write, *, is_stored: bool) -> None:
-        for key, event_pos in write.reserved:
-            if not is_stored and self._known.get(key) == event_pos:
-                del self._known[key]
-            if self._writing.get(key) is write.is_stored:
-                del self._writing[key]
-        write.is_stored.set_result(is_stored)
+        if not rows:
+            return
+        try:
+            pos = await self._appender.append_rows(rows)
+        except ChangedMeanwhile:
+            for row in rows:
+                if row.kind == RECEIPT:
+                    self._known.pop(_key(row), None)  # the table is ahead of the log that we followed
+            raise
+        await self._tail.wait_for(pos)
 
     # -- the event ---------------------------------------------------------------------------------
 
