@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from ranvier.spec.errors import MatrixError
-from ranvier.storage.device_keys import DeviceKeyStore
+from ranvier.storage.device_keys import DeviceKeyStore, PreKey
 from ranvier.users.device_keys import DeviceKeys, KeyCounts
 from tests.core import SERVER_NAME, Core, running_core
 from tests.test_devices import make_devices
@@ -162,6 +162,32 @@ async def test_a_retried_upload_is_no_error_and_another_key_is(core: Core) -> No
         )
     assert caught.value.status == 400
     assert "already exists" in caught.value.message
+
+
+async def test_a_retried_upload_brings_no_key_back_that_was_given_out(core: Core) -> None:
+    """Two people would get one key, and the messages of one of them could never be read."""
+    keys = make_keys(core)
+    await keys.upload(ALICE, "A", one_time_keys=one_time(2))
+    wanted = {ALICE: {"A": "signed_curve25519"}}
+    first = ids(await keys.claim(wanted))
+    again = one_time(2)
+    assert orjson.loads(await keys.upload(ALICE, "A", one_time_keys=again)) == {"signed_curve25519": 1}
+    second, none = [ids(await keys.claim(wanted)) for _ in range(2)]
+    assert (first | second, none) == (set(one_time(2)), set())
+    await core.database.execute("UPDATE claimed_one_time_keys SET claimed_at = now() - interval '2 days'")
+    await keys.upload(ALICE, "A", one_time_keys=one_time(1, start=2))
+    assert not await core.database.fetchval("SELECT count(*) FROM claimed_one_time_keys")
+
+
+async def test_keys_are_counted_though_the_worker_that_stored_them_died(core: Core) -> None:
+    """A device whose upload had to be retried would be told that it has none left, and upload more."""
+    keys, store = make_keys(core), DeviceKeyStore(core.database)
+    counts = KeyCounts(store=store, tail=core.tail)
+    assert (await counts.of(ALICE, "A")).one_time == b'{"signed_curve25519":0}'
+    stored = [PreKey(*name.split(":"), orjson.dumps(key)) for name, key in one_time(2).items()]
+    await store.add(ALICE, "A", stored, [])  # and nobody was told
+    await keys.upload(ALICE, "A", one_time_keys=one_time(2))
+    assert (await counts.of(ALICE, "A")).one_time == b'{"signed_curve25519":2}'
 
 
 @pytest.mark.parametrize(

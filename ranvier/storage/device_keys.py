@@ -31,6 +31,17 @@ FROM unnest($3::text[], $4::text[], $5::bytea[]) AS new (algorithm, key_id, key)
 WHERE d.user_id = $1 AND d.device_id = $2
 ON CONFLICT DO NOTHING
 """
+# A statement of its own after that one, which may have waited for the claim.
+_LEAVE_OUT_CLAIMED = """
+DELETE FROM one_time_keys k USING claimed_one_time_keys c
+WHERE k.user_id = $1 AND k.device_id = $2 AND c.user_id = $1 AND c.device_id = $2
+  AND c.algorithm = k.algorithm AND c.key_id = k.key_id
+"""
+_FORGET_CLAIMED = """
+DELETE FROM claimed_one_time_keys WHERE (user_id, device_id, algorithm, key_id) IN (
+    SELECT user_id, device_id, algorithm, key_id FROM claimed_one_time_keys
+    WHERE claimed_at < now() - interval '1 day' ORDER BY claimed_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
+"""
 _SET_FALLBACK = """
 INSERT INTO fallback_keys AS old (user_id, device_id, algorithm, key_id, key)
 SELECT d.user_id, d.device_id, new.algorithm, new.key_id, new.key
@@ -54,9 +65,14 @@ picked AS MATERIALIZED (
     SELECT k.seq FROM wanted w CROSS JOIN LATERAL (
         SELECT seq FROM one_time_keys o
         WHERE o.user_id = w.user_id AND o.device_id = w.device_id AND o.algorithm = w.algorithm
-        ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED) k)
-DELETE FROM one_time_keys o USING picked WHERE o.seq = picked.seq
-RETURNING o.user_id, o.device_id, o.algorithm, o.key_id, o.key
+        ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED) k),
+claimed AS (
+    DELETE FROM one_time_keys o USING picked WHERE o.seq = picked.seq
+    RETURNING o.user_id, o.device_id, o.algorithm, o.key_id, o.key),
+kept AS (
+    INSERT INTO claimed_one_time_keys (user_id, device_id, algorithm, key_id)
+    SELECT user_id, device_id, algorithm, key_id FROM claimed ON CONFLICT DO NOTHING)
+SELECT user_id, device_id, algorithm, key_id, key FROM claimed
 """
 _FALLBACK = """
 SELECT f.user_id, f.device_id, f.algorithm, f.key_id, f.key
@@ -171,12 +187,18 @@ class DeviceKeyStore:
     async def add(
         self, user_id: str, device_id: str, one_time: Sequence[PreKey], fallback: Sequence[PreKey]
     ) -> None:
-        """Keep one-time keys, and fallback keys in place of those of the same algorithm."""
+        """Keep one-time keys, and fallback keys in place of those of the same algorithm.
+
+        A one-time key that was given out within a day, by its id, is left out.
+        """
         async with self._database.transaction() as connection:
             for sql, keys in ((_ADD_ONE_TIME, one_time), (_SET_FALLBACK, fallback)):
                 if keys:
                     columns = (list(column) for column in zip(*keys, strict=True))
                     await connection.execute(sql, user_id, device_id, *columns)
+            if one_time:
+                await connection.execute(_LEAVE_OUT_CLAIMED, user_id, device_id)
+                await connection.execute(_FORGET_CLAIMED)
 
     async def counts(self, user_id: str, device_id: str) -> tuple[dict[str, int], list[str]]:
         """Count the one-time keys by algorithm, and name the algorithms with an unused fallback key."""

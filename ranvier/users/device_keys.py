@@ -130,6 +130,8 @@ class DeviceKeys:
             one_time = await self._new_keys(user_id, device_id, one_time)
         if one_time or fallback:
             await self._store.add(user_id, device_id, one_time, fallback)
+        if one_time_keys or fallback_keys:
+            # Even if all are known: whoever stored them may have told nobody how many there are.
             rows.append(LogRow(kind="otk", user_id=user_id, device_id=device_id))
         if rows:
             await self._tail.wait_for(await self._appender.append_rows(rows))
@@ -159,7 +161,10 @@ class DeviceKeys:
         )
 
     async def _new_keys(self, user_id: str, device_id: str, keys: Sequence[PreKey]) -> list[PreKey]:
-        """Leave out what is in store already (a retry), and refuse other keys of the same names."""
+        """Leave out what is in store already (a retry), and refuse other keys of the same names.
+
+        What was given out since is no longer in store: ``add`` leaves it out.
+        """
         given = {(key.algorithm, key.key_id): key for key in keys}
         for old in await self._store.with_same_ids(user_id, device_id, keys):
             new = given.pop((old.algorithm, old.key_id))
