@@ -43,10 +43,13 @@ def test_what_was_asked_for_before_a_standstill_is_told_from_what_came_after() -
     assert standstill.pos_before(before) is None
     now.forward_s, now.pos = 10.0, 9
     standstill.look()
+    read = now.clock()  # perhaps it has lain in a socket
+    now.forward_s = 11.0
     between = now.clock()
     now.forward_s, now.pos = 20.0, 12
     standstill.look()
-    assert [standstill.pos_before(it) for it in (before, between, now.clock())] == [7, 9, None]
+    now.forward_s = 21.0
+    assert [standstill.pos_before(it) for it in (before, read, between, now.clock())] == [7, 7, 9, None]
 
 
 async def test_a_suspended_machine_stood_still() -> None:

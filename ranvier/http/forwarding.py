@@ -27,6 +27,7 @@ from ranvier.http.response import JSON, Response, encode
 from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS
 from ranvier.http.router import Router
 from ranvier.log.clock import Clock
+from ranvier.log.standstill import Standstill
 from ranvier.log.tail import Tail
 from ranvier.rooms.room import is_recent
 from ranvier.rooms.rooms import Rooms
@@ -59,6 +60,7 @@ class Neighbours:
         rooms: Rooms,
         tail: Tail,
         clock: Clock,
+        standstill: Standstill,
     ) -> None:
         self._currency = currency
         self._forwarding = forwarding
@@ -68,6 +70,7 @@ class Neighbours:
         self._rooms = rooms
         self._tail = tail
         self._clock = clock
+        self._standstill = standstill
 
     def is_current(self) -> bool:
         """Tell whether there surely is nothing to catch up with."""
@@ -89,7 +92,7 @@ class Neighbours:
         pass each request on, and who is overtaken all the same tries again. What is read, and what belongs to
         one user, is answered where it arrives.
         """
-        key = _written(request)
+        key = self._placed_by(request)
         return None if not key or self._is_quiet(key) else self._forwarding.target(ROOM, key)
 
     def is_crowded(self) -> bool:
@@ -107,13 +110,20 @@ class Neighbours:
         who write, however quiet their rooms are: a room that is placed on another machine, and one that is
         only now made, to a writer of this one.
         """
-        key = _written(request)
+        key = self._placed_by(request)
         if key is None:
             return None
         if key and not self._is_quiet(key):
             return self._forwarding.target(ROOM, key) if self._placement.is_near(ROOM, key) else None
         name = self._placement.nearby(ROOM, key or request.id, self._writers.nearby)
         return name if self._writers.yields_to(name) else None
+
+    def _placed_by(self, request: Request) -> str | None:
+        """Give what ``_written`` gives, unless this worker alone knows that a request may come too late."""
+        key = _written(request)
+        if key is None or (not _is_repeatable(request) and self._standstill.has_just_ended()):
+            return None
+        return key
 
     def _is_quiet(self, key: str) -> bool:
         """Tell whether it is known that nobody wrote elsewhere just now."""

@@ -15,6 +15,8 @@ from ranvier.log.clock import steady_s
 
 LONGEST_S: Final = 3.0
 """What is shorter is none: nobody takes a process for dead before (``cluster.members``)."""
+READ_S: Final = 0.1
+"""How long after a standstill something is read that may have lain in a socket meanwhile."""
 _BEAT_S: Final = 1.0
 _KEPT: Final = 100
 
@@ -42,12 +44,18 @@ class Standstill:
         now = self._clock()
         beat_s, pos = self._beat
         if now - beat_s > LONGEST_S:
-            self._ends.append((now, pos))
+            self._ends.append((now + READ_S, pos))
         self._beat = now, self._pos()
+
+    def has_just_ended(self) -> bool:
+        """Tell whether what is read now may have been sent before this process stood still."""
+        self.look()
+        return self.pos_before(self._clock()) is not None
 
     def pos_before(self, asked_s: float) -> int | None:
         """Give how far the log was followed when this process first stood still after ``asked_s``.
 
-        None if it did not. What others wrote meanwhile is behind that position.
+        None if it did not. What others wrote meanwhile is behind that position. A request may have been sent
+        before and been read only after it: what is read within a moment counts as asked for before.
         """
         return next((pos for end_s, pos in self._ends if end_s >= asked_s), None)

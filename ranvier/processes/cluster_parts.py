@@ -178,6 +178,7 @@ async def cluster_parts(
         rooms=core.rooms,
         tail=core.tail,
         clock=core.clock,
+        standstill=core.writer.standstill,
     )
     workers = ClusterWorkers(
         members=members, placement=placement, forwarding=forwarding, redis=redis, end=_end_this_process

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ranvier.config.database import RedisConfig
 from ranvier.log.redis_connection import RedisConnection
+from ranvier.log.standstill import READ_S
 from tests.chaos.excuses import AT_ONCE_S, NO_EXCUSE, Excuse, one_of
 from tests.chaos.processes import children, client_ports, is_stopped, listener_at, started
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
@@ -26,6 +27,7 @@ from tests.server.http_client import Refused
 
 _WITHIN_S = 60.0
 _CLOSED_WITHIN_S: Final = 1.0
+_GOES_ON_WITHIN_S: Final = 0.3
 _LOOK_S: Final = 0.02
 # Of 20 clients, each with some connections: written in the moment in which the connection is closed.
 TRANSIT_OF_ONE: Final = 5
@@ -89,9 +91,12 @@ class Faults:
             ended = time.monotonic()
             await late.check()
         await self.wait_whole()
-        # What it had in hand without a transaction id, and others wrote after, it does not do any more.
+        # What it had in hand, or may have had, without a transaction id, and others wrote after, it does not
+        # do any more.
         return Excuse(
-            unavailable=frozenset({"state"}), unavailable_until=ended, slowest_s=ended - begun + AT_ONCE_S
+            unavailable=frozenset({"state"}),
+            unavailable_until=ended + _GOES_ON_WITHIN_S + READ_S,
+            slowest_s=ended - begun + AT_ONCE_S,
         )
 
     async def add_and_drain(self) -> Excuse:

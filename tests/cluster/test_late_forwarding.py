@@ -12,6 +12,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from ranvier.log.standstill import LONGEST_S
 from ranvier.processes.postgres import running_dsn
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.figures import IN_FLIGHT, QUEUED, figures
@@ -132,5 +133,44 @@ async def test_a_state_event_is_not_done_again_when_the_worker_it_was_passed_on_
                     while (await figures(it.writer))[IN_FLIGHT] > 1:
                         await asyncio.sleep(0.01)
                 assert await it.topics() == ["new", "new"]
+        finally:
+            await cluster.stop()
+
+
+@pytest.mark.parametrize("is_writer", [True, False])
+async def test_what_lay_in_a_socket_of_a_worker_that_stood_still_does_not_undo_what_is_newer(
+    is_writer: bool,
+) -> None:
+    """A topic (or a ban) would come back that was replaced since: its client has asked another worker."""
+    with private_folder() as folder:
+        cluster = ClusterProcess(folder, 2)
+        try:
+            await cluster.start()
+            workers = await cluster.workers()
+            stopped = next(name for name, it in workers.items() if it["takes_rooms"] == is_writer)
+            (other,) = workers.keys() - {stopped}
+            async with AsyncExitStack() as stack:
+                there, here = [
+                    await stack.enter_async_context(HoppingClient([cluster.worker_socket(name)]))
+                    for name in (stopped, other)
+                ]
+                await here.register()
+                there.token = here.token
+                path = f"/v3/rooms/{quote(await here.create_room())}/state/m.room.topic"
+                await there.put(path, {"topic": "first"})
+                pid = workers[stopped]["pid"]
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    late = asyncio.create_task(there.put(path, {"topic": "old"}))
+                    # It must stand still for long: what is shorter is none.
+                    await asyncio.sleep(LONGEST_S + 0.5)
+                    async with asyncio.timeout(20):
+                        await here.put(path, {"topic": "new"})
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                async with asyncio.timeout(20):
+                    with pytest.raises(Unavailable):
+                        await late
+                    assert [(await it.get(path))["topic"] for it in (here, there)] == ["new", "new"]
         finally:
             await cluster.stop()

@@ -24,6 +24,7 @@ from ranvier.http.forwarding import Neighbours
 from ranvier.http.request import Request
 from ranvier.http.route import PLACED_WITH_WRITERS, Route
 from ranvier.log.clock import SystemClock
+from ranvier.log.standstill import Standstill
 from ranvier.wire.figures import Figures
 from ranvier.wire.members import DRAINING, Member
 
@@ -493,6 +494,7 @@ def _neighbours(
         rooms=cast(Any, rooms),
         tail=cast(Any, tail),
         clock=cast(Any, SimpleNamespace(now_ms=lambda: 10_000)),
+        standstill=Standstill(int),
     )
 
 
