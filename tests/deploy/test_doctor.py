@@ -23,7 +23,7 @@ from ranvier.deploy.findings import exit_status
 from ranvier.storage.database import Database
 from ranvier.wire.members import DRAINING
 from tests.deploy.examined_server import GROUP, Server
-from tests.deploy.test_programs import free_port
+from tests.server.process import free_port
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
 

@@ -27,9 +27,9 @@ from ranvier.processes.service_user import acting_as, named_user
 from ranvier.processes.start_error import StartError
 from ranvier.processes.surroundings import HiddenError, find_redis, telling_surroundings
 from tests.deploy.examined_server import Server
-from tests.deploy.test_programs import free_port
 from tests.postgres import private_folder
 from tests.redis import private_redis
+from tests.server.process import free_port
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 

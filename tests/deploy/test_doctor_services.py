@@ -19,9 +19,10 @@ from ranvier.processes.postgres import EmbeddedPostgres
 from ranvier.processes.postgres import _environment as postgres_environment
 from ranvier.storage.database import Database
 from tests.deploy.examined_server import Server
-from tests.deploy.test_programs import free_port, program, running_nginx, write_nginx
+from tests.deploy.test_programs import program, running_nginx, write_nginx
 from tests.postgres import database_dsn, private_folder
 from tests.redis import private_redis
+from tests.server.process import free_port
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and groups can be set by root only")
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from ranvier.deploy.commands import has_two_sites
 from ranvier.deploy.settings import Settings
 from ranvier.processes.application import client_routes
 from tests.postgres import private_folder
+from tests.server.process import free_port
 
 
 @pytest.fixture
@@ -28,14 +30,6 @@ def folder() -> Iterator[Path]:
     """Give a folder with a short path."""
     with private_folder() as path:
         yield path
-
-
-def free_port() -> int:
-    """Give a TCP port that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def write_nginx(folder: Path, settings: Settings, port: int) -> Path:
@@ -145,11 +139,14 @@ def running_nginx(main: Path, port: int) -> Iterator[None]:
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int) -> None:
     """Wait until a program that was just started accepts connections."""
-    while process.poll() is None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        assert process.poll() is None, "the program ended"
         with socket.socket() as sock:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
                 return
-    pytest.fail("the program ended")
+        time.sleep(0.02)
+    pytest.fail("the program does not listen")
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tests.server.http_client import HttpClient
+from tests.server.http_client import HttpClient, bodies
 from tests.server.process import ServerProcess
 
 
@@ -50,11 +50,6 @@ class Poller:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def bodies(answer: Any, room_id: str) -> list[str]:
-    room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
-    return [event["content"]["body"] for event in room.get("timeline", {}).get("events", [])]
 
 
 async def test_each_message_comes_once(server: ServerProcess, users: list[HttpClient]) -> None:
