@@ -16,6 +16,7 @@ from ranvier.cluster.members import Members
 from ranvier.cluster.placement import Placement
 from ranvier.wire.members import Member
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.log_lock import connection_of
 from tests.cluster.test_worker_life import running
 from tests.postgres import private_folder
 
@@ -50,14 +51,16 @@ async def test_users_of_a_worker_that_stays_dead_are_offline(quick_cluster: Clus
             room_id = await alice.create_room()
             waiting = []
             for client in (bob, carol):
-                await client.join(room_id)
+                await client.join(room_id)  # which would end the wait of who is there
+            for client in (bob, carol):
                 since = (await client.sync())["next_batch"]
                 waiting.append(asyncio.create_task(client.sync(since, 60_000, filter=NOTHING)))
             told, since = await presence(alice, None)
             while not told.keys() >= {bob.user_id, carol.user_id}:
                 more, since = await presence(alice, since)
                 told |= more
-            await asyncio.sleep(6)  # so long it takes until it is written who is connected where
+            await written(quick_cluster, "extra", 2)
+            assert not any(it.done() for it in waiting), "nobody waits there any more"
             os.kill(extra.process.pid, signal.SIGKILL)
             await asyncio.gather(*waiting, return_exceptions=True)
             await carol.close()
@@ -77,6 +80,13 @@ async def test_users_of_a_worker_that_stays_dead_are_offline(quick_cluster: Clus
             finally:
                 syncing.cancel()
                 await asyncio.gather(syncing, return_exceptions=True)
+
+
+async def written(cluster: ClusterProcess, worker: str, count: int) -> None:
+    """Wait until it is written that so many users are connected to a worker."""
+    async with asyncio.timeout(60), connection_of(cluster) as connection:
+        while await connection.fetchval("SELECT count(*) FROM presence WHERE process = $1", worker) < count:
+            await asyncio.sleep(0.1)
 
 
 async def presence(client: HoppingClient, since: str | None) -> tuple[dict[str, str], str]:
