@@ -395,9 +395,9 @@ async def test_a_worker_that_ends_has_back_what_nobody_took(a: Worker, tmp_path:
                 await asyncio.sleep(0.001)
         begun = time.monotonic()
         await a.moving.settle()
-        await a.edge.listener.stop(grace_s=2)
+        await a.edge.listener.stop(grace_s=20)
         assert (await read_answer(reader)).json["text"] == "one"
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
     assert a.answered == 1
 
 
