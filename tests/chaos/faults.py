@@ -43,6 +43,8 @@ class Faults:
         self._chance = chance
         self._pause_s = pause_s
         self._stopped: set[int] = set()
+        self.unheard = 0
+        """How many commits took place of which their worker, killed meanwhile, heard nothing."""
         self._names = itertools.cycle(f"worker{number}" for number in range(1, cluster.count + 1))
         self.all: Mapping[str, Callable[[], Awaitable[Excuse]]] = {
             "worker killed": self.kill_worker,
@@ -68,8 +70,9 @@ class Faults:
     async def kill_in_commit(self) -> Excuse:
         """Kill a worker that writes when PostgreSQL has its commit: nobody is told that it takes place."""
         name = await self._writer()
-        async with last_commit(self._cluster, name):
+        async with last_commit(self._cluster, name) as last:
             excuse = await self._end_at_once([self._pid(name)])
+        self.unheard += last.took_place
         await self.wait_whole()
         return excuse
 

@@ -94,6 +94,7 @@ class Storm:
         """Say what was done and what came of it."""
         return (
             f"{self.done.total()} faults ({', '.join(f'{n} × {it}' for it, n in self.done.items())}), "
+            f"{self.faults.unheard} commits took place that nobody was told of, "
             f"{self.talk.requests} requests, {len(self.talk.failures)} of them failed and were repeated, "
             f"{len(self.talk.answered)} messages answered, {self.talk.deliveries} deliveries; "
             f"the slowest message took {max(self.slowest_s.values()):.1f} s with its repetitions"

@@ -15,6 +15,7 @@ from tests.chaos.excuses import How
 from tests.chaos.faults import TRANSIT_OF_ONE
 from tests.chaos.talk import EVERYBODY_SAYS, Talk
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
+from tests.cluster.last_commit import last_commit
 from tests.cluster.late_writes import late_writes
 from tests.postgres import private_folder
 from tests.server.http_client import HttpClient
@@ -54,6 +55,20 @@ async def test_workers_are_killed_one_after_the_other(own_cluster: ClusterProces
             await own_cluster.wait_live(4, but_pids=[pid])
             assert len(talk.answered) > before  # the others went on meanwhile
     assert len(talk.answered) > 50
+
+
+async def test_the_last_commit_of_a_worker_that_is_killed_takes_place() -> None:
+    """Whoever was not answered says it again, and it would be there twice, or be lost with the worker."""
+    with private_folder() as folder:
+        cluster = ClusterProcess(folder, 2)
+        try:
+            await cluster.start()
+            (writer,) = (name for name, it in (await cluster.workers()).items() if it["takes_rooms"])
+            async with last_commit(cluster, writer) as last:
+                await cluster.kill_worker(writer)
+            assert last.took_place
+        finally:
+            await cluster.stop()
 
 
 async def test_a_frozen_worker_does_no_harm(own_cluster: ClusterProcess) -> None:
