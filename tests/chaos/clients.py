@@ -32,9 +32,8 @@ _way: ContextVar[Way] = ContextVar("way")
 
 
 @contextmanager
-def noting_way() -> Iterator[Way]:
-    """Give what says by which connection a request of this task goes."""
-    way = Way()
+def noting_way(way: Way) -> Iterator[Way]:
+    """Note by which connection a request of this task goes."""
     token = _way.set(way)
     try:
         yield way

@@ -10,10 +10,12 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from ranvier.cluster.members import BEAT_S, LEASE_S
 from ranvier.config.database import RedisConfig
 from ranvier.log.redis_connection import RedisConnection
 from ranvier.log.standstill import READ_S
@@ -23,7 +25,7 @@ from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.figures import IN_FLIGHT, figures
 from tests.cluster.last_commit import last_commit
 from tests.cluster.late_writes import late_writes
-from tests.server.http_client import Refused
+from tests.server.http_client import HttpClient, Refused
 
 _WITHIN_S = 60.0
 _CLOSED_WITHIN_S: Final = 1.0
@@ -31,6 +33,11 @@ _GOES_ON_WITHIN_S: Final = 0.3
 _LOOK_S: Final = 0.02
 # Of 20 clients, each with some connections: written in the moment in which the connection is closed.
 TRANSIT_OF_ONE: Final = 5
+# Nobody waits until the lease of a dead worker is over: links tell at once that it died.
+_BEFORE_LEASE_S: Final = LEASE_S - BEAT_S
+# What a worker that stands still does not begin, others do at once, and not when it is taken for dead.
+_OVERTAKEN_WITHIN_S: Final = 7.0
+_NEWCOMERS: Final = 2
 _TOKEN_LIMIT: Final = "rc_registration_token_validity"
 _SLOW: Final = {"per_second": 5, "burst_count": 2}
 
@@ -65,13 +72,13 @@ class Faults:
 
     async def kill_worker(self) -> Excuse:
         """Kill the next worker, by name, on the spot; it is started again."""
-        return await self._kill([self._pid(next(self._names))])
+        return await self._kill([self.pid(next(self._names))])
 
     async def kill_in_commit(self) -> Excuse:
         """Kill a worker that writes when PostgreSQL has its commit: nobody is told that it takes place."""
         name = await self._writer()
         async with last_commit(self._cluster, name) as last:
-            excuse = await self._end_at_once([self._pid(name)])
+            excuse = await self.end_at_once([self.pid(name)])
         self.unheard += last.took_place
         await self.wait_whole()
         return excuse
@@ -84,23 +91,45 @@ class Faults:
         """Stop a worker that writes, with writes in its hand, and let it go on with them later."""
         name = await self._writer()
         async with late_writes(self._cluster, name) as late:
-            pid = self._pid(name)
+            pid = self.pid(name)
             async with late.under_way(alone=False):
-                begun = time.monotonic()
-                await self._stop(pid)
-            await late.overtake()
-            await asyncio.sleep(begun + self._pause_s - time.monotonic())
-            self._signal(pid, signal.SIGCONT)
-            ended = time.monotonic()
+                excuse = await self.freeze(pid)
+            async with asyncio.timeout(_OVERTAKEN_WITHIN_S):
+                await late.overtake()
+            await self._meet_newcomers()
+            await asyncio.sleep(excuse.stopped + self._pause_s - time.monotonic())
+            excuse = self.thaw(pid, excuse)
             await late.check()
         await self.wait_whole()
-        # What it had in hand, or may have had, without a transaction id, and others wrote after, it does not
-        # do any more.
-        return Excuse(
-            unavailable=frozenset({"state"}),
-            unavailable_until=ended + _GOES_ON_WITHIN_S + READ_S,
-            slowest_s=ended - begun + AT_ONCE_S,
+        return excuse
+
+    async def freeze(self, pid: int) -> Excuse:
+        """Have a worker stand still; give what ``thaw`` needs."""
+        await self._stop(pid)
+        return Excuse(frozenset([pid]), client_ports(pid), stopped=time.monotonic())
+
+    def thaw(self, pid: int, frozen: Excuse) -> Excuse:
+        """Let a worker go on.
+
+        Its own clients waited for it, and others for what it had begun for them, until it was taken for dead.
+        What it had in hand without a transaction id, and others wrote after, it does not do any more.
+        """
+        self._signal(pid, signal.SIGCONT)
+        resumed = time.monotonic()
+        return replace(
+            frozen,
+            resumed=resumed + _GOES_ON_WITHIN_S + READ_S,  # what it reads then may have lain there
+            in_hand_s=LEASE_S + BEAT_S + AT_ONCE_S,
+            victims_s=resumed - frozen.stopped + AT_ONCE_S,
         )
+
+    async def _meet_newcomers(self) -> None:
+        """Have people come to the front, and be served by those who are well."""
+        async with asyncio.timeout(self._pause_s):
+            for _ in range(_NEWCOMERS):
+                async with HttpClient(self._cluster.url) as newcomer:
+                    await newcomer.register()
+                    await newcomer.send(await newcomer.create_room(), "hello")
 
     async def add_and_drain(self) -> Excuse:
         """Start one worker more; drain it, as when there is less to do, and one in the middle of its work."""
@@ -109,11 +138,11 @@ class Faults:
         await self.wait_whole(self._cluster.count + 1)
         await asyncio.sleep(self._chance.uniform(0.2, 1.0))
         drain = partial(self._signal, self._cluster.pid, signal.SIGTTOU)
-        excuses = [await self._end_in_order(self._pid(added), drain)]
+        excuses = [await self._end_in_order(self.pid(added), drain)]
         async with asyncio.timeout(_WITHIN_S):  # the question is one of the requests in flight
             while (await figures(self._cluster.worker_socket(loaded)))[IN_FLIGHT] < 2:
                 await asyncio.sleep(_LOOK_S)
-        excuses.append(await self._end_in_order(self._pid(loaded), drain))
+        excuses.append(await self._end_in_order(self.pid(loaded), drain))
         self._signal(self._cluster.pid, signal.SIGTTIN)
         await self.wait_whole()
         return one_of(excuses)
@@ -219,28 +248,28 @@ class Faults:
             self._signal(pid, signal.SIGCONT)
 
     async def _kill(self, pids: Sequence[int]) -> Excuse:
-        excuse = await self._end_at_once(pids)
+        excuse = await self.end_at_once(pids)
         await self.wait_whole()
         return excuse
 
-    async def _end_at_once(self, pids: Sequence[int]) -> Excuse:
+    async def end_at_once(self, pids: Sequence[int]) -> Excuse:
         """Kill workers; note whose connections they held."""
         ports: set[int] = set()
         for pid in pids:  # what stands still neither takes connections nor gives them away
             await self._stop(pid)
+        stopped = time.monotonic()
         for pid in pids:
             ports |= client_ports(pid)
             self._signal(pid, signal.SIGKILL)
         for pid in pids:
             await self._gone(pid)
-        gone = time.monotonic()
         # State that another worker had passed on to it is not done again: somebody may have changed it since.
         return Excuse(
             frozenset(pids),
             frozenset(ports),
-            until=gone + _CLOSED_WITHIN_S,
-            unavailable=frozenset({"state"}),
-            unavailable_until=gone,
+            until=time.monotonic() + _CLOSED_WITHIN_S,
+            stopped=stopped,
+            in_hand_s=_BEFORE_LEASE_S,
         )
 
     async def _end_in_order(self, pid: int, ask: Callable[[], None]) -> Excuse:
@@ -260,7 +289,8 @@ class Faults:
         members = await self._cluster.workers()
         return self._chance.choice(sorted(name for name, it in members.items() if it["takes_rooms"]))
 
-    def _pid(self, name: str) -> int:
+    def pid(self, name: str) -> int:
+        """Give the process of a worker that runs."""
         pid = listener_at(self._cluster.worker_socket(name))
         assert pid, f"{name} is not there"
         return pid

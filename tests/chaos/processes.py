@@ -57,7 +57,8 @@ def client_ports(pid: int) -> frozenset[int]:
     """Give the ports of those whose TCP connections a process holds (source: proc(5), ``/proc/net/tcp``)."""
     inodes = _socket_inodes(pid)
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return frozenset(int(line[2].rpartition(":")[2], 16) for line in lines if line[9] in inodes)
+    peers = {int(line[2].rpartition(":")[2], 16) for line in lines if line[9] in inodes}
+    return frozenset(peers - {0})  # what listens has no peer
 
 
 def _socket_inodes(pid: int) -> set[str]:

@@ -7,7 +7,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import asyncpg
 
 from ranvier.processes.postgres import running_dsn
 from tests.chaos.clients import Direct, Through
-from tests.chaos.excuses import NO_EXCUSE, Excuse
+from tests.chaos.excuses import NO_EXCUSE, Excuse, Message
 from tests.chaos.faults import Faults
 from tests.chaos.talk import EVERYBODY_SAYS, Talk
 from tests.chaos.two_writers import written_by_two
@@ -58,7 +58,7 @@ class Storm:
     async def strike(self, name: str) -> None:
         """Do it, watch for a while, and wait until all is heard; only what it excuses may have failed."""
         await self.talk.wait_said(PEOPLE)
-        self.check(self.talk.take_slowest_s())
+        self.check(self.talk.take_messages())
         self._name, self._excuse, self._first_failure = name, NO_EXCUSE, len(self.talk.failures)
         begun, in_flight = time.monotonic(), len(self.talk.in_flight)
         self._excuse = await self.all[name]()
@@ -67,7 +67,8 @@ class Storm:
         await self.talk.wait_said(PEOPLE)
         await self.talk.wait_heard()
         self.done[name] += 1
-        slowest_s = self.talk.take_slowest_s()
+        messages = self.talk.take_messages()
+        slowest_s = max(it.took_s for it in messages)
         self.slowest_s[name] = max(slowest_s, self.slowest_s.get(name, 0.0))
         print(
             f"{begun - self._begun:6.1f} s  {name}: {ended - begun:.1f} s, "
@@ -76,19 +77,17 @@ class Storm:
             f"{len(self.talk.answered)} messages, {self.talk.deliveries} deliveries",
             flush=True,
         )
-        self.check(slowest_s)
+        self.check(messages)
 
-    def check(self, slowest_s: float) -> None:
-        """Demand that whatever failed since the last fault began is excused by it, and took no longer."""
+    def check(self, messages: Sequence[Message]) -> None:
+        """Demand that whatever failed or was slow since the last fault began is excused by it."""
         stray = self._excuse.stray(self.talk.failures[self._first_failure :])
         assert not stray, (
             f"{self._name}: {len(stray)} requests failed that had nothing to do with it "
             f"(excused are {self._excuse}): {stray[:5]}"
         )
-        limit_s = self._excuse.slowest_s
-        assert slowest_s < limit_s, (
-            f"{self._name}: a message took {slowest_s:.1f} s (at most {limit_s:.1f} s)"
-        )
+        late = self._excuse.late(messages)
+        assert not late, f"{self._name}: {len(late)} messages took too long ({self._excuse}): {late[:5]}"
 
     def summary(self) -> str:
         """Say what was done and what came of it."""
@@ -123,7 +122,7 @@ async def storm(seed: int, *, pause_s: float, watch_s: float) -> AsyncIterator[S
                     made = Storm(cluster, faults, talk, random.Random(seed), watch_s=watch_s)
                     yield made
                     talk.finish()
-                made.check(talk.take_slowest_s())
+                made.check(talk.take_messages())
                 await check_positions(folder)
                 print(made.summary(), flush=True)
         except BaseException:

@@ -7,14 +7,14 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
-from tests.chaos.clients import noting_way
-from tests.chaos.excuses import Failure, How
+from tests.chaos.clients import Way, noting_way
+from tests.chaos.excuses import Failure, How, Message
 from tests.server.http_client import HttpClient, Unavailable, position
 
 _LOST = (aiohttp.ClientError, ConnectionError, TimeoutError, Unavailable)
@@ -77,8 +77,8 @@ class Talk:
         self.failures: list[Failure] = []
         self.in_flight: dict[int, tuple[str, float]] = {}
         self.requests = 0
-        self._slowest_s = 0.0
-        self._unanswered: dict[str, float] = {}  # text → when it was first sent (monotonic seconds)
+        self._done: list[Message] = []  # since this was asked last
+        self._unanswered: dict[str, Message] = {}
         self._state: set[str] = set()  # the texts that are state
         self._seed = seed
         self._pause_s = pause_s
@@ -90,12 +90,11 @@ class Talk:
         """How many messages were told to how many members."""
         return sum(sum(it.heard.values()) for it in self.conversations.values())
 
-    def take_slowest_s(self) -> float:
-        """Give how long the slowest message took since this was asked last, or has taken so far."""
+    def take_messages(self) -> list[Message]:
+        """Give the messages that were answered since this was asked last, and those that are under way."""
+        done, self._done = self._done, []
         now = time.monotonic()
-        slowest_s = max([self._slowest_s, *(now - begun for begun in self._unanswered.values())])
-        self._slowest_s = 0.0
-        return slowest_s
+        return done + [replace(it, ended=now) for it in self._unanswered.values()]
 
     async def run(self, started: asyncio.Event) -> None:
         """Talk until ``finish`` and until all is heard. Raises AssertionError for what a person would see."""
@@ -172,13 +171,14 @@ class Talk:
                 what, path = "state", f"/v3/rooms/{quote(room_id)}/state/{_STATE}/{number}{member.user_id}"
                 self._state.add(text)
             self.sent[text] = room_id, member.user_id
-            begun = self._unanswered[text] = time.monotonic()
+            message = self._unanswered[text] = Message(text, time.monotonic())
             while text not in self.answered:
-                answer = await self._ask(what, member, "PUT", path, content)
+                message.ways.append(Way())
+                answer = await self._ask(what, member, "PUT", path, content, noted=message.ways[-1])
                 if answer is not None:
                     self.answered[text] = room_id, answer["event_id"]
-            del self._unanswered[text]
-            self._slowest_s = max(self._slowest_s, time.monotonic() - begun)
+            message.ended = time.monotonic()
+            self._done.append(self._unanswered.pop(text))
             await asyncio.sleep(chance.uniform(self._pause_s / 4, self._pause_s))
 
     async def _listen(self, member: HttpClient, since: str) -> None:
@@ -235,14 +235,22 @@ class Talk:
         return found
 
     async def _ask(
-        self, what: str, member: HttpClient, method: str, path: str, body: Any = None, **query: Any
+        self,
+        what: str,
+        member: HttpClient,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        noted: Way | None = None,
+        **query: Any,
     ) -> Any:
-        """Send a request; ``None``, and noted, if it has to be repeated."""
+        """Send a request; ``None`` if it has to be repeated. ``noted`` becomes the way that it goes."""
         self.requests += 1
         number, began = self.requests, time.monotonic()
         self.in_flight[number] = what, began
         within_s = _REQUEST_TIMEOUT_S + query.get("timeout", 0) / 1000
-        with noting_way() as way:
+        with noting_way(noted or Way()) as way:
             try:
                 async with asyncio.timeout(within_s):
                     return await member.request(method, path, body, **query)
