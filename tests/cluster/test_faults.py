@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.chaos.clients import Direct, Through
-from tests.chaos.excuses import How
-from tests.chaos.faults import TRANSIT_OF_ONE
+from tests.chaos.excuses import AT_ONCE_S, How
+from tests.chaos.faults import TRANSIT_OF_ONE, Faults
 from tests.chaos.talk import EVERYBODY_SAYS, Talk
 from tests.cluster.cluster_process import ClusterProcess, HoppingClient
 from tests.cluster.last_commit import last_commit
@@ -48,12 +49,21 @@ async def talking(cluster: ClusterProcess, sockets: Sequence[str] = ()) -> Async
 
 async def test_workers_are_killed_one_after_the_other(own_cluster: ClusterProcess) -> None:
     """A crash would lose a message, tell it twice, or leave the server with a worker less."""
+    faults = Faults(own_cluster, random.Random(0), pause_s=0)
+    excuses = []
     async with talking(own_cluster) as talk:
         for name in ("worker1", "worker2", "worker3", "worker4"):
-            before = len(talk.answered)
-            pid = await own_cluster.kill_worker(name)
+            pid = faults.pid(name)
+            excuse = await faults.end_at_once([pid])
+            excuses.append(excuse)
+            # The others go on meanwhile: nobody waits until it is back.
+            await talk.wait_said(3 * len(talk.members), timeout_s=AT_ONCE_S)
             await own_cluster.wait_live(4, but_pids=[pid])
-            assert len(talk.answered) > before  # the others went on meanwhile
+            assert excuse.late(talk.take_messages()) == []
+    failures = talk.failures
+    for excuse in excuses:
+        failures = excuse.stray(failures)
+    assert failures == []
     assert len(talk.answered) > 50
 
 
@@ -73,8 +83,10 @@ async def test_the_last_commit_of_a_worker_that_is_killed_takes_place() -> None:
 
 async def test_a_frozen_worker_does_no_harm(own_cluster: ClusterProcess) -> None:
     """While one worker stands still others would wait for it; and what it does late would break the order."""
+    faults = Faults(own_cluster, random.Random(0), pause_s=0)
     async with talking(own_cluster, ["worker1", "worker2", "worker3"]) as talk:
-        pid = await own_cluster.kill_worker("worker4", signal.SIGSTOP)
+        pid = faults.pid("worker4")
+        excuse = await faults.freeze(pid)
         try:
             async with asyncio.timeout(20), HttpClient(own_cluster.url) as newcomer:
                 while "worker4" in await own_cluster.workers():
@@ -87,8 +99,10 @@ async def test_a_frozen_worker_does_no_harm(own_cluster: ClusterProcess) -> None
                 while len(talk.answered) < before + 20:
                     await asyncio.sleep(0.05)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            excuse = faults.thaw(pid, excuse)
         await own_cluster.wait_live(4)
+    assert excuse.stray(talk.failures) == []
+    assert excuse.late(talk.take_messages()) == []
 
 
 async def test_what_a_frozen_writer_had_in_hand_comes_late_and_undoes_nothing() -> None:
