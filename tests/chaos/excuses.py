@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from ranvier.cluster.members import LEASE_S
 from tests.chaos.clients import Way
 
 AT_ONCE_S: Final = 5.0
@@ -65,8 +66,9 @@ class Excuse:
     victim was ``stopped``, or was sent to the victim before that ``resumed``. Nobody may be left without an
     answer.
 
-    A message may take ``slowest_s``; ``in_hand_s`` if it was under way when the victim was stopped, and
-    ``victims_s`` if it was sent to the victim while that stood still.
+    A message may take ``slowest_s``; if it was under way when the victim was stopped, ``in_hand_s`` from then
+    on; ``meanwhile_s`` if it was begun elsewhere while the victim's lease ran on, and ``victims_s`` if it was
+    sent to the victim before that went on.
     """
 
     pids: frozenset[int] = frozenset()
@@ -79,6 +81,7 @@ class Excuse:
     resumed: float = 0.0
     slowest_s: float = AT_ONCE_S
     in_hand_s: float = AT_ONCE_S
+    meanwhile_s: float = AT_ONCE_S
     victims_s: float = AT_ONCE_S
 
     def stray(self, failures: Sequence[Failure]) -> list[Failure]:
@@ -91,12 +94,15 @@ class Excuse:
 
     def late(self, messages: Sequence[Message]) -> list[Message]:
         """Give those that took longer than it allows."""
-        return [it for it in messages if it.took_s > self._limit_s(it)]
+        return [it for it in messages if it.ended > self._until(it)]
 
-    def _limit_s(self, message: Message) -> float:
+    def _until(self, message: Message) -> float:
         if self._waited(message.began, message.ways):
-            return self.victims_s
-        return self.in_hand_s if message.began < self.stopped < message.ended else self.slowest_s
+            return message.began + self.victims_s
+        if message.began < self.stopped < message.ended:
+            return self.stopped + self.in_hand_s
+        at_once = 0 < message.began - self.stopped < LEASE_S
+        return message.began + (self.meanwhile_s if at_once else self.slowest_s)
 
     def _is_unavailable(self, failure: Failure) -> bool:
         kind = failure.what.partition(" ")[0]

@@ -33,9 +33,8 @@ _GOES_ON_WITHIN_S: Final = 0.3
 _LOOK_S: Final = 0.02
 # Of 20 clients, each with some connections: written in the moment in which the connection is closed.
 TRANSIT_OF_ONE: Final = 5
-# Nobody waits until the lease of a dead worker is over: links tell at once that it died.
+# Nobody waits until a lease is over: links tell of a death, and what a worker does not begin others do.
 _BEFORE_LEASE_S: Final = LEASE_S - BEAT_S
-# What a worker that stands still does not begin, others do at once, and not when it is taken for dead.
 _OVERTAKEN_WITHIN_S: Final = 7.0
 _NEWCOMERS: Final = 2
 _TOKEN_LIMIT: Final = "rc_registration_token_validity"
@@ -120,6 +119,7 @@ class Faults:
             frozen,
             resumed=resumed + _GOES_ON_WITHIN_S + READ_S,  # what it reads then may have lain there
             in_hand_s=LEASE_S + BEAT_S + AT_ONCE_S,
+            meanwhile_s=_BEFORE_LEASE_S,
             victims_s=resumed - frozen.stopped + AT_ONCE_S,
         )
 
@@ -270,6 +270,7 @@ class Faults:
             until=time.monotonic() + _CLOSED_WITHIN_S,
             stopped=stopped,
             in_hand_s=_BEFORE_LEASE_S,
+            meanwhile_s=_BEFORE_LEASE_S,
         )
 
     async def _end_in_order(self, pid: int, ask: Callable[[], None]) -> Excuse:

@@ -8,13 +8,7 @@ from tests.chaos.clients import Way
 from tests.chaos.excuses import Excuse, Failure, How, Message
 
 FROZEN = Excuse(
-    frozenset([7]),
-    frozenset([5]),
-    stopped=100.0,
-    resumed=110.0,
-    slowest_s=3.0,
-    in_hand_s=10.0,
-    victims_s=15.0,
+    frozenset([7]), frozenset([5]), stopped=100, resumed=110, in_hand_s=8, meanwhile_s=3, victims_s=15
 )
 ELSEWHERE, BY_PORT, BY_PID = Way(port=1), Way(port=5), Way(pid=7)
 
@@ -45,10 +39,12 @@ def test_of_a_frozen_worker_only_what_it_had_in_hand_is_refused(
     ("began", "ended", "ways", "excused"),
     [
         (101.0, 112.0, [ELSEWHERE, BY_PORT], True),
-        (99.0, 105.0, [ELSEWHERE], True),  # until the victim is taken for dead
-        (99.0, 110.0, [ELSEWHERE], False),
-        (101.0, 105.0, [ELSEWHERE], False),
-        (111.0, 115.0, [BY_PID], False),
+        (98.0, 107.0, [ELSEWHERE], True),  # passed on, until the victim is taken for dead
+        (98.0, 109.0, [ELSEWHERE], False),
+        (101.0, 105.0, [ELSEWHERE], False),  # to be done by another one
+        (108.0, 112.0, [ELSEWHERE], True),  # a machine that is busy
+        (108.0, 114.0, [ELSEWHERE], False),
+        (111.0, 117.0, [BY_PID], False),
     ],
 )
 def test_only_the_clients_of_a_frozen_worker_wait_for_it(
