@@ -58,7 +58,7 @@ async def last_commit(cluster: ClusterProcess, victim: str) -> AsyncIterator[Las
     ):
         await here.register()
         there.token = here.token
-        rooms = [await here.create_room() for _ in range(_ROOMS)]
+        rooms = await asyncio.gather(*(here.create_room() for _ in range(_ROOMS)))
         # All the time, so that some of it is in whichever commit is the last one.
         sending: list[asyncio.Task[Any]] = [
             asyncio.create_task(_keep_sending(socket, here, room_id, last)) for room_id in rooms
