@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,6 +115,20 @@ async def test_a_name_that_is_removed_while_it_is_read_is_gone(
         answer = await app.get("/publicRooms", "bob")
         assert redacted
         assert [room.get("name") for room in answer.json["chunk"]] == [None]
+
+
+async def test_who_looks_at_the_directory_waits_for_no_commit(database: str) -> None:
+    """All who write would wait for a second, as the two stood in each other's way, and one be told 500."""
+    async with running_rooms_app(database) as app:
+        room_id = await app.create(visibility="public")
+        await app.set_state(room_id, "m.room.name", {"name": "old"})
+        assert await names(app) == ["old"]
+        await app.set_state(room_id, "m.room.name", {"name": "new"})
+        async with app.core.database.transaction() as held:
+            await held.execute("SELECT FROM room_directory FOR UPDATE")
+            async with asyncio.timeout(20):
+                assert await names(app) == ["old"]
+        assert await names(app) == ["new"]
 
 
 async def test_pages_go_forward_and_back(database: str) -> None:

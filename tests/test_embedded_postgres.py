@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import asyncpg
 import pytest
 
 from ranvier.processes import unprivileged
+from ranvier.processes.embedded import folder_in_tmp
 from ranvier.processes.postgres import EmbeddedPostgres, PostgresError, running_dsn
 from ranvier.processes.postgres_programs import ProgramsError, choose_programs
 from tests.postgres import private_folder
@@ -180,6 +182,18 @@ async def test_a_long_path_gets_a_short_socket_that_is_removed_again(folder: Pat
     assert await postgres.start() == dsn  # who is beside it finds it again
     assert not left.exists()
     await postgres.stop()
+
+
+def test_a_short_place_that_somebody_else_took_is_left_to_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any user of the machine could keep a server from starting for good."""
+    first = folder_in_tmp("ranvier-test-", folder)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as it belongs to another user
+    second = folder_in_tmp("ranvier-test-", folder)
+    assert second != first
+    for made in (first, second):
+        made.rmdir()
 
 
 async def test_an_interrupted_first_start_is_begun_anew(folder: Path) -> None:

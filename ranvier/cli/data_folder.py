@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from ranvier.config import Config, ConfigError, Problem, generate_files, load
-from ranvier.config.generate import CONFIG_NAME, DEFAULT_PORT
+from ranvier.config.generate import CONFIG_NAME, DEFAULT_PORT, GeneratedFile
 from ranvier.spec.ids import is_server_name
 
 DEFAULT_DATA = "data"
@@ -80,6 +80,19 @@ def is_new(data_dir: Path) -> bool:
     return not data_dir.exists() or not any(data_dir.iterdir())
 
 
+def _write_all(files: Sequence[GeneratedFile]) -> None:
+    """Write files, or none: half of them would be taken for a folder that is in use. Raises ``OSError``."""
+    written: list[Path] = []
+    try:
+        for file in files:
+            file.write()
+            written.append(file.path)
+    except OSError:
+        for path in written:
+            path.unlink()
+        raise
+
+
 def make_data_folder(data_dir: Path, server_name: str | None, port: int | None) -> None:
     """Make the data folder with a configuration, a signing key and secrets; nothing there is replaced."""
     server_name = server_name or DEFAULT_SERVER_NAME
@@ -92,8 +105,7 @@ def make_data_folder(data_dir: Path, server_name: str | None, port: int | None) 
         files = generate_files(server_name, data_dir.absolute(), port=port or DEFAULT_PORT)
         if there := next((file.path for file in files if file.path.exists()), None):
             raise FileExistsError(errno.EEXIST, "", there)  # before one is written that was lost
-        for file in files:
-            file.write()
+        _write_all(files)
     except FileExistsError as error:
         raise click.ClickException(f"{error.filename} is already there and is not replaced") from error
     except OSError as error:

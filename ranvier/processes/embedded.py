@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
 
 LOCK_TIMEOUT_S = 0.2
 POLL_INTERVAL_S = 0.01
@@ -55,13 +56,16 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def folder_in_tmp(prefix: str, folder: Path) -> Path:
-    """Make a folder for sockets in place of one whose path is too long; for one folder it is always the same.
+    """Make a folder for sockets in place of one whose path is too long, mostly the same one each time.
 
     So who is beside a server finds it again after a restart. To be called with the lock. Raises ``OSError``.
     """
     made = Path("/tmp", prefix + sha256(os.fsencode(folder)).hexdigest()[:16])
     shutil.rmtree(made, ignore_errors=True)  # what a server left that was killed
-    made.mkdir(mode=0o700)  # fails where another user has one of this name
+    try:
+        made.mkdir(mode=0o700)
+    except FileExistsError:  # somebody else has taken the name, who is not to keep this server from starting
+        return Path(mkdtemp(prefix=prefix, dir="/tmp"))
     return made
 
 

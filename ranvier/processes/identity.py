@@ -10,22 +10,27 @@ from ranvier.processes.start_error import LostKeyError, StartError
 from ranvier.rooms.draft import Identity
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.signatures import SigningKey
-from ranvier.storage import log as storage
 from ranvier.storage.database import Database
+from ranvier.storage.first_key import may_make_key, no_key_was_made, note_key
 
 
 async def make_first_key(config: Config, database: Database) -> None:
     """Make the signing key of a server that has said nothing yet; it needs its old one afterwards.
 
-    Raises StartError, ``OSError``.
+    Of several machines that start at once one makes it. Raises StartError, ``OSError``.
     """
     path = _key_path(config)
     if path.exists():
+        await note_key(database)
         return
-    if await storage.head(database) > 0:
+    if not await may_make_key(database):
         raise LostKeyError(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    signing_key_file(path).write()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        signing_key_file(path).write()
+    except OSError:
+        await no_key_was_made(database)
+        raise
 
 
 def identity_of(config: Config) -> Identity:

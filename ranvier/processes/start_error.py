@@ -14,5 +14,6 @@ class LostKeyError(StartError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"there is no signing key {path}: bring it back from a copy, nobody trusts a new one"
+            f"there is no signing key {path}: bring it back from a copy, nobody trusts a new one (a server "
+            "that never ran takes the signing.key that `ranvier generate-config` writes)"
         )

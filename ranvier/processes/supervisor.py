@@ -102,10 +102,10 @@ async def _main(
             await workers.wait_ready()
             serving = workers
             ready()
-            manager.ready(f"{count} workers serve")
+            manager.ready(f"{len(workers.ready)} workers serve")
             workers.run_always(manager.watchdog())
             workers.run_always(_reload_when_asked(workers, manager, reload, reread))
-            logger.info("Ready: %d workers", count)
+            logger.info("Ready: %d workers", len(workers.ready))
             await stop.wait()
             manager.stopping()
             logger.info("Stopping")
@@ -265,6 +265,11 @@ class Workers:
         self._stopping = False
 
     @property
+    def ready(self) -> list[str]:
+        """Give the names of those that take connections now."""
+        return self._front.ready_workers()
+
+    @property
     def pids(self) -> dict[str, int]:
         """Give the processes that run now, by the names of their workers."""
         return {name: process.pid for name, process in self._processes.items()}
@@ -319,7 +324,10 @@ class Workers:
         self._signal(name, signal.SIGHUP)
 
     async def wait_ready(self) -> None:
-        """Wait until every worker has taken connections; one that ends before takes all others with it."""
+        """Wait until every worker has taken connections; one that ends before takes all others with it.
+
+        One that has, and has ended since, is not waited for: it is started again.
+        """
         await self._front.wait_started(self._keeping)
         self._starting = False
 

@@ -51,11 +51,16 @@ _STALE = f"""
 SELECT d.room_id, d.snapshot_nid FROM room_directory d JOIN rooms r USING (room_nid)
 WHERE d.snapshot_nid <> r.snapshot_nid LIMIT {_STALE_PAGE}
 """
+# Never waits: a commit, for which all others wait, may mark several of these rooms.
 _REFRESH = """
+WITH free AS MATERIALIZED (
+    SELECT room_nid FROM room_directory WHERE room_nid = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED
+)
 UPDATE room_directory d SET snapshot_nid = n.snapshot_nid, joined_members = n.joined_members,
        room_type = n.room_type, searched = n.searched, shown = n.shown
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::bytea[])
   AS n (room_nid, was_made_of, snapshot_nid, joined_members, room_type, searched, shown)
+JOIN free USING (room_nid)
 WHERE d.room_nid = n.room_nid AND d.snapshot_nid = n.was_made_of
 """
 _FOUND = """

@@ -138,6 +138,24 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "data").iterdir()) == []
 
 
+def test_a_configuration_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the commands that make one would send to the other, once there is space again."""
+    fsync, done = os.fsync, list[int]()
+
+    def little_space(descriptor: int) -> None:
+        if done:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", little_space)
+    assert ranvier("generate-config", "--data", tmp_path / "data").exit_code == 1
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert ranvier("generate-config", "--data", tmp_path / "data").exit_code == 0
+
+
 def test_the_port_option_moves_the_first_tcp_listener(data: Path) -> None:
     """Two servers could not run beside each other without editing files."""
     config = with_port(load_config(data, []), 8123)

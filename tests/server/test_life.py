@@ -297,6 +297,21 @@ async def test_a_signing_key_is_made_once(server: ServerProcess) -> None:
     await server.start()
 
 
+async def test_of_two_folders_with_one_database_one_makes_the_key(
+    server: ServerProcess, database: str
+) -> None:
+    """Two machines of one server would sign with different keys, and nobody be told."""
+    settings = {"database": database_settings(database)}
+    server.write_config(**settings)
+    await server.start()
+    with private_folder() as folder:
+        other = ServerProcess(folder, settings)
+        refused = await ranvier("up", *options(other))
+        assert refused.status == 1
+        assert f"there is no signing key {folder / 'data' / 'signing.key'}" in refused.output
+        assert not (folder / "data" / "signing.key").exists()
+
+
 async def test_every_mistake_of_a_configuration_is_told_at_once(server: ServerProcess) -> None:
     """An administrator would mend one line, start, and find the next, again and again."""
     path = server.folder / "homeserver.yaml"
