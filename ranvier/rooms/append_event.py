@@ -31,7 +31,7 @@ Action = Callable[[Draft], T]
 
 _MAX_WAITING = 1000
 _MAX_BATCH = 50
-_MAX_ATTEMPTS = 10
+_MAX_ATTEMPTS = 30  # some 80 ms each where three processes that have little CPU write one room
 _ATTEMPTS_BEFORE_CLAIM = 2
 _PATIENCE_S = 0.05
 
