@@ -9,11 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from ranvier.log.standstill import Standstill
 from ranvier.processes.register_user import register_user
 from ranvier.spec.errors import MatrixError
 from ranvier.users.last_seen import LastSeen
 from tests.account_server import CHEAP, OPEN, PASSWORD, AccountServer, account_server, read_config
 from tests.postgres import private_folder
+from tests.test_standstill import Now
 
 ALICE, ROOT = "@alice:example.org", "@root:example.org"
 
@@ -45,6 +47,34 @@ async def test_a_new_password_replaces_the_old_one(database: str, logout_devices
         assert (await server.login("alice", "battery staple")).status == 200
         assert (await server.whoami(token)).status == 200
         assert (await server.whoami(other)).status == (200 if logout_devices is False else 401)
+
+
+@pytest.mark.parametrize("was_set", [False, True])
+async def test_a_password_is_set_late_with_all_that_belongs_to_it_or_not_at_all(
+    database: str, monkeypatch: pytest.MonkeyPatch, was_set: bool
+) -> None:
+    """Whoever changed a stolen password would be told to try again, and the thief would stay logged in.
+
+    Or a worker that stood still would set it again over a newer one.
+    """
+    async with account_server(database) as server:
+        token = (await server.register("alice"))["access_token"]
+        thief = (await server.login("alice")).body["access_token"]
+        now = Now()
+        server.core.appender.standstill = Standstill(lambda: server.core.tail.pos, now.clock)
+        owner, name = (server.parts.sessions, "end_others") if was_set else (server.parts.passwords, "hash")
+        work = getattr(owner, name)
+
+        async def stand_still(value: Any) -> Any:
+            now.forward_s = 10.0
+            return await work(value)
+
+        monkeypatch.setattr(owner, name, stand_still)
+        answer = await confirmed(server, "/v3/account/password", token, {"new_password": "battery staple"})
+        server.core.appender.standstill = None
+        assert answer.status == (200 if was_set else 503)
+        assert (await server.whoami(thief)).status == (401 if was_set else 200)
+        assert (await server.login("alice", "battery staple")).status == (200 if was_set else 403)
 
 
 @pytest.mark.parametrize("path", ["/v3/account/password", "/v3/logout/all"])

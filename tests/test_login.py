@@ -145,11 +145,11 @@ async def test_logging_out_is_done_as_a_whole(database: str, monkeypatch: pytest
         token = (await server.register("alice"))["access_token"]
         appender, append, left = server.core.appender, server.core.appender.append_rows, [1]
 
-        async def append_once(rows: Any) -> int:
+        async def append_once(rows: Any, **how: bool) -> int:
             if not left:
                 raise DatabaseUnavailable
             left.pop()
-            return await append(rows)
+            return await append(rows, **how)
 
         monkeypatch.setattr(appender, "append_rows", append_once)
         await server.post("/v3/logout", {}, token)

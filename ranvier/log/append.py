@@ -50,11 +50,12 @@ class TransactionRepeated(Exception):
 
 
 class _Pending:
-    __slots__ = ("asked_s", "done", "room", "rows")
+    __slots__ = ("asked_s", "done", "may_be_late", "room", "rows")
 
-    def __init__(self, room: RoomWrite | None, rows: Sequence[LogRow]) -> None:
+    def __init__(self, room: RoomWrite | None, rows: Sequence[LogRow], *, may_be_late: bool) -> None:
         self.room = room
         self.rows = rows
+        self.may_be_late = may_be_late
         self.asked_s = asked_s()
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -128,16 +129,27 @@ class Appender:
         Raises HeadMoved, TransactionRepeated (nothing was written), or DatabaseUnavailable (503; the
         write may or may not have taken place).
         """
-        return await self._submit(_Pending(write, ()))
+        return await self._submit(_Pending(write, (), may_be_late=True))  # heads are compared
 
-    async def append_rows(self, rows: Sequence[LogRow]) -> int:
+    async def append_rows(self, rows: Sequence[LogRow], *, may_be_late: bool = False) -> int:
         """Write rows that are not events and give the position of the last one.
 
         Raises 503: they were not written if this process stood still since they were asked for, and may have
-        been if the database is not reachable.
+        been if the database is not reachable. Rows that ``may_be_late`` are written all the same: they
+        replace nothing that may be newer, or the commit looks for that.
         """
         assert rows, "nothing to write has no position"
-        return await self._submit(_Pending(None, rows))
+        return await self._submit(_Pending(None, rows, may_be_late=may_be_late))
+
+    def check_in_time(self) -> None:
+        """Raise 503 if this process stood still since what this task does was asked for.
+
+        For what is not written to the log.
+        """
+        if self.standstill is not None:
+            self.standstill.look()
+            if self.standstill.pos_before(asked_s()) is not None:
+                raise _late()
 
     async def note_others(self) -> int:
         """Note and give how far others committed, of whom one may have died before it told anybody."""
@@ -302,18 +314,22 @@ class Appender:
 
 
 def _in_time(batch: list[_Pending], standstill: Standstill) -> list[_Pending]:
-    """Give what of a batch may be written, though this process may have stood still: rooms compare heads.
+    """Give what of a batch may be written, though this process may have stood still.
 
     While it did, another process may have done in its place what a client asked for, and then what is newer.
     """
     standstill.look()
     in_time: list[_Pending] = []
     for pending in batch:
-        if pending.room is None and standstill.pos_before(pending.asked_s) is not None:
-            _fail(pending, MatrixError("M_UNKNOWN", 503, "This worker stood still meanwhile; try again"))
+        if not pending.may_be_late and standstill.pos_before(pending.asked_s) is not None:
+            _fail(pending, _late())
         else:
             in_time.append(pending)
     return in_time
+
+
+def _late() -> MatrixError:
+    return MatrixError("M_UNKNOWN", 503, "This worker stood still meanwhile; try again")
 
 
 def _succeed(pending: _Pending, pos: int) -> None:

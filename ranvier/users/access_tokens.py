@@ -259,19 +259,23 @@ class AccessTokens:
 
     async def revoke_token(self, user_id: str, token_id: int) -> None:
         """Revoke one access token and its refresh token."""
-        await self._append([LogRow(kind=TOKEN_ROWS, user_id=user_id, key="token", key2=str(token_id))])
+        await self._append(
+            [LogRow(kind=TOKEN_ROWS, user_id=user_id, key="token", key2=str(token_id))], may_be_late=True
+        )
 
     async def revoke_all(self, user_id: str, *, but: int | None = None) -> None:
         """Revoke all tokens of a user, but perhaps for one access token (its id)."""
         kept = None if but is None else str(but)
-        await self._append([LogRow(kind=TOKEN_ROWS, user_id=user_id, key="others", key2=kept)])
+        await self._append(
+            [LogRow(kind=TOKEN_ROWS, user_id=user_id, key="others", key2=kept)], may_be_late=True
+        )
 
     async def _rotated(self, user_id: str, refresh_id: int) -> None:
         await self._append([LogRow(kind=TOKEN_ROWS, user_id=user_id, key="rotated", key2=str(refresh_id))])
 
-    async def _append(self, rows: Sequence[LogRow]) -> None:
+    async def _append(self, rows: Sequence[LogRow], *, may_be_late: bool = False) -> None:
         if rows:
-            await self._tail.wait_for(await self._appender.append_rows(rows))
+            await self._tail.wait_for(await self._appender.append_rows(rows, may_be_late=may_be_late))
 
 
 def revocations(user_id: str, device_ids: Sequence[str]) -> list[LogRow]:

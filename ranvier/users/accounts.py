@@ -107,8 +107,10 @@ class Accounts:
         await self._tail.wait_for(await self._appender.append_rows([row]))
 
     async def set_password(self, user_id: str, password: str) -> None:
-        """Give an account a new password. Raises ``M_NOT_FOUND``."""
-        if not await self._store.set_password(user_id, await self._passwords.hash(password)):
+        """Give an account a new password. Raises ``M_NOT_FOUND``, and 503 if a newer one may be set."""
+        password_hash = await self._passwords.hash(password)
+        self._appender.check_in_time()
+        if not await self._store.set_password(user_id, password_hash):
             raise not_found("There is no such user")
 
     async def has_password(self, user_id: str) -> bool:

@@ -100,7 +100,7 @@ class Devices:
         keys = await self._store.have_keys(user_id, wanted)
         gone = [_row(user_id, device_id, "deleted", shown=has) for device_id, has in keys.items()]
         # In one commit: without its tokens a device could not be deleted by a second attempt.
-        await self._append([*revocations(user_id, wanted), *gone])
+        await self._append([*revocations(user_id, wanted), *gone], may_be_late=True)
 
     async def delete_all(self, user_id: str, *, keep: str | None = None) -> None:
         """Delete all devices of a user but ``keep``."""
@@ -114,8 +114,8 @@ class Devices:
         """Give the ids of all devices of a user."""
         return sorted((await self._store.ids_of([user_id])).get(user_id, ()))
 
-    async def _append(self, rows: Sequence[LogRow]) -> None:
-        await self._tail.wait_for(await self._appender.append_rows(rows))
+    async def _append(self, rows: Sequence[LogRow], *, may_be_late: bool = False) -> None:
+        await self._tail.wait_for(await self._appender.append_rows(rows, may_be_late=may_be_late))
 
 
 def _row(user_id: str, device_id: str, change: str, *, shown: bool, body: bytes | None = None) -> LogRow:
