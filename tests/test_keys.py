@@ -9,11 +9,14 @@ from typing import Any
 import orjson
 import pytest
 
+from ranvier.log.clock import note_asked
+from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.device_keys import DeviceKeyStore, PreKey
 from ranvier.users.device_keys import DeviceKeys, KeyCounts
 from tests.core import SERVER_NAME, Core, running_core
 from tests.test_devices import make_devices
+from tests.test_standstill import Now
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 
@@ -115,6 +118,19 @@ async def test_one_time_keys_are_given_out_in_order_and_once(core: Core) -> None
     assert ids(first) | ids(second) == {"signed_curve25519:K0000", "signed_curve25519:K0001"}
     assert ids(third) == {"signed_curve25519:K0002"}
     assert none == {"one_time_keys": {}, "failures": {}}
+
+
+async def test_a_key_that_is_claimed_in_a_worker_that_stood_still_is_not_lost(core: Core) -> None:
+    """Whoever begins a chat would be refused, and the device not know that it has a key fewer."""
+    keys, counts, now = make_keys(core), KeyCounts(store=DeviceKeyStore(core.database), tail=core.tail), Now()
+    await keys.upload(ALICE, "A", one_time_keys=one_time(2))
+    assert orjson.loads((await counts.of(ALICE, "A")).one_time) == {"signed_curve25519": 2}
+    core.appender.standstill = Standstill(lambda: core.tail.pos, now.clock)
+    note_asked()
+    now.forward_s, before = 10.0, core.tail.pos
+    assert ids(await keys.claim({ALICE: {"A": "signed_curve25519"}})) == {"signed_curve25519:K0000"}
+    assert await core.tail.wait_for(before + 1)
+    assert orjson.loads((await counts.of(ALICE, "A")).one_time) == {"signed_curve25519": 1}
 
 
 async def test_workers_that_claim_at_once_give_each_key_once(database: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from ranvier.log.clock import SystemClock
+from ranvier.log.clock import SystemClock, note_asked
+from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.database import DatabaseUnavailable
 from ranvier.storage.devices import DeviceStore
@@ -17,6 +18,7 @@ from ranvier.storage.to_device import Pending, ToDeviceStore
 from ranvier.users.to_device import ToDevice, ToDeviceInboxes
 from tests.core import SERVER_NAME, Core, running_core
 from tests.test_devices import make_devices
+from tests.test_standstill import Now
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 PHONE, DESK, SENDER = (ALICE, "PHONE"), (ALICE, "DESK"), (BOB, "B")
@@ -69,6 +71,17 @@ class Client:
 async def stored(core: Core) -> int:
     count: int = await core.database.fetchval("SELECT count(*) FROM to_device_messages")
     return count
+
+
+async def test_a_worker_that_stood_still_sends_what_was_not_sent_elsewhere(core: Core) -> None:
+    """A room key would be refused though nobody else had sent it."""
+    now = Now()
+    core.appender.standstill = Standstill(lambda: core.tail.pos, now.clock)
+    note_asked()
+    now.forward_s = 10.0
+    for _ in range(2):
+        await make_to_device(core).send(SENDER, "m.test", "txn", {ALICE: {"PHONE": {"n": 1}}})
+    assert await Client(core, make_inboxes(core)).sync() == [1]
 
 
 async def test_a_message_arrives_once_and_is_removed(core: Core) -> None:

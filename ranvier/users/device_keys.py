@@ -232,7 +232,8 @@ class DeviceKeys:
             claimed += await self._store.fallback(missing)
         if claimed:
             await self._appender.append_rows(
-                [LogRow(kind="otk", user_id=c.user_id, device_id=c.device_id) for c in claimed]
+                [LogRow(kind="otk", user_id=c.user_id, device_id=c.device_id) for c in claimed],
+                may_be_late=True,
             )
         return claimed
 

@@ -85,7 +85,7 @@ class ToDevice:
             # `user_id`, since it is nothing to wake the sender for.
             rows.append(LogRow(kind="to_device_txn", key=sender[0], device_id=sender[1], key2=txn_id))
             try:
-                pos = await self._appender.append_rows(rows)
+                pos = await self._appender.append_rows(rows, may_be_late=True)
             except AlreadyStored:
                 return  # another process sent it at this very moment
         await self._tail.wait_for(pos)
