@@ -346,7 +346,7 @@ def _leave_when_drained(
 
     Who asks for its health or its metrics alone goes on here, unless the front can bring them to others.
     """
-    successors = Successors(cluster.members)
+    successors = Successors(cluster.members, core.writer.standstill)
     of_clients = [fronted or "client" in it.resources for it in _configured(config, fronted=fronted)]
     for listener, leaves in zip(listeners[:-1], of_clients, strict=True):
         if leaves:
