@@ -208,6 +208,7 @@ async def running_rooms_app(
             store=alias_store,
             rooms=core.rooms,
             writer=core.writer,
+            appender=core.appender,
             clock=clock,
             creation_rules=config.alias_creation_rules,
             require_membership=config.require_membership_for_aliases,
@@ -216,6 +217,7 @@ async def running_rooms_app(
             store=directory_store,
             aliases=alias_store,
             rooms=core.rooms,
+            appender=core.appender,
             publication_rules=config.room_list_publication_rules,
         )
         creator = RoomCreator(

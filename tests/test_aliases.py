@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
 from tests.core import SERVER_NAME
 from tests.rooms_app import ALICE, BOB, NOTHING, RoomsApp, rooms_config, running_rooms_app
+from tests.test_standstill import Now
 
 PUB = f"#pub:{SERVER_NAME}"
 FORBIDDEN = (403, "M_FORBIDDEN")
@@ -33,6 +35,24 @@ async def test_an_alias_is_made_found_and_removed(database: str) -> None:
         assert (await app.ask("DELETE", path(PUB), "alice")).json == {}
         for answer in (await app.get(path(PUB)), await app.ask("DELETE", path(PUB), "alice")):
             assert answer.error == (404, "M_NOT_FOUND")
+
+
+async def test_a_worker_that_stood_still_changes_no_name_that_may_be_newer(database: str) -> None:
+    """An alias that was given anew meanwhile would be gone, or a room that was hidden be listed again."""
+    async with running_rooms_app(database) as app:
+        room_id, now = await app.create(preset="public_chat"), Now()
+        assert await name(app, "alice", PUB, room_id) == (200, "")
+        listed = f"/directory/list/room/{room_id}"
+        app.core.appender.standstill = Standstill(lambda: app.core.tail.pos, now.clock)
+        now.forward_s = 10.0
+        late = [
+            await app.ask("DELETE", path(PUB), "alice"),
+            await app.ask("PUT", path(f"#two:{SERVER_NAME}"), "alice", {"room_id": room_id}),
+            await app.ask("PUT", listed, "alice", {"visibility": "public"}),
+        ]
+        assert [it.status for it in late] == [503] * 3
+        assert (await app.get(f"/rooms/{room_id}/aliases", "alice")).json == {"aliases": [PUB]}
+        assert (await app.get(listed)).json == {"visibility": "private"}
 
 
 async def test_who_may_name_a_room(database: str) -> None:

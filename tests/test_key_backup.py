@@ -9,10 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
+from ranvier.log.clock import note_asked
+from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.key_backup import KeyBackupStore
 from ranvier.users.key_backup import KeyBackups, KeyData
 from tests.core import Core, running_core
+from tests.test_standstill import Now
 
 ALICE = "@alice:example.org"
 ALGORITHM = "m.megolm_backup.v1.curve25519-aes-sha2"
@@ -38,13 +41,31 @@ async def core(database: str) -> AsyncIterator[Core]:
 @pytest.fixture
 def backups(core: Core) -> KeyBackups:
     """Key backups on that core."""
-    return KeyBackups(store=KeyBackupStore(core.database))
+    return KeyBackups(store=KeyBackupStore(core.database), appender=core.appender)
 
 
 async def errcode_of(awaitable: Any) -> tuple[int, str]:
     with pytest.raises(MatrixError) as caught:
         await awaitable
     return caught.value.status, caught.value.errcode
+
+
+async def test_a_worker_that_stood_still_replaces_no_backup_that_may_be_newer(
+    core: Core, backups: KeyBackups
+) -> None:
+    """Somebody's keys would be gone, or no longer fit what they are encrypted with."""
+    version, now = await backups.create(ALICE, ALGORITHM, {"newer": True}), Now()
+    core.appender.standstill = Standstill(lambda: core.tail.pos, now.clock)
+    note_asked()
+    now.forward_s = 10.0
+    for late in (
+        backups.create(ALICE, ALGORITHM, {}),
+        backups.update(ALICE, version, ALGORITHM, {}, None),
+        backups.delete_keys(ALICE, version),
+        backups.delete(ALICE, version),
+    ):
+        assert await errcode_of(late) == (503, "M_UNKNOWN")
+    assert plain(await backups.current(ALICE))["auth_data"] == {"newer": True}
 
 
 async def test_versions(backups: KeyBackups) -> None:

@@ -133,6 +133,19 @@ async def test_a_key_that_is_claimed_in_a_worker_that_stood_still_is_not_lost(co
     assert orjson.loads((await counts.of(ALICE, "A")).one_time) == {"signed_curve25519": 1}
 
 
+async def test_a_worker_that_stood_still_keeps_no_key_in_place_of_a_newer_one(core: Core) -> None:
+    """Others would get a fallback key that its device has forgotten, and their messages could not be read."""
+    keys, now = make_keys(core), Now()
+    await keys.upload(ALICE, "A", fallback_keys={"signed_curve25519:NEWER": {"key": "n", "signatures": {}}})
+    core.appender.standstill = Standstill(lambda: core.tail.pos, now.clock)
+    note_asked()
+    now.forward_s = 10.0
+    with pytest.raises(MatrixError) as refused:
+        await keys.upload(ALICE, "A", fallback_keys={"signed_curve25519:O": {"key": "o", "signatures": {}}})
+    assert refused.value.status == 503
+    assert ids(await keys.claim({ALICE: {"A": "signed_curve25519"}})) == {"signed_curve25519:NEWER"}
+
+
 async def test_workers_that_claim_at_once_give_each_key_once(database: str) -> None:
     """With several workers under load, one one-time key would go to two people."""
     async with running_core(database) as one, running_core(database) as two:

@@ -48,7 +48,7 @@ def build_encryption(core: Core) -> EncryptionParts:
             tail=tail,
         ),
         inboxes=ToDeviceInboxes(store=to_device_store, appender=appender, tail=tail, clock=core.clock),
-        key_backups=KeyBackups(store=KeyBackupStore(database)),
+        key_backups=KeyBackups(store=KeyBackupStore(database), appender=appender),
         key_counts=KeyCounts(store=key_store, tail=tail),
         to_device=ToDevice(
             store=to_device_store,

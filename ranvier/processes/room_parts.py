@@ -87,6 +87,7 @@ def build_rooms(
         store=alias_store,
         rooms=core.rooms,
         writer=core.writer,
+        appender=core.appender,
         clock=core.clock,
         creation_rules=config.rooms.alias_creation_rules,
         require_membership=config.rooms.require_membership_for_aliases,
@@ -95,6 +96,7 @@ def build_rooms(
         store=directory_store,
         aliases=alias_store,
         rooms=core.rooms,
+        appender=core.appender,
         publication_rules=config.rooms.room_list_publication_rules,
     )
     room_creator = RoomCreator(

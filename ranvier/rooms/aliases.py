@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 from ranvier.config.rooms import DirectoryRules
+from ranvier.log.append import Appender
 from ranvier.log.clock import Clock
 from ranvier.rooms.actor import Actor
 from ranvier.rooms.append_event import RoomWriter
@@ -38,6 +39,7 @@ class Aliases:
         store: AliasStore,
         rooms: Rooms,
         writer: RoomWriter,
+        appender: Appender,
         clock: Clock,
         creation_rules: DirectoryRules,
         require_membership: bool = True,
@@ -46,6 +48,7 @@ class Aliases:
         self._store = store
         self._rooms = rooms
         self._writer = writer
+        self._appender = appender
         self._clock = clock
         self._creation_rules = creation_rules
         self._require_membership = require_membership
@@ -79,6 +82,7 @@ class Aliases:
         self._check_rules(actor, alias, room_id)
         if await self._store.count(room_id) >= MAX_PER_ROOM:
             raise forbidden(f"The room has {MAX_PER_ROOM} aliases already")
+        self._appender.check_in_time()
         if not await self._store.add(alias, room_id, actor.user_id, self._clock.now_ms()):
             raise MatrixError("M_UNKNOWN", 409, f"Room alias {alias} already exists")
 
@@ -120,6 +124,7 @@ class Aliases:
         may = actor.is_admin or found.creator == actor.user_id
         if not may and not (room is not None and may_set(room, actor.user_id, CANONICAL_ALIAS)):
             raise forbidden("You may not remove this alias")
+        self._appender.check_in_time()
         await self._store.delete(alias)
         if room is not None and alias in _advertised(room.content(CANONICAL_ALIAS)):
             await self._take_out(actor.user_id, found.room_id, alias)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from ranvier.config.rooms import DirectoryRules
+from ranvier.log.append import Appender
 from ranvier.rooms.actor import Actor
 from ranvier.rooms.aliases import CANONICAL_ALIAS, may_set
 from ranvier.rooms.rooms import Rooms
@@ -36,11 +37,13 @@ class Directory:
         store: RoomDirectoryStore,
         aliases: AliasStore,
         rooms: Rooms,
+        appender: Appender,
         publication_rules: DirectoryRules,
     ) -> None:
         self._store = store
         self._aliases = aliases
         self._rooms = rooms
+        self._appender = appender
         self._rules = publication_rules
 
     async def is_published(self, room_id: str) -> bool:
@@ -58,6 +61,7 @@ class Directory:
         room = await self._rooms.get(room_id)
         if not actor.is_admin and not may_set(room, actor.user_id, CANONICAL_ALIAS):
             raise forbidden("You may not change whether this room is published")
+        self._appender.check_in_time()
         if published:
             self.check_publish(actor, room_id, await self._aliases.of_room(room_id))
             await self.do_publish(actor.user_id, room_id)

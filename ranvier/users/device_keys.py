@@ -129,6 +129,7 @@ class DeviceKeys:
         if one_time:
             one_time = await self._new_keys(user_id, device_id, one_time)
         if one_time or fallback:
+            self._appender.check_in_time()
             await self._store.add(user_id, device_id, one_time, fallback)
         if one_time_keys or fallback_keys:
             # Even if all are known: whoever stored them may have told nobody how many there are.

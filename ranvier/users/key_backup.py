@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from ranvier.log.append import Appender
 from ranvier.spec.errors import MatrixError, bad_json, invalid_param, not_found
 from ranvier.spec.ids import check_room_id, fits
 from ranvier.storage.key_backup import BackedUpKey, Backup, KeyBackupStore
@@ -37,13 +38,15 @@ Rooms = Mapping[str, Mapping[str, KeyData]]
 class KeyBackups:
     """Keep the versions of each user's backup, and the keys in them."""
 
-    def __init__(self, *, store: KeyBackupStore) -> None:
+    def __init__(self, *, store: KeyBackupStore, appender: Appender) -> None:
         self._store = store
+        self._appender = appender
 
     async def create(self, user_id: str, algorithm: str, auth_data: dict[str, Any]) -> str:
         """Begin a new version, which becomes the current one, and give its name."""
         if not algorithm or not fits(algorithm):
             raise invalid_param("The algorithm must be a name of at most 255 bytes")
+        self._appender.check_in_time()
         return str(await self._store.create(user_id, algorithm, _auth_data(auth_data)))
 
     async def current(self, user_id: str) -> dict[str, Any]:
@@ -69,6 +72,7 @@ class KeyBackups:
             raise invalid_param("The version in the body is not the one in the path")
         if algorithm != backup.algorithm:
             raise invalid_param("The algorithm of a backup can not change")
+        self._appender.check_in_time()
         await self._store.set_auth_data(user_id, backup.version, _auth_data(auth_data))
 
     async def delete(self, user_id: str, version: str) -> None:
@@ -77,6 +81,7 @@ class KeyBackups:
         if backup is None:
             raise not_found("Unknown backup version")
         if not backup.deleted:
+            self._appender.check_in_time()
             await self._store.delete(user_id, backup.version)
 
     async def put(self, user_id: str, version: str, rooms: Rooms) -> dict[str, Any]:
@@ -121,6 +126,7 @@ class KeyBackups:
     ) -> dict[str, Any]:
         """Delete keys and give the new ``etag`` and ``count``. Raises 404 ``M_NOT_FOUND``."""
         backup = await self._existing(user_id, version)
+        self._appender.check_in_time()
         left = await self._store.delete_keys(user_id, backup.version, room_id, session_id)
         if left is None:
             raise not_found("Unknown backup version")
