@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import bcrypt
 import pytest
 
@@ -246,6 +247,34 @@ async def test_a_session_that_is_refreshed_while_it_is_ended_is_over(
         assert (await server.whoami(new["access_token"])).status == 401
         assert (await server.post("/v3/refresh", {"refresh_token": new["refresh_token"]})).status == 401
         assert await server.core.database.fetchval("SELECT count(*) FROM refresh_tokens") == 0
+
+
+async def test_a_refresh_that_meets_the_first_use_of_an_earlier_one(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that refreshes anew while it uses the tokens it has would stall everybody's writes."""
+    drop, locked, go_on = access_tokens._DROP_SUCCESSORS, asyncio.Event(), asyncio.Event()
+    execute = asyncpg.Connection.execute
+
+    async def execute_later(connection: Any, query: str, *args: Any, **options: Any) -> Any:
+        if query == drop:
+            locked.set()
+            await go_on.wait()
+        return await execute(connection, query, *args, **options)
+
+    async with account_server(database) as server:
+        old = await server.register("alice", refresh_token=True)
+        again = {"refresh_token": old["refresh_token"]}
+        unused = (await server.post("/v3/refresh", again)).body
+        monkeypatch.setattr(asyncpg.Connection, "execute", execute_later)
+        refreshing = asyncio.create_task(server.post("/v3/refresh", again))
+        await locked.wait()
+        using = asyncio.create_task(server.whoami(unused["access_token"]))
+        await until_one_waits(server)
+        go_on.set()
+        refreshed, used = await asyncio.gather(refreshing, using)
+        assert (refreshed.status, used.status) == (200, 401)
+        assert (await server.whoami(refreshed.body["access_token"])).status == 200
 
 
 async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(

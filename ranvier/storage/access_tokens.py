@@ -12,12 +12,14 @@ SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.replaces, a.is_guest,
 FROM access_tokens t JOIN accounts a USING (user_id) WHERE t.token_hash = $1 AND NOT a.deactivated
 """
 # Whoever deletes the device or changes the password at this moment waits for these tokens, and finds them;
-# or they are not made.
+# or they are not made. The account is locked before the device, as a batch of the log does.
 _INSERT = """
-WITH device AS (SELECT true FROM devices WHERE user_id = $2 AND device_id = $3 FOR KEY SHARE),
-account AS (
+WITH account AS (
     SELECT true FROM accounts
     WHERE user_id = $2 AND NOT deactivated AND ($10::text IS NULL OR password_hash = $10) FOR SHARE),
+device AS (
+    SELECT true FROM devices
+    WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM account) FOR KEY SHARE),
 allowed AS (
     SELECT true WHERE ($3::text IS NULL OR EXISTS (SELECT FROM device)) AND EXISTS (SELECT FROM account)),
 refresh AS (
@@ -35,9 +37,12 @@ _LOAD_REFRESH = """
 SELECT refresh_id, user_id, device_id, replaces, expires_ts, session_ends_ts FROM refresh_tokens
 WHERE token_hash = $1
 """
-# The device first: revoking its tokens waits for what is made here, or nothing is made any more.
+# Account and device first: revoking their tokens waits for what is made here, or nothing is made any more.
 _LOCK_REFRESH = """
-WITH device AS (SELECT true FROM devices WHERE user_id = $2 AND device_id = $3 FOR KEY SHARE)
+WITH account AS (SELECT true FROM accounts WHERE user_id = $2 AND NOT deactivated FOR SHARE),
+device AS (
+    SELECT true FROM devices
+    WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM account) FOR KEY SHARE)
 SELECT true FROM refresh_tokens WHERE refresh_id = $1 AND EXISTS (SELECT FROM device) FOR UPDATE
 """
 _DROP_SUCCESSORS = "DELETE FROM refresh_tokens WHERE replaces = $1"  # their access tokens go with them
