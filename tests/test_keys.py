@@ -13,6 +13,7 @@ from ranvier.log.clock import note_asked
 from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
 from ranvier.storage.device_keys import DeviceKeyStore, PreKey
+from ranvier.storage.devices import DeviceStore
 from ranvier.users.device_keys import DeviceKeys, KeyCounts
 from tests.core import SERVER_NAME, Core, running_core
 from tests.test_devices import make_devices
@@ -247,6 +248,36 @@ async def test_a_deleted_device_takes_its_keys_with_it(core: Core) -> None:
     assert {(row.kind, row.device_id) for row in deleted} == {("device_list", "A"), ("device", "B")}
     assert (await keys.query(BOB, {ALICE: []}))["device_keys"] == {ALICE: {}}
     assert ids(await keys.claim({ALICE: {"A": "signed_curve25519"}})) == set()
+
+
+async def test_keys_that_are_published_while_their_device_is_deleted_end_for_all(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others would be told of a device, and never that it is gone: they would encrypt to it for ever."""
+    have_keys, left = DeviceStore.have_keys, [1]
+
+    async def published_meanwhile(*args: Any) -> dict[str, bool]:
+        found = await have_keys(*args)
+        if left:
+            left.pop()
+            await make_keys(core).upload(ALICE, "A", device_keys=identity(ALICE, "A"))
+        return found
+
+    monkeypatch.setattr(DeviceStore, "have_keys", published_meanwhile)
+    await make_devices(core).delete(ALICE, ["A"])
+    told = [row.key for row in core.tail.rows_of_user(ALICE, 0) if row.kind == "device_list"]
+    assert told == ["device_keys", "deleted"]
+
+
+async def test_a_device_that_is_made_anew_has_all_its_one_time_keys(core: Core) -> None:
+    """Keys of a client that counts from the start would be dropped unseen: nobody could write to it first."""
+    keys, devices = make_keys(core), make_devices(core)
+    await keys.upload(ALICE, "A", one_time_keys=one_time(1))
+    assert ids(await keys.claim({ALICE: {"A": "signed_curve25519"}})) == set(one_time(1))
+    await devices.delete(ALICE, ["A"])
+    await devices.ensure(ALICE, "A", None)
+    anew = {name: {**key, "key": "anew"} for name, key in one_time(1).items()}
+    assert orjson.loads(await keys.upload(ALICE, "A", one_time_keys=anew)) == {"signed_curve25519": 1}
 
 
 async def test_the_same_keys_again_tell_nobody(core: Core) -> None:

@@ -13,6 +13,7 @@ from ranvier.spec.errors import MatrixError, forbidden, invalid_param, not_found
 from ranvier.spec.ids import fits
 from ranvier.storage.devices import Device, DeviceStore, Sighting
 from ranvier.users.access_tokens import revocations
+from ranvier.users.edits import Edits
 from ranvier.wire.log_rows import LogRow
 
 MAX_DISPLAY_NAME: Final = 255
@@ -40,6 +41,7 @@ class Devices:
         self._store = store
         self._appender = appender
         self._tail = tail
+        self._edits = Edits()
 
     async def ensure(self, user_id: str, device_id: str | None, display_name: str | None) -> str:
         """Make a device, or find the one of that id, and give its id; without an id a new one is chosen.
@@ -97,10 +99,17 @@ class Devices:
         wanted = list(dict.fromkeys(device_ids))
         if not wanted:
             return
-        keys = await self._store.have_keys(user_id, wanted)
-        gone = [_row(user_id, device_id, "deleted", shown=has) for device_id, has in keys.items()]
-        # In one commit: without its tokens a device could not be deleted by a second attempt.
-        await self._append([*revocations(user_id, wanted), *gone], may_be_late=True)
+
+        async def edit() -> None:
+            keys = await self._store.have_keys(user_id, wanted)
+            gone = [
+                _row(user_id, device_id, "deleted", shown=has, key2=None if has else "keyless")
+                for device_id, has in keys.items()
+            ]
+            # In one commit: without its tokens a device could not be deleted by a second attempt.
+            await self._append([*revocations(user_id, wanted), *gone], may_be_late=True)
+
+        await self._edits.make(user_id, edit)
 
     async def delete_all(self, user_id: str, *, keep: str | None = None) -> None:
         """Delete all devices of a user but ``keep``."""
@@ -118,10 +127,18 @@ class Devices:
         await self._tail.wait_for(await self._appender.append_rows(rows, may_be_late=may_be_late))
 
 
-def _row(user_id: str, device_id: str, change: str, *, shown: bool, body: bytes | None = None) -> LogRow:
+def _row(
+    user_id: str,
+    device_id: str,
+    change: str,
+    *,
+    shown: bool,
+    key2: str | None = None,
+    body: bytes | None = None,
+) -> LogRow:
     # Others see a device by its keys: what happens to one without keys is nobody else's business.
     kind = "device_list" if shown else "device"
-    return LogRow(kind=kind, user_id=user_id, device_id=device_id, key=change, body=body)
+    return LogRow(kind=kind, user_id=user_id, device_id=device_id, key=change, key2=key2, body=body)
 
 
 def _new_device_id() -> str:
