@@ -166,6 +166,8 @@ async def test_deleting_several_devices(server: Server) -> None:
     for name in ("A", "B"):
         await server.login(name, "alice", name)
     assert (await server.ask("alice", "POST", "/delete_devices", {})).errcode == "M_BAD_JSON"
+    many = {"devices": [f"D{n}" for n in range(1001)]}
+    assert (await server.ask("alice", "POST", "/delete_devices", many)).errcode == "M_TOO_LARGE"
     body = {"devices": ["A", "B", "GONE"]}
     asked = await server.ask("alice", "POST", "/delete_devices", body)
     assert asked.status == 401

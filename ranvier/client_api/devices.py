@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ranvier.http.limits import RateLimiter
 from ranvier.http.request import Request
 from ranvier.http.response import Response, Result
 from ranvier.http.route import Auth, Route, versions
 from ranvier.log.clock import Clock
-from ranvier.spec.errors import bad_json
+from ranvier.spec.errors import MatrixError, bad_json
 from ranvier.storage.devices import Device
 from ranvier.users.devices import Devices
 from ranvier.users.uia import Uia
 
 V3 = versions("v3", "r0")
+MAX_DEVICES: Final = 1000
+"""How many devices one request may delete."""
 
 
 def _shown(device: Device) -> dict[str, Any]:
@@ -72,6 +74,8 @@ async def delete_devices(request: Request, *, devices: Devices, uia: Uia) -> Res
     device_ids = body.get("devices")
     if not isinstance(device_ids, list) or not all(isinstance(device_id, str) for device_id in device_ids):
         raise bad_json("'devices' must be a list of device IDs")
+    if len(device_ids) > MAX_DEVICES:
+        raise MatrixError("M_TOO_LARGE", 413, f"At most {MAX_DEVICES} devices are deleted at once")
     if request.user.appservice_id is None:
         await uia.require(request, body, "remove devices", may_skip=True)
     await devices.delete(request.user.user_id, device_ids)

@@ -29,6 +29,9 @@ SELECT d.device_id, k.device_id IS NOT NULL AS has_keys
 FROM devices d LEFT JOIN device_keys k USING (user_id, device_id)
 WHERE d.user_id = $1 AND d.device_id = ANY ($2)
 """
+_WITH_TOKENS = """
+SELECT DISTINCT device_id FROM access_tokens WHERE user_id = $1 AND device_id = ANY ($2)
+"""
 _SAW = """
 UPDATE devices d SET last_seen_ts = s.ts, last_seen_ip = s.ip, last_seen_agent = s.agent
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
@@ -91,6 +94,11 @@ class DeviceStore:
         """Say of each of these devices that exists whether it has identity keys."""
         records = await self._database.fetch(_WITH_KEYS, user_id, device_ids)
         return {record["device_id"]: record["has_keys"] for record in records}
+
+    async def have_tokens(self, user_id: str, device_ids: Sequence[str]) -> list[str]:
+        """Give those of these devices that have a session, though the device itself may be gone."""
+        records = await self._database.fetch(_WITH_TOKENS, user_id, device_ids)
+        return [record["device_id"] for record in records]
 
     async def saw(self, sightings: Sequence[Sighting]) -> None:
         """Note when and where devices were seen last; at most one sighting for each device."""

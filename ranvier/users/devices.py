@@ -97,8 +97,6 @@ class Devices:
     async def delete(self, user_id: str, device_ids: Sequence[str]) -> None:
         """Delete devices with all that is theirs: access tokens, keys, messages; unknown ones are ignored."""
         wanted = list(dict.fromkeys(device_ids))
-        if not wanted:
-            return
 
         async def edit() -> None:
             keys = await self._store.have_keys(user_id, wanted)
@@ -106,8 +104,10 @@ class Devices:
                 _row(user_id, device_id, "deleted", shown=has, key2=None if has else "keyless")
                 for device_id, has in keys.items()
             ]
+            sessions = sorted({*keys, *await self._store.have_tokens(user_id, wanted)})
             # In one commit: without its tokens a device could not be deleted by a second attempt.
-            await self._append([*revocations(user_id, wanted), *gone], may_be_late=True)
+            if sessions:
+                await self._append([*revocations(user_id, sessions), *gone], may_be_late=True)
 
         await self._edits.make(user_id, edit)
 
