@@ -301,6 +301,26 @@ async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(
         assert (await server.login("alice", "battery staple")).status == 200
 
 
+@pytest.mark.parametrize("device_id", [None, "NEW", "PHONE"])
+async def test_a_login_that_is_refused_at_last_leaves_no_device(
+    database: str, monkeypatch: pytest.MonkeyPatch, device_id: str | None
+) -> None:
+    """A stranger would be in the list of devices though nobody got in; or a device would lose its keys."""
+    async with account_server(database) as server:
+        await server.register("alice", device_id="PHONE")
+        devices, ensure = server.parts.devices, server.parts.devices.ensure
+
+        async def overtaken(*args: Any) -> str:
+            made = await ensure(*args)
+            await server.parts.accounts.set_password(ALICE, "battery staple")
+            return made
+
+        monkeypatch.setattr(devices, "ensure", overtaken)
+        named = {} if device_id is None else {"device_id": device_id}
+        assert (await server.login("alice", **named)).status == 403
+        assert await devices.ids(ALICE) == ["PHONE"]
+
+
 async def test_a_login_to_a_device_that_is_deleted_meanwhile_makes_it_anew(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

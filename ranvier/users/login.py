@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -102,8 +101,8 @@ class Sessions:
         """Begin a session on a device, a new one unless the client names one.
 
         ``password_hash`` is of the password that was given for it: raises 403 ``M_FORBIDDEN`` if the account
-        has another one by now. "If the client sets the device_id, the server will invalidate any access and
-        refresh tokens previously assigned to that device."
+        has another one by now, and leaves no device that was made for it. "If the client sets the device_id,
+        the server will invalidate any access and refresh tokens previously assigned to that device."
         """
         if device_id is not None:
             check_device_id(device_id)
@@ -112,12 +111,19 @@ class Sessions:
         if device_id is not None and await self._access_tokens.device_has_tokens(user_id, device_id):
             await self._access_tokens.revoke_devices(user_id, [device_id])
         while True:
+            existed = device_id is not None and device_id in await self._devices.ids(user_id)
             device_id = await self._devices.ensure(user_id, device_id, display_name)
-            with suppress(DeviceGone):
+            try:
                 tokens = await self._access_tokens.issue(
                     user_id, device_id, refreshable=refreshable, password_hash=password_hash
                 )
-                return Session(user_id=user_id, device_id=device_id, tokens=tokens)
+            except DeviceGone:
+                continue
+            except MatrixError:
+                if not existed:
+                    await self._devices.delete(user_id, [device_id])
+                raise
+            return Session(user_id=user_id, device_id=device_id, tokens=tokens)
 
     async def end(self, requester: Requester) -> None:
         """End the session that a request was made in, and remove its device."""
