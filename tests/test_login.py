@@ -15,6 +15,9 @@ from ranvier.spec.errors import MatrixError
 from ranvier.storage import access_tokens
 from ranvier.storage.accounts import AccountStore, NewAccount
 from ranvier.storage.database import DatabaseUnavailable
+from ranvier.users.access_tokens import revocations
+from ranvier.users.accounts import TOKEN_ROWS
+from ranvier.wire.log_rows import LogRow
 from tests.account_server import CHEAP, OPEN, PASSWORD, AccountServer, account_server
 
 ALICE = "@alice:example.org"
@@ -249,24 +252,33 @@ async def test_a_session_that_is_refreshed_while_it_is_ended_is_over(
         assert await server.core.database.fetchval("SELECT count(*) FROM refresh_tokens") == 0
 
 
-async def test_a_refresh_that_meets_the_first_use_of_an_earlier_one(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A client that refreshes anew while it uses the tokens it has would stall everybody's writes."""
-    drop, locked, go_on = access_tokens._DROP_SUCCESSORS, asyncio.Event(), asyncio.Event()
-    execute = asyncpg.Connection.execute
+@pytest.fixture
+def refresh_that_waits(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have each refresh set the first event when it has its locks, and wait for the second one."""
+    locked, go_on, execute = asyncio.Event(), asyncio.Event(), asyncpg.Connection.execute
+    go_on.set()
 
     async def execute_later(connection: Any, query: str, *args: Any, **options: Any) -> Any:
-        if query == drop:
+        if query == access_tokens._DROP_SUCCESSORS:
             locked.set()
             await go_on.wait()
         return await execute(connection, query, *args, **options)
 
+    monkeypatch.setattr(asyncpg.Connection, "execute", execute_later)
+    return locked, go_on
+
+
+async def test_a_refresh_that_meets_the_first_use_of_an_earlier_one(
+    database: str, refresh_that_waits: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    """A client that refreshes anew while it uses the tokens it has would stall everybody's writes."""
+    locked, go_on = refresh_that_waits
     async with account_server(database) as server:
         old = await server.register("alice", refresh_token=True)
         again = {"refresh_token": old["refresh_token"]}
         unused = (await server.post("/v3/refresh", again)).body
-        monkeypatch.setattr(asyncpg.Connection, "execute", execute_later)
+        locked.clear()
+        go_on.clear()
         refreshing = asyncio.create_task(server.post("/v3/refresh", again))
         await locked.wait()
         using = asyncio.create_task(server.whoami(unused["access_token"]))
@@ -275,6 +287,29 @@ async def test_a_refresh_that_meets_the_first_use_of_an_earlier_one(
         refreshed, used = await asyncio.gather(refreshing, using)
         assert (refreshed.status, used.status) == (200, 401)
         assert (await server.whoami(refreshed.body["access_token"])).status == 200
+
+
+@pytest.mark.parametrize("device_first", [False, True])
+async def test_a_refresh_that_meets_a_change_of_its_account_and_device(
+    database: str, refresh_that_waits: tuple[asyncio.Event, asyncio.Event], device_first: bool
+) -> None:
+    """A client that refreshes while its account is locked and its session ended would stall all writes."""
+    locked, go_on = refresh_that_waits
+    async with account_server(database) as server:
+        session = await server.register("alice", refresh_token=True, device_id="PHONE")
+        go_on.clear()
+        refreshing = asyncio.create_task(
+            server.post("/v3/refresh", {"refresh_token": session["refresh_token"]})
+        )
+        await locked.wait()
+        account = LogRow(kind=TOKEN_ROWS, user_id=ALICE, key="account", body=b'{"locked": true}')
+        rows = [account, *revocations(ALICE, ["PHONE"])]
+        ending = asyncio.create_task(server.core.appender.append_rows(rows[::-1] if device_first else rows))
+        await until_one_waits(server)
+        go_on.set()
+        answer, _ = await asyncio.gather(refreshing, ending)
+        assert answer.status == 200
+        assert (await server.whoami(answer.body["access_token"])).status == 401
 
 
 async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(
