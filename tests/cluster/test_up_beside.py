@@ -238,13 +238,17 @@ async def offered(server: ServerProcess) -> list[str]:
     return list(own["actions"])
 
 
-async def test_only_what_is_started_again_can_be_restarted_with_a_click(database: str) -> None:
-    """A click on Restart would end for good a server that somebody started by hand, or runs `on-failure`."""
+async def test_what_is_started_again_can_be_restarted_with_a_click(database: str) -> None:
+    """A click on Restart would end for good a server that systemd runs with `Restart=on-failure`."""
     async with services(database) as settings, watched(settings) as (server, _):
         await server.start()
         assert await offered(server) == ["restart"]
         assert (await ask_page(server, "POST", "workers/main/restart"))[0] == 200
         assert await server.wait() == os.EX_TEMPFAIL
+
+
+async def test_what_nothing_starts_again_cannot_be_restarted_with_a_click(database: str) -> None:
+    """A click on Restart would end for good a server that somebody started by hand."""
     async with services(database) as settings:
         with private_folder() as folder:
             by_hand = ServerProcess(folder, settings)
