@@ -451,4 +451,5 @@ class _Served(asyncio.Protocol):
             self._looking = self._loop.call_later(_CONFIRM_AFTER_S, self._confirm)
 
     def _write(self, kind: int, id: int = 0, body: bytes = b"") -> None:
-        self._transport.write(frames.encode(kind, id, body, self._server.clock()))
+        if not self._transport.is_closing():  # else its caller has gone on without it
+            self._transport.write(frames.encode(kind, id, body, self._server.clock()))

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ranvier.log.bus import Bus
 from ranvier.log.clock import Clock, asked_s
-from ranvier.log.standstill import Standstill
+from ranvier.log.standstill import Standstill, too_late
 from ranvier.log.turns import resolve
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
@@ -149,7 +149,7 @@ class Appender:
         if self.standstill is not None:
             self.standstill.look()
             if self.standstill.pos_before(asked_s()) is not None:
-                raise _late()
+                raise too_late()
 
     async def note_others(self) -> int:
         """Note and give how far others committed, of whom one may have died before it told anybody."""
@@ -322,14 +322,10 @@ def _in_time(batch: list[_Pending], standstill: Standstill) -> list[_Pending]:
     in_time: list[_Pending] = []
     for pending in batch:
         if not pending.may_be_late and standstill.pos_before(pending.asked_s) is not None:
-            _fail(pending, _late())
+            _fail(pending, too_late())
         else:
             in_time.append(pending)
     return in_time
-
-
-def _late() -> MatrixError:
-    return MatrixError("M_UNKNOWN", 503, "This worker stood still meanwhile; try again")
 
 
 def _succeed(pending: _Pending, pos: int) -> None:

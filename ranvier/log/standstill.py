@@ -12,6 +12,7 @@ from typing import Final
 
 from ranvier.log.beats import until_beat_s
 from ranvier.log.clock import steady_s
+from ranvier.spec.errors import MatrixError
 
 LONGEST_S: Final = 3.0
 """What is shorter is none: nobody takes a process for dead before (``cluster.members``)."""
@@ -19,6 +20,11 @@ READ_S: Final = 0.1
 """How long after a standstill something is read that may have lain in a socket meanwhile."""
 _BEAT_S: Final = 1.0
 _KEPT: Final = 100
+
+
+def too_late() -> MatrixError:
+    """Say that something newer may have been written since it was asked for (503)."""
+    return MatrixError("M_UNKNOWN", 503, "This worker stood still meanwhile; try again")
 
 
 class Standstill:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from ranvier.cluster.claims import RoomClaims
 from ranvier.log.append import Appender, HeadMoved, TransactionRepeated
 from ranvier.log.clock import Clock, asked_s
-from ranvier.log.standstill import Standstill
+from ranvier.log.standstill import Standstill, too_late
 from ranvier.log.tail import Tail
 from ranvier.rooms.draft import Base, Draft, Identity, Txn
 from ranvier.rooms.many_ends import ManyEnds
@@ -31,7 +31,7 @@ Action = Callable[[Draft], T]
 
 _MAX_WAITING = 1000
 _MAX_BATCH = 50
-_MAX_ATTEMPTS = 30  # some 80 ms each where three processes that have little CPU write one room
+_MAX_ATTEMPTS = 10
 _ATTEMPTS_BEFORE_CLAIM = 2
 _PATIENCE_S = 0.05
 
@@ -265,7 +265,7 @@ class RoomWriter:
             if pos is None or room.written_elsewhere <= pos:
                 in_time.append(waiting)
             else:
-                _fail(waiting, always_overtaken())
+                _fail(waiting, too_late())
         return in_time
 
     async def _without_repeated(self, batch: list[_Waiting[Any]]) -> list[_Waiting[Any]]:

@@ -97,7 +97,7 @@ class Faults:
                 await late.overtake()
             await self._meet_newcomers()
             await asyncio.sleep(excuse.stopped + self._pause_s - time.monotonic())
-            excuse = self.thaw(pid, excuse)
+            excuse = await self.thaw(pid, excuse)
             await late.check()
         await self.wait_whole()
         return excuse
@@ -107,7 +107,7 @@ class Faults:
         await self._stop(pid)
         return Excuse(frozenset([pid]), client_ports(pid), stopped=time.monotonic())
 
-    def thaw(self, pid: int, frozen: Excuse) -> Excuse:
+    async def thaw(self, pid: int, frozen: Excuse) -> Excuse:
         """Let a worker go on.
 
         Its own clients waited for it, and others for what it had begun for them, until it was taken for dead.
@@ -115,13 +115,15 @@ class Faults:
         """
         self._signal(pid, signal.SIGCONT)
         resumed = time.monotonic()
+        read_until = resumed + _GOES_ON_WITHIN_S + READ_S  # what it reads then may have lain there
+        ports = frozen.ports
+        while time.monotonic() < read_until:  # it takes what the front had offered to it meanwhile, too
+            ports |= client_ports(pid)
+            await asyncio.sleep(_LOOK_S)
         return replace(
             frozen,
-            resumed=resumed + _GOES_ON_WITHIN_S + READ_S,  # what it reads then may have lain there
-            # Seldom, and not explained yet: a worker that is well gives up on state that others overtake, as
-            # three write the rooms of the one that stands still.
-            unavailable=frozenset({"state"}),
-            unavailable_until=resumed + _GOES_ON_WITHIN_S + READ_S,
+            ports=ports,
+            resumed=read_until,
             in_hand_s=LEASE_S + BEAT_S + AT_ONCE_S,
             meanwhile_s=_BEFORE_LEASE_S,
             victims_s=resumed - frozen.stopped + AT_ONCE_S,

@@ -99,7 +99,7 @@ async def test_a_frozen_worker_does_no_harm(own_cluster: ClusterProcess) -> None
                 while len(talk.answered) < before + 20:
                     await asyncio.sleep(0.05)
         finally:
-            excuse = faults.thaw(pid, excuse)
+            excuse = await faults.thaw(pid, excuse)
         await own_cluster.wait_live(4)
     assert excuse.stray(talk.failures) == []
     assert excuse.late(talk.take_messages()) == []
