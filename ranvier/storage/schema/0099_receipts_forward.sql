@@ -1,4 +1,4 @@
--- A receipt that is where another process moved it in the same moment is no reason to refuse a whole write.
+-- Two processes may move one receipt at the same time: the log tells of none that is behind what it told before.
 
 CREATE OR REPLACE FUNCTION log_apply_receipt(rows log[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,7 +1,9 @@
--- A refresh token that is exchanged while its successor is used first: each waited for a lock of the other, and the log
--- for both. All lock in one order: the account, the device, a refresh token, its successors.
+-- Tokens that are made while others of their user are revoked, or used for the first time.
 
--- As in 0098, and accounts come first, whatever the order of the rows, and a refresh token before its successors.
+-- As in 0080, but all who lock lock in one order, and none waits for one who waits for the log: the account, the device,
+-- a refresh token, its successors. A device is locked while tokens are made for it, and while its tokens are revoked:
+-- without that, tokens that were about to be committed would outlive the revocation, which each statement sees only in
+-- what was committed before it.
 CREATE OR REPLACE FUNCTION log_apply_access_token(rows log[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     r log;
