@@ -27,6 +27,7 @@ from ranvier.http.route import BoundRoute, Parked, Repeated
 from ranvier.http.router import bad_path
 from ranvier.log.clock import note_asked
 from ranvier.spec.errors import MatrixError
+from ranvier.users.requester import Requester
 
 if TYPE_CHECKING:
     from ranvier.http.app import Edge, Neighbours
@@ -272,7 +273,7 @@ class Call:
         application.limiter.check_request(request, application.clock())
         self.user = requester.user_id
         request.body = body
-        run_here = partial(bound.run if current else self._run_once_current, request)
+        run_here = partial(bound.run if current else partial(self._run_once_current, bound), request)
         forget = neighbours.pass_on(target, request, partial(self._hear, run_here))
         if application.seen is not None:
             application.seen(requester, self.ip, request.user_agent)
@@ -282,18 +283,10 @@ class Call:
             exchange.on_abandoned = partial(self._abandon, run_here, forget)
         return True
 
-    async def _run_once_current(self, request: Request) -> Any:
+    async def _run_once_current(self, bound: BoundRoute, request: Request) -> Any:
         """Run the handler after all, for somebody of whom all was not known yet when it was passed on."""
-        application = self.application
-        assert application.neighbours is not None
-        if (behind := application.neighbours.catch_up()) is not None:
-            await behind
-        auth, headers = request.route.auth, self.exchange.headers
-        request.requester_or_none = await application.authentication.identify(
-            auth, headers, request.query_string
-        )
-        assert self._found is not None
-        return await self._found[0].run(request)
+        await self._identify(request)
+        return await bound.run(request)
 
     def _move(self, neighbours: Neighbours, request: Request) -> bool:
         """Have the worker to which the connection belongs answer; False if it stays."""
@@ -439,17 +432,11 @@ class Call:
         neighbours = application.neighbours
         if route.long_poll:
             exchange.stay()
-        if neighbours is not None:
-            # Before anything is counted: the limits are counted where the request is answered.
-            if not self._stays and self._move(neighbours, request):
-                raise _MovedError
-            if route.follows and (behind := neighbours.catch_up()) is not None:
-                await behind
-        requester = await application.authentication.identify(
-            route.auth, exchange.headers, request.query_string
-        )
+        # Before anything is counted: the limits are counted where the request is answered.
+        if neighbours is not None and not self._stays and self._move(neighbours, request):
+            raise _MovedError
+        requester = await self._identify(request)
         if requester is not None:
-            request.requester_or_none = requester
             self.user = requester.user_id
             if application.seen is not None:
                 application.seen(requester, self.ip, request.user_agent)
@@ -469,6 +456,17 @@ class Call:
             if answer is not None:
                 return answer
         return await bound.run(request)
+
+    async def _identify(self, request: Request) -> Requester | None:
+        """Find out who asks, once this worker has followed the log as far as others were when they asked."""
+        application, route = self.application, request.route
+        neighbours = application.neighbours
+        if neighbours is not None and route.follows and (behind := neighbours.catch_up()) is not None:
+            await behind
+        requester = request.requester_or_none = await application.authentication.identify(
+            route.auth, self.exchange.headers, request.query_string
+        )
+        return requester
 
     def _read_forwarded(self) -> str:
         """Find the client's address as the proxy in front reports it, and give the scheme that it used."""
