@@ -27,7 +27,7 @@ from bench.waiters import make_waiter
 from bench.world import World
 
 _TURNS = 8
-_MOST_TURNS = 16
+_MOST_TURNS = 40
 SURE_ERRORS = 2.2
 # Workers on which nobody waits follow half a second later.
 _PUT_OFF_S = 0.7

@@ -57,12 +57,12 @@ def test_a_figure_without_a_goal_is_not_missed() -> None:
     ("found", "bound", "turns"),
     [
         (Ratio(1.0, 0.02), BOUND, 8),
-        (Ratio(1.25, 0.02), BOUND, 16),
+        (Ratio(1.25, 0.02), BOUND, 40),
         (Ratio(1.25, 0.02), None, 8),
     ],
 )
 def test_turns_are_added_until_it_is_decided(found: Ratio, bound: float | None, turns: int) -> None:
-    """A bench of what is surely well below its bound would take twice the time; and it must end."""
+    """A bench of what is surely well below its bound would take several times as long; and it must end."""
     assert next(it for it in range(1, 100) if is_enough(it, [found], bound)) == turns
 
 

@@ -91,6 +91,8 @@ class Router:
         # Split before decoding: '%2F' inside an identifier belongs to its segment.
         segments = raw_path[1:].split("/")
         if "%" in raw_path:
+            if "%00" in raw_path:  # no text of PostgreSQL holds it
+                raise bad_path()
             segments = _decode(segments)
         node = self._root
         values: list[str] = []
@@ -145,12 +147,9 @@ def _unquote_known(segment: str) -> str:
 
 def _decode(segments: list[str]) -> list[str]:
     try:
-        decoded = [_unquote(segment) if "%" in segment else segment for segment in segments]
+        return [_unquote(segment) if "%" in segment else segment for segment in segments]
     except UnicodeDecodeError:
         raise bad_path() from None
-    if any("\0" in segment for segment in decoded):  # no text of PostgreSQL holds it
-        raise bad_path()
-    return decoded
 
 
 def bad_path() -> MatrixError:

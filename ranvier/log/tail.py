@@ -211,9 +211,11 @@ def _order(entry: _Waiting) -> tuple[int, int]:
 
 
 def _since(rows: deque[RowT] | None, after: int, upto: int | None) -> list[RowT]:
+    if not rows or rows[-1].pos <= after:
+        return []  # mostly: nothing new
     # Readers are mostly at the end: walk back from there.
     found: list[RowT] = []
-    for row in reversed(rows or ()):
+    for row in reversed(rows):
         if row.pos <= after:
             break
         if upto is None or row.pos <= upto:
