@@ -84,6 +84,7 @@ class Link(asyncio.Protocol):
         self._calls: dict[int, _Call] = {}
         self._last_id = 0
         self._looking: asyncio.TimerHandle | None = None
+        self._retired = False
         self._nonce = os.urandom(frames.NONCE_BYTES)
         # How much more the other side's clock says than ours, or a little less than that; and since when.
         self._ahead_s, self._ahead_since = -math.inf, 0.0
@@ -91,7 +92,7 @@ class Link(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Tell whether calls can be made."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._transport is not None and not self._transport.is_closing() and not self._retired
 
     async def welcomed(self) -> None:
         """Wait until the other side has let us in. Raises ConnectionError."""
@@ -122,7 +123,7 @@ class Link(asyncio.Protocol):
         Raises NotAcceptedError if the link is not open.
         """
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._retired:
             raise NotAcceptedError
         self._last_id += 1
         id, now = self._last_id, steady_s()
@@ -153,6 +154,19 @@ class Link(asyncio.Protocol):
         """
         if self._transport is not None:
             self._transport.abort()
+
+    def retire(self) -> None:
+        """Make no more calls, and close the connection once it is known what became of each.
+
+        For another worker that is taken for dead and may only stand still. For what it has begun nobody waits
+        any longer; what it has not begun it never will once the deadline is over, so its caller may do that.
+        """
+        self._retired = True
+        for id, call in [(id, call) for id, call in self._calls.items() if call.accepted]:
+            del self._calls[id]
+            call.told(LinkLostError())
+        if not self._calls:
+            self.close()
 
     # -- the event loop's side -------------------------------------------------------------------------
 
@@ -212,6 +226,8 @@ class Link(asyncio.Protocol):
         """See which calls were not begun or not answered in time."""
         self._looking = None
         if not self._calls:
+            if self._retired:
+                self.close()
             return
         now = steady_s()
         if any(call.until <= now for call in self._calls.values()):

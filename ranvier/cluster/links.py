@@ -96,7 +96,7 @@ class Links:
             self._links[member.name] = (member.instance, link)
             self._failed.pop(member.instance, None)
             if old is not None:
-                old[1].close()
+                old[1].retire()
         finally:
             self._opening.discard(member.instance)
             self._changed.set()
@@ -113,7 +113,7 @@ class Links:
         self._failed = {it: times for it, times in self._failed.items() if it in instances}
         gone = [name for name in self._links if self._members.find(name) is None]
         for name in gone:
-            self._links.pop(name)[1].close()
+            self._links.pop(name)[1].retire()
         if (own := placing(self._members.own)) == self._told:
             return  # it is others who changed
         self._told = own

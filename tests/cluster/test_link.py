@@ -361,6 +361,58 @@ async def test_who_gives_up_a_worker_that_takes_nothing_more_waits_for_no_answer
         for connection in server._connections:
             connection._transport.pause_reading()
         link.notify(b"x" * 16_000_000)
-        link.close()
+        link.retire()
         with pytest.raises(LinkLostError):
             await call
+
+
+async def test_what_a_worker_that_is_given_up_has_not_begun_is_done_elsewhere() -> None:
+    """Whoever sets a topic while a worker is taken for dead would be told that it may be set already."""
+    done: list[bytes] = []
+
+    async def answer(body: bytes) -> bytes:
+        done.append(body)
+        return body
+
+    lost = asyncio.Event()
+    async with asyncio.timeout(30), served(answer) as (server, address, _):
+        link = await linked(address, lost=lost.set)
+        (connection,) = server._connections
+        connection._transport.pause_reading()  # as one that stands still
+        call = asyncio.create_task(link.call(b"said", accept_within_s=0.3))
+        await asyncio.sleep(0.05)
+        link.retire()
+        assert not link.is_open
+        with pytest.raises(NotAcceptedError):
+            link.begin(b"more", lambda _: None, accept_within_s=1)
+        await asyncio.sleep(0.05)
+        assert not call.done()  # it may yet begin
+        with pytest.raises(NotAcceptedError):
+            await call
+        await lost.wait()
+        connection._transport.resume_reading()
+        await asyncio.sleep(0.05)
+    assert done == []
+
+
+async def test_a_worker_that_was_given_up_and_goes_on_in_time_has_its_answer_taken() -> None:
+    """What it does just after it was taken for dead would be done twice."""
+    others = asyncio.Event()
+
+    async def answer(body: bytes) -> bytes:
+        await others.wait()
+        return body
+
+    lost = asyncio.Event()
+    async with asyncio.timeout(30), served(answer) as (server, address, _):
+        link = await linked(address, lost=lost.set)
+        (connection,) = server._connections
+        connection._transport.pause_reading()
+        call = asyncio.create_task(link.call(b"said", accept_within_s=5))
+        await asyncio.sleep(0.05)
+        link.retire()
+        connection._transport.resume_reading()
+        await asyncio.sleep(0.1)
+        others.set()
+        assert await call == b"said"
+        await lost.wait()
