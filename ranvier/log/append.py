@@ -15,7 +15,7 @@ from ranvier.log.turns import resolve
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import log as storage
 from ranvier.storage.account_data import ChangedMeanwhile
-from ranvier.storage.database import Database, DatabaseUnavailable
+from ranvier.storage.database import Database, DatabaseUnavailable, KeptConnection
 from ranvier.storage.log import AlreadyStored, Appended, RoomWrite
 from ranvier.wire.log_rows import Batch, LogRow, Row
 
@@ -100,6 +100,7 @@ class Appender:
         standstill: Standstill | None = None,
     ) -> None:
         self._database = database
+        self._committing = KeptConnection(database)
         self._bus = bus
         self._clock = clock
         self._max_batch = max_batch
@@ -171,6 +172,7 @@ class Appender:
     async def run(self) -> None:
         """Commit batch after batch, for ever. Once this ends nothing is written, and who waits is told."""
         try:
+            await self._prepare()
             while True:
                 await self._wake.wait()
                 self._wake.clear()
@@ -182,9 +184,18 @@ class Appender:
                         await self._commit_in_turn(self._line)
         finally:
             self._ended = True
+            self._committing.give_back()
             for pending in self._queue:
                 _fail(pending, DatabaseUnavailable())
             self._queue.clear()
+
+    async def _prepare(self) -> None:
+        """Have the connection ready before the first one writes, who would wait for that."""
+        try:
+            async with self._committing as connection:
+                await storage.prepare_append(connection)
+        except DatabaseUnavailable:
+            logger.debug("The database is not there yet; whoever writes is told")
 
     async def _commit_in_turn(self, line: Line) -> None:
         await self._stand_in(line)
@@ -276,7 +287,7 @@ class Appender:
     async def _write(self, batch: list[_Pending]) -> Appended:
         rooms = [pending.room for pending in batch if pending.room is not None]
         rows = [row for pending in batch for row in pending.rows]
-        async with self._database.connection() as connection:
+        async with self._committing as connection:
             return await storage.append(connection, rooms, rows, self._clock.now_ms())
 
     async def _publish(self, batch: list[_Pending], appended: Appended) -> None:

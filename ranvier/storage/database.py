@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -20,6 +21,8 @@ Connection = asyncpg.Connection
 Record = asyncpg.Record
 
 _CLOSE_S = 2.0
+_AT_ONCE: Final = 3
+_APART_S: Final = 0.05
 # Whoever stands still in a transaction would have all others wait for what it has locked.
 _IDLE_IN_TRANSACTION: Final = "3s"
 _CONNECT: Mapping[str, Any] = {
@@ -73,19 +76,59 @@ class _Loan:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        connection = self._connection
         try:
-            if isinstance(error, (*_LOST, *_STARTING)):
-                if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():
-                    return  # a mistake of ours (a wrong argument), not a lost connection
-                connection.terminate()
-                raise DatabaseUnavailable from error
+            _end_if_lost(self._connection, error)
         finally:
-            self._database.give_back(connection, time.perf_counter() - self._started)
+            self._database.give_back(self._connection, time.perf_counter() - self._started)
+
+
+def _end_if_lost(connection: Connection, error: BaseException | None) -> None:
+    """Raise DatabaseUnavailable if a use ended with an error that means so, and end the connection."""
+    if not isinstance(error, (*_LOST, *_STARTING)):
+        return
+    if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():
+        return  # a mistake of ours (a wrong argument), not a lost connection
+    connection.terminate()
+    raise DatabaseUnavailable from error
+
+
+class KeptConnection:
+    """One connection, lent until ``give_back``, for what is asked again and again, one at a time.
+
+    What PostgreSQL and the driver learn of a statement they learn for each connection, and of a large one
+    that takes as long as many uses of it. It is opened with its first use, and again after it was lost.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        """Give the connection. Raises DatabaseUnavailable when it can not be had, or is lost in use."""
+        if self._connection is not None and self._connection.is_closed():
+            self.give_back()
+        if self._connection is None:
+            self._connection = await self._database.take()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._connection is not None
+        _end_if_lost(self._connection, error)
+
+    def give_back(self) -> None:
+        """Keep it no longer; the next use takes another one."""
+        if self._connection is not None:
+            self._database.give_back(self._connection, 0.0)
+            self._connection = None
 
 
 class Database:
     """Lend connections, last used first, at most ``size`` of them.
+
+    Beyond a few they are opened one by one, now and then: a new one costs PostgreSQL a process that has
+    everything to learn, so those who come at once are mostly served sooner by what is given back meanwhile.
 
     ``connect`` holds arguments of ``asyncpg.connect``. A connection that broke is thrown away;
     a read on a connection that turns out to be dead is tried once more on a fresh one.
@@ -97,7 +140,12 @@ class Database:
     ) -> None:
         self._connect = {**_CONNECT, **connect}
         self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(size)
+        self._size = size
+        self._count = 0  # those that are lent, idle or being opened
+        self._opening = False
+        self._open_from = 0.0  # the next one, by the event loop's clock
+        self._looking: asyncio.TimerHandle | None = None
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._spent = spent
         self._closed = False
         self._used = 0
@@ -127,26 +175,20 @@ class Database:
 
     async def take(self) -> Connection:
         """Give a connection, which is to be given back; ``connection`` sees to both."""
-        await self._slots.acquire()
-        try:
-            connection = self._take_idle() or await self._open()
-        except BaseException:
-            self._slots.release()
-            raise
+        connection = self._take_idle()
+        while connection is None:
+            next_one = self._open_one() if self._may_open() else self._wait()
+            connection = await next_one or self._take_idle()
         self._used += 1
         return connection
 
     def give_back(self, connection: Connection, seconds: float) -> None:
         """Take a connection back that was used for some seconds."""
         self._used -= 1
-        self._slots.release()
-        if connection.is_closed():
-            pass
-        elif self._closed or connection.is_in_transaction():
+        if not connection.is_closed() and (self._closed or connection.is_in_transaction()):
             # A caller that was cancelled in the middle of a transaction leaves it open.
             connection.terminate()
-        else:
-            self._idle.append(connection)
+        self._lend_next(connection)
         if self._spent is not None:
             self._spent(seconds)
 
@@ -195,12 +237,83 @@ class Database:
             connection = self._idle.pop()
             if not connection.is_closed():  # PostgreSQL said goodbye while nobody used it
                 return connection
+            self._count -= 1
         return None
 
     def _drop_idle(self) -> None:
         # When one connection died PostgreSQL has mostly restarted: the others are dead as well.
+        self._count -= len(self._idle)
         while self._idle:
             self._idle.pop().terminate()
+
+    def _lend_next(self, connection: Connection) -> None:
+        """Give a connection to whoever has waited longest, or keep it; one that is closed makes room."""
+        if connection.is_closed():
+            self._count -= 1
+            self._look_later()
+        elif not self._tell_next(connection):
+            self._idle.append(connection)
+
+    def _tell_next(self, connection: Connection | None) -> bool:
+        """Give a connection to whoever has waited longest, or have them look again; False if nobody waits."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        return False
+
+    async def _wait(self) -> Connection | None:
+        """Wait for a connection that is given back; None if it is time to look again."""
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._look_later()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                given = waiter.result()  # it came just now
+                if given is None:
+                    self._tell_next(None)
+                else:
+                    self._lend_next(given)
+            raise
+
+    def _may_open(self) -> bool:
+        due = self._count < _AT_ONCE or asyncio.get_running_loop().time() >= self._open_from
+        return due and not self._opening and self._count < self._size
+
+    def _look_later(self) -> None:
+        """Have whoever waits longest open the next one when that is due."""
+        if self._looking is None and self._waiting and not self._opening and self._count < self._size:
+            loop = asyncio.get_running_loop()
+            at = loop.time() if self._count < _AT_ONCE else self._open_from
+            self._looking = loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        self._tell_next(None)
+
+    async def _open_one(self) -> Connection:
+        """Open a connection. If it can not be had, all who wait for one are told."""
+        self._opening, self._count = True, self._count + 1
+        try:
+            connection = await self._open()
+        except DatabaseUnavailable:
+            self._count -= 1
+            while self._waiting:
+                waiter = self._waiting.popleft()
+                if not waiter.done():
+                    waiter.set_exception(DatabaseUnavailable())
+            raise
+        except BaseException:
+            self._count -= 1
+            raise
+        finally:
+            self._opening = False
+            self._open_from = asyncio.get_running_loop().time() + _APART_S
+            self._look_later()
+        return connection
 
     async def _open(self) -> Connection:
         try:

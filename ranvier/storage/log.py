@@ -131,6 +131,11 @@ async def append(
     return Appended(record["before_pos"], record["moved"], record["repeated"])
 
 
+async def prepare_append(connection: Connection) -> None:
+    """Have a connection learn what ``append`` needs: it takes fifty times as long as to append."""
+    await connection.prepare(_APPEND)
+
+
 async def _append(
     connection: Connection, rooms: Sequence[RoomWrite], rows: Sequence[LogRow], now_ms: int
 ) -> Record | None:
