@@ -240,8 +240,8 @@ async def test_a_session_that_is_refreshed_while_it_is_ended_is_over(
             server.post("/v3/refresh", {"refresh_token": stolen["refresh_token"]})
         )
         await inserted.wait()
-        tokens = server.parts.access_tokens
-        end = tokens.revoke_devices(ALICE, ["PHONE"]) if ended == "device" else tokens.revoke_all(ALICE)
+        devices, tokens = server.parts.devices, server.parts.access_tokens
+        end = devices.delete(ALICE, ["PHONE"]) if ended == "device" else tokens.revoke_all(ALICE)
         ending = asyncio.create_task(end)
         await until_one_waits(server)
         commit.set()
@@ -340,9 +340,12 @@ async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(
 async def test_a_login_that_is_refused_at_last_leaves_no_device(
     database: str, monkeypatch: pytest.MonkeyPatch, device_id: str | None
 ) -> None:
-    """A stranger would be in the list of devices though nobody got in; or a device would lose its keys."""
+    """A stranger would be in the list of devices though nobody got in; or a device would lose its keys.
+
+    Or whoever uses the device would be logged out.
+    """
     async with account_server(database) as server:
-        await server.register("alice", device_id="PHONE")
+        token = (await server.register("alice", device_id="PHONE"))["access_token"]
         devices, ensure = server.parts.devices, server.parts.devices.ensure
 
         async def overtaken(*args: Any) -> str:
@@ -354,6 +357,59 @@ async def test_a_login_that_is_refused_at_last_leaves_no_device(
         named = {} if device_id is None else {"device_id": device_id}
         assert (await server.login("alice", **named)).status == 403
         assert await devices.ids(ALICE) == ["PHONE"]
+        assert (await server.whoami(token)).status == 200
+
+
+@pytest.mark.parametrize("overtaken_before", ["ensure", "append_rows"])
+async def test_of_two_logins_to_one_device_at_once_one_stays(
+    database: str, monkeypatch: pytest.MonkeyPatch, overtaken_before: str
+) -> None:
+    """A device would have two sessions, of which nobody sees the second, or none though both were let in."""
+    bus = LocalBus()
+    async with account_server(database, bus=bus) as one, account_server(database, bus=bus) as two:
+        before = await one.register("alice", device_id="PHONE", refresh_token=True)
+        owner: Any = one.parts.devices if overtaken_before == "ensure" else one.core.appender
+        work, faster = getattr(owner, overtaken_before), []
+
+        async def overtaken(*args: Any, **how: Any) -> Any:
+            if not faster:
+                faster.append(await two.login("alice", device_id="PHONE", refresh_token=True))
+            return await work(*args, **how)
+
+        monkeypatch.setattr(owner, overtaken_before, overtaken)
+        slower = await one.login("alice", device_id="PHONE", refresh_token=True)
+        sessions = [before, faster[0].body, slower.body]
+        # Whoever is first to have their tokens made, the other one's login replaces theirs.
+        expected = [401, 401, 200] if overtaken_before == "ensure" else [401, 200, 401]
+        for server in (one, two):
+            used = [await server.whoami(session["access_token"]) for session in sessions]
+            assert [answer.status for answer in used] == expected
+        refreshed = [
+            await one.post("/v3/refresh", {"refresh_token": session["refresh_token"]}) for session in sessions
+        ]
+        assert [answer.status for answer in refreshed] == expected
+
+
+async def test_a_session_that_is_refreshed_while_another_begins_on_its_device_is_over(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thief who refreshes without pause would stay when the owner of the device logs in on it again."""
+    async with account_server(database) as server:
+        stolen = await server.register("alice", device_id="PHONE", refresh_token=True)
+        appender, append, refreshed = server.core.appender, server.core.appender.append_rows, []
+
+        async def refresh_first(*args: Any, **how: Any) -> int:
+            if not refreshed:
+                refreshed.append(await server.post("/v3/refresh", {"refresh_token": stolen["refresh_token"]}))
+            return await append(*args, **how)
+
+        monkeypatch.setattr(appender, "append_rows", refresh_first)
+        session = (await server.login("alice", device_id="PHONE", refresh_token=True)).body
+        assert refreshed[0].status == 200
+        for tokens, status in ((refreshed[0].body, 401), (stolen, 401), (session, 200)):
+            assert (await server.whoami(tokens["access_token"])).status == status
+            again = await server.post("/v3/refresh", {"refresh_token": tokens["refresh_token"]})
+            assert again.status == status
 
 
 async def test_a_login_to_a_device_that_is_deleted_meanwhile_makes_it_anew(

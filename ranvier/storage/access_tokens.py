@@ -12,14 +12,15 @@ SELECT t.token_id, t.user_id, t.device_id, t.expires_ts, t.replaces, a.is_guest,
 FROM access_tokens t JOIN accounts a USING (user_id) WHERE t.token_hash = $1 AND NOT a.deactivated
 """
 # Whoever deletes the device or changes the password at this moment waits for these tokens, and finds them;
-# or they are not made. The account is locked before the device, as a batch of the log does.
+# or they are not made. Who begins a session on the same device waits, too: one of the two finds the other's.
+# The account is locked before the device, as a batch of the log does.
 _INSERT = """
 WITH account AS (
     SELECT true FROM accounts
     WHERE user_id = $2 AND NOT deactivated AND ($10::text IS NULL OR password_hash = $10) FOR SHARE),
 device AS (
     SELECT true FROM devices
-    WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM account) FOR KEY SHARE),
+    WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM account) FOR NO KEY UPDATE),
 allowed AS (
     SELECT true WHERE ($3::text IS NULL OR EXISTS (SELECT FROM device)) AND EXISTS (SELECT FROM account)),
 refresh AS (
@@ -32,7 +33,11 @@ SELECT CASE WHEN EXISTS (SELECT FROM made) THEN 'made'
             WHEN EXISTS (SELECT FROM account) THEN 'no device'
             ELSE 'refused' END
 """
-_DEVICE_HAS_TOKENS = "SELECT EXISTS (SELECT FROM access_tokens WHERE user_id = $1 AND device_id = $2)"
+_BESIDE_OTHERS = """
+SELECT token_id FROM access_tokens t WHERE token_hash = $1 AND EXISTS (
+    SELECT FROM access_tokens o
+    WHERE o.user_id = t.user_id AND o.device_id = t.device_id AND o.token_id <> t.token_id)
+"""
 _LOAD_REFRESH = """
 SELECT refresh_id, user_id, device_id, replaces, expires_ts, session_ends_ts FROM refresh_tokens
 WHERE token_hash = $1
@@ -125,10 +130,10 @@ class AccessTokenStore:
         async with self._database.connection() as connection:
             return await _insert(connection, new, None, password_hash)
 
-    async def device_has_tokens(self, user_id: str, device_id: str) -> bool:
-        """Tell whether a device has a session."""
-        found: bool = await self._database.fetchval(_DEVICE_HAS_TOKENS, user_id, device_id)
-        return found
+    async def beside_others(self, token_hash: bytes) -> int | None:
+        """Give the id of an access token, None if its device has no other one or the token is gone."""
+        token_id: int | None = await self._database.fetchval(_BESIDE_OTHERS, token_hash)
+        return token_id
 
     async def devices(self, user_id: str) -> list[str]:
         """Give the devices of a user that have a session."""

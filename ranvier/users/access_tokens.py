@@ -245,17 +245,21 @@ class AccessTokens:
 
     # -- taking back -----------------------------------------------------------------------------------
 
-    async def device_has_tokens(self, user_id: str, device_id: str) -> bool:
-        """Tell whether a device has a session."""
-        return await self._store.device_has_tokens(user_id, device_id)
-
     async def devices(self, user_id: str) -> list[str]:
         """Give the devices of a user that have a session."""
         return await self._store.devices(user_id)
 
-    async def revoke_devices(self, user_id: str, device_ids: Sequence[str]) -> None:
-        """Revoke all tokens of some devices; every process forgets them."""
-        await self._append(revocations(user_id, device_ids))
+    async def revoke_earlier(self, user_id: str, device_id: str, issued: IssuedTokens) -> None:
+        """Revoke all tokens of a device but those that were just issued for it; every process forgets them.
+
+        If these are gone by now another session began there, or the device was deleted; nothing is revoked.
+        """
+        token_id = await self._store.beside_others(token_hash(issued.access_token))
+        if token_id is not None:
+            kept = str(token_id)
+            await self._append(
+                [LogRow(kind=TOKEN_ROWS, user_id=user_id, device_id=device_id, key="device", key2=kept)]
+            )
 
     async def revoke_token(self, user_id: str, token_id: int) -> None:
         """Revoke one access token and its refresh token."""

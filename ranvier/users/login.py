@@ -101,15 +101,13 @@ class Sessions:
         """Begin a session on a device, a new one unless the client names one.
 
         ``password_hash`` is of the password that was given for it: raises 403 ``M_FORBIDDEN`` if the account
-        has another one by now, and leaves no device that was made for it. "If the client sets the device_id,
-        the server will invalidate any access and refresh tokens previously assigned to that device."
+        has another one by now, and leaves no device that was made for it.
         """
         if device_id is not None:
             check_device_id(device_id)
         if display_name is not None:
             display_name = display_name[:MAX_DISPLAY_NAME]
-        if device_id is not None and await self._access_tokens.device_has_tokens(user_id, device_id):
-            await self._access_tokens.revoke_devices(user_id, [device_id])
+        is_named = device_id is not None
         while True:
             existed = device_id is not None and device_id in await self._devices.ids(user_id)
             device_id = await self._devices.ensure(user_id, device_id, display_name)
@@ -123,6 +121,10 @@ class Sessions:
                 if not existed:
                     await self._devices.delete(user_id, [device_id])
                 raise
+            # "If the client sets the device_id, the server will invalidate any access and refresh tokens
+            # previously assigned to that device." Not before: a login that is refused ends nobody's session.
+            if is_named:
+                await self._access_tokens.revoke_earlier(user_id, device_id, tokens)
             return Session(user_id=user_id, device_id=device_id, tokens=tokens)
 
     async def end(self, requester: Requester) -> None:
