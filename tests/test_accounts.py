@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from ranvier.log.bus import LocalBus
 from ranvier.log.standstill import Standstill
 from ranvier.processes.register_user import register_user
 from ranvier.spec.errors import MatrixError
@@ -77,6 +78,30 @@ async def test_a_password_is_set_late_with_all_that_belongs_to_it_or_not_at_all(
         assert (await server.login("alice", "battery staple")).status == (200 if was_set else 403)
 
 
+async def test_of_two_new_passwords_at_once_one_is_set(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who was told that their password is changed could not log in with it.
+
+    And a thief who knows the old one would set it over the new one.
+    """
+    bus = LocalBus()
+    async with account_server(database, bus=bus) as one, account_server(database, bus=bus) as two:
+        token = (await one.register("alice"))["access_token"]
+        passwords, hash_password = one.parts.passwords, one.parts.passwords.hash
+        path, faster = "/v3/account/password", {"new_password": "battery staple"}
+
+        async def overtaken(password: str) -> str:
+            assert (await confirmed(two, path, token, faster)).status == 200
+            return await hash_password(password)
+
+        monkeypatch.setattr(passwords, "hash", overtaken)
+        answer = await confirmed(one, path, token, {"new_password": "the slower one"})
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        assert (await two.login("alice", "the slower one")).status == 403
+        assert (await two.login("alice", "battery staple")).status == 200
+
+
 @pytest.mark.parametrize("path", ["/v3/account/password", "/v3/logout/all"])
 async def test_a_login_token_ends_with_the_sessions(database: str, path: str) -> None:
     """Who knew the old password could be back a minute after all devices were logged out."""
@@ -89,6 +114,49 @@ async def test_a_login_token_ends_with_the_sessions(database: str, path: str) ->
             body = {"new_password": "battery staple"}
             assert (await confirmed(server, path, token, body)).status == 200
         answer = await server.post("/v3/login", {"type": "m.login.token", "token": login_token})
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+
+
+@pytest.mark.parametrize("has_password", [True, False])
+async def test_a_login_token_is_used_while_the_password_changes(
+    database: str, monkeypatch: pytest.MonkeyPatch, has_password: bool
+) -> None:
+    """Whoever was let in by a code would stay when all others are logged out, or could still use it then."""
+    async with account_server(database) as server:
+        await server.parts.registration.register("alice", PASSWORD if has_password else None)
+        devices, ensure = server.parts.devices, server.parts.devices.ensure
+        used, unused, other = [(await server.parts.login.make_token(ALICE))[0] for _ in range(3)]
+
+        async def overtaken(*args: Any) -> str:
+            device_id = await ensure(*args)
+            await server.parts.accounts.set_password(ALICE, "battery staple")
+            return device_id
+
+        async def log_in(token: str) -> int:
+            return (await server.post("/v3/login", {"type": "m.login.token", "token": token})).status
+
+        assert await log_in(other) == 200
+        monkeypatch.setattr(devices, "ensure", overtaken)
+        assert await log_in(used) == 403
+        monkeypatch.setattr(devices, "ensure", ensure)
+        assert await log_in(unused) == 403
+        assert await log_in((await server.parts.login.make_token(ALICE))[0]) == 200
+
+
+async def test_a_login_token_is_asked_for_while_the_password_changes(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stole a password would get in for two more minutes after it was changed."""
+    async with account_server(database) as server:
+        token = (await server.register("alice"))["access_token"]
+        login, make_token = server.parts.login, server.parts.login.make_token
+
+        async def overtaken(user_id: str, **how: Any) -> Any:
+            await server.parts.accounts.set_password(ALICE, "battery staple")
+            return await make_token(user_id, **how)
+
+        monkeypatch.setattr(login, "make_token", overtaken)
+        answer = await confirmed(server, "/v1/login/get_token", token, {})
         assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
 
 

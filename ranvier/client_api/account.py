@@ -40,10 +40,10 @@ async def change_password(
         raise bad_json("'new_password' must be a string and 'logout_devices' true or false")
     if new_password is not None:
         registration.check_password(new_password)
-    await uia.require(request, body, "change the password")
+    passed = await uia.require(request, body, "change the password")
     if new_password is None:
         raise missing_param("Missing 'new_password'")
-    await accounts.set_password(request.user.user_id, new_password)
+    await accounts.set_password(request.user.user_id, new_password, replaced=passed.password_hash)
     if logout_devices:
         await sessions.end_others(request.user)
     return b"{}"

@@ -107,8 +107,8 @@ def token_fields(tokens: IssuedTokens) -> dict[str, Any]:
 async def get_login_token(request: Request, *, uia: Uia, login: Login) -> dict[str, Any]:
     """Give a token to log in another client with. Source: ``POST /login/get_token``."""
     # "servers MUST always re-prompt the user": no grace, and each authentication is used up.
-    await uia.require(request, request.json_object(allow_empty=True), "make a login token")
-    token, lifetime_ms = await login.make_token(request.user.user_id)
+    passed = await uia.require(request, request.json_object(allow_empty=True), "make a login token")
+    token, lifetime_ms = await login.make_token(request.user.user_id, password_hash=passed.password_hash)
     return {"login_token": token, "expires_in_ms": lifetime_ms}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from ranvier.storage.database import Connection, Database
@@ -17,7 +19,8 @@ FROM access_tokens t JOIN accounts a USING (user_id) WHERE t.token_hash = $1 AND
 _INSERT = """
 WITH account AS (
     SELECT true FROM accounts
-    WHERE user_id = $2 AND NOT deactivated AND ($10::text IS NULL OR password_hash = $10) FOR SHARE),
+    WHERE user_id = $2 AND NOT deactivated AND ($10::text IS NULL OR coalesce(password_hash, '') = $10)
+    FOR SHARE),
 device AS (
     SELECT true FROM devices
     WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM account) FOR NO KEY UPDATE),
@@ -57,10 +60,15 @@ _SET_REAUTHENTICATED = "UPDATE access_tokens SET reauthenticated_ts = $2 WHERE t
 _SWEEP = "DELETE FROM refresh_tokens WHERE session_ends_ts < $1"
 
 _KEEP_SHORT = """
-INSERT INTO short_lived_tokens (token_hash, purpose, user_id, expires_ts) VALUES ($1, $2, $3, $4)
+INSERT INTO short_lived_tokens (token_hash, purpose, user_id, expires_ts)
+SELECT $1, $2, user_id, $4 FROM accounts
+WHERE user_id = $3 AND NOT deactivated AND ($5::text IS NULL OR password_hash = $5) FOR SHARE
 """
+# Whoever changes the password removes the tokens in the same commit: what is seen here is the one before.
 _TAKE_SHORT = """
-DELETE FROM short_lived_tokens WHERE token_hash = $1 AND purpose = $2 RETURNING user_id, expires_ts
+DELETE FROM short_lived_tokens t WHERE token_hash = $1 AND purpose = $2
+RETURNING user_id, expires_ts,
+          (SELECT coalesce(password_hash, '') FROM accounts a WHERE a.user_id = t.user_id) AS password_hash
 """
 _READ_SHORT = """
 SELECT user_id FROM short_lived_tokens WHERE token_hash = $1 AND purpose = $2 AND expires_ts > $3
@@ -110,6 +118,13 @@ class NewTokens(msgspec.Struct, frozen=True, kw_only=True):
     session_ends_ts: int | None = None
 
 
+class TakenToken(NamedTuple):
+    """Whose a token was, and the hash of the password that the account had then, empty for none."""
+
+    user_id: str
+    password_hash: str
+
+
 class AccessTokenStore:
     """Read and write ``access_tokens`` and ``refresh_tokens``. Revoking goes through the log."""
 
@@ -122,10 +137,11 @@ class AccessTokenStore:
         return None if record is None else TokenRow(**record)
 
     async def insert(self, new: NewTokens, password_hash: str | None) -> str:
-        """Store the tokens of a new session, for which perhaps a password of this hash was given.
+        """Store the tokens of a new session, perhaps only if the account has a password of this hash.
 
-        Says "made", "no device" if that was deleted meanwhile, or "refused" if the account has another
-        password by now or was deactivated; then nothing was written.
+        The hash is empty for an account without a password. Says "made", "no device" if that was deleted
+        meanwhile, or "refused" if the account has another password by now or was deactivated; then nothing
+        was written.
         """
         async with self._database.connection() as connection:
             return await _insert(connection, new, None, password_hash)
@@ -195,18 +211,25 @@ class ShortLivedTokenStore:
         self._database = database
         self._purpose = purpose
 
-    async def keep(self, token_hash: bytes, user_id: str, expires_ts: int) -> None:
-        """Store a token until a time in milliseconds."""
-        await self._database.execute(_KEEP_SHORT, token_hash, self._purpose, user_id, expires_ts)
+    async def keep(
+        self, token_hash: bytes, user_id: str, expires_ts: int, password_hash: str | None = None
+    ) -> bool:
+        """Store a token until a time in milliseconds, perhaps only if the password has this hash.
 
-    async def take(self, token_hash: bytes, now_ms: int) -> str | None:
-        """Use a token up and give its user, None if it is not known or expired."""
+        False if it has another one, or the account is not in use.
+        """
+        kept = await self._database.execute(
+            _KEEP_SHORT, token_hash, self._purpose, user_id, expires_ts, password_hash
+        )
+        return kept == 1
+
+    async def take(self, token_hash: bytes, now_ms: int) -> TakenToken | None:
+        """Use a token up and say whose it was, None if it is not known or expired."""
         async with self._database.connection() as connection:
             record = await connection.fetchrow(_TAKE_SHORT, token_hash, self._purpose)
         if record is None or record["expires_ts"] <= now_ms:
             return None
-        user_id: str = record["user_id"]
-        return user_id
+        return TakenToken(record["user_id"], record["password_hash"])
 
     async def read(self, token_hash: bytes, now_ms: int) -> str | None:
         """Give the user of a token, None if it is not known or expired."""

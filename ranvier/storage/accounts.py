@@ -49,7 +49,12 @@ WHERE token = $1 AND (uses_allowed IS NULL OR completed < uses_allowed)
   AND (expires_ts IS NULL OR expires_ts > $2)
 RETURNING true
 """
-_SET_PASSWORD = "UPDATE accounts SET password_hash = $2 WHERE user_id = $1 AND NOT deactivated"
+_SET_PASSWORD = """
+UPDATE accounts SET password_hash = $2
+WHERE user_id = $1 AND NOT deactivated AND ($3::text IS NULL OR password_hash = $3) RETURNING true
+"""
+# Once the account is locked: a token that is just being made waits for that, or is found.
+_DROP_LOGIN_TOKENS = "DELETE FROM short_lived_tokens WHERE user_id = $1 AND purpose = 'login'"
 _REPLACE_HASH = "UPDATE accounts SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 _HAS_PASSWORD = "SELECT password_hash IS NOT NULL FROM accounts WHERE user_id = $1"
 _NEXT_NUMBER = "SELECT nextval('user_numbers')"
@@ -145,9 +150,16 @@ class AccountStore:
                 raise TokenUsedUp
             await _create(connection, new)
 
-    async def set_password(self, user_id: str, password_hash: str) -> bool:
-        """Set the password of an account; False if there is no such account in use."""
-        return await self._database.execute(_SET_PASSWORD, user_id, password_hash) == 1
+    async def set_password(self, user_id: str, password_hash: str, replaced: str | None) -> bool:
+        """Set the password of an account, perhaps only in place of one of this hash; login tokens end.
+
+        False if there is no such account in use, or it has another password.
+        """
+        async with self._database.transaction() as connection:
+            if not await connection.fetchval(_SET_PASSWORD, user_id, password_hash, replaced):
+                return False
+            await connection.execute(_DROP_LOGIN_TOKENS, user_id)
+        return True
 
     async def replace_hash(self, user_id: str, old: str, new: str) -> bool:
         """Keep the same password under a newer kind of hash; False if it was changed meanwhile."""

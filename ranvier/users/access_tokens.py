@@ -14,11 +14,10 @@ from ranvier.config.accounts import SessionConfig
 from ranvier.log.append import Appender
 from ranvier.log.clock import Clock
 from ranvier.log.tail import Tail
-from ranvier.spec.errors import forbidden
 from ranvier.spec.ids import localpart_of
 from ranvier.spec.unpadded_base64 import encode_urlsafe_base64
 from ranvier.storage.access_tokens import AccessTokenStore, NewTokens, RefreshRow, TokenRow
-from ranvier.users.accounts import TOKEN_ROWS
+from ranvier.users.accounts import TOKEN_ROWS, password_changed
 from ranvier.users.requester import Requester, unknown_token
 from ranvier.wire.log_rows import LogRow, Row
 
@@ -179,8 +178,9 @@ class AccessTokens:
     ) -> IssuedTokens:
         """Make the tokens of a new session; ``refreshable`` if the client can refresh them.
 
-        ``password_hash`` is of the password that was given for it, if one was. Raises DeviceGone, and 403
-        ``M_FORBIDDEN`` if the account has another password by now, or was deactivated.
+        ``password_hash`` is of the password that was given for it, if one was, or that the account had when
+        the login began, empty for none. Raises DeviceGone, and 403 ``M_FORBIDDEN`` if the account has another
+        password by now, or was deactivated.
         """
         now = self._clock.now_ms()
         lifetime_ms = self._sessions.refreshable_access_token_lifetime_ms
@@ -203,7 +203,7 @@ class AccessTokens:
         if outcome == "no device":
             raise DeviceGone
         if outcome == "refused":
-            raise forbidden("The password was changed, or the account deactivated, just now")
+            raise password_changed()
         return issued
 
     async def refresh(self, token: str) -> IssuedTokens:

@@ -8,7 +8,7 @@ import orjson
 
 from ranvier.log.append import Appender
 from ranvier.log.tail import Tail
-from ranvier.spec.errors import MatrixError, not_found
+from ranvier.spec.errors import MatrixError, forbidden, not_found
 from ranvier.spec.ids import is_user_id
 from ranvier.storage.accounts import Account, AccountStore
 from ranvier.users.followed import FollowedByUser
@@ -106,12 +106,16 @@ class Accounts:
         row = LogRow(kind=TOKEN_ROWS, user_id=user_id, key="account", body=orjson.dumps(columns))
         await self._tail.wait_for(await self._appender.append_rows([row]))
 
-    async def set_password(self, user_id: str, password: str) -> None:
-        """Give an account a new password. Raises ``M_NOT_FOUND``, and 503 if a newer one may be set."""
+    async def set_password(self, user_id: str, password: str, *, replaced: str | None = None) -> None:
+        """Give an account a new password, which no login token outlives.
+
+        ``replaced`` is the hash of the one that was given for it: raises 403 ``M_FORBIDDEN`` if the account
+        has another one by now, or was deactivated. Raises ``M_NOT_FOUND``, and 503 if a newer one may be set.
+        """
         password_hash = await self._passwords.hash(password)
         self._appender.check_in_time()
-        if not await self._store.set_password(user_id, password_hash):
-            raise not_found("There is no such user")
+        if not await self._store.set_password(user_id, password_hash, replaced):
+            raise not_found("There is no such user") if replaced is None else password_changed()
 
     async def has_password(self, user_id: str) -> bool:
         """Tell whether a user can log in with a password."""
@@ -139,6 +143,11 @@ class Accounts:
 def is_as_known_at(tail: Tail, user_id: str, pos: int) -> bool:
     """Tell whether nothing of a user's account and tokens has changed since ``pos``, as far as is known."""
     return tail.start <= pos and not any(row.kind == TOKEN_ROWS for row in tail.rows_of_user(user_id, pos))
+
+
+def password_changed() -> MatrixError:
+    """Say that the password that was given is the account's no more (403 ``M_FORBIDDEN``)."""
+    return forbidden("The password was changed, or the account deactivated, just now")
 
 
 def user_deactivated() -> MatrixError:

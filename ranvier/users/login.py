@@ -20,7 +20,7 @@ from ranvier.users.access_tokens import (
     new_token,
     token_hash,
 )
-from ranvier.users.accounts import Account, Accounts, user_deactivated
+from ranvier.users.accounts import Account, Accounts, password_changed, user_deactivated
 from ranvier.users.devices import MAX_DISPLAY_NAME, Devices, check_device_id
 from ranvier.users.edits import Edits
 from ranvier.users.requester import Requester, user_locked
@@ -39,10 +39,10 @@ class Limiter(Protocol):
 
 
 class Admitted(NamedTuple):
-    """Who may begin a session, and the hash of the password that they proved it with, if it was one."""
+    """Who may begin a session, and the hash of the password that the account had then, empty for none."""
 
     user_id: str
-    password_hash: str | None
+    password_hash: str
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +100,8 @@ class Sessions:
     ) -> Session:
         """Begin a session on a device, a new one unless the client names one.
 
-        ``password_hash`` is of the password that was given for it: raises 403 ``M_FORBIDDEN`` if the account
-        has another one by now, and leaves no device that was made for it.
+        ``password_hash`` is of the password that the account had when the user was admitted, empty for none:
+        raises 403 ``M_FORBIDDEN`` if it has another one by now, and leaves no device that was made for it.
         """
         if device_id is not None:
             check_device_id(device_id)
@@ -165,18 +165,14 @@ class Login:
         Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED``, ``M_USER_LOCKED`` and ``M_LIMIT_EXCEEDED`` (of
         ``rc_login``: ``failed_attempts`` and ``account``).
         """
-        account, password_hash = await self._check(name, password)
+        account, password_hash = await self.check_password(name, password)
         return self._admit(account, password_hash)
 
-    async def check_password(self, name: str, password: str) -> Account:
-        """Give the account of a typed name if the password is its own, counting failures.
+    async def check_password(self, name: str, password: str) -> tuple[Account, str]:
+        """Give the account of a typed name if the password is its own, and its hash, counting failures.
 
         Raises ``M_FORBIDDEN``, ``M_USER_DEACTIVATED`` and ``M_LIMIT_EXCEEDED``.
         """
-        account, _ = await self._check(name, password)
-        return account
-
-    async def _check(self, name: str, password: str) -> tuple[Account, str]:
         key = self._accounts.full_id(name).lower()[: MAX_ID_BYTES + 1]
         # Of guesses made at once, each would be let pass before any has failed.
         async with self._checks.alone(key):
@@ -195,22 +191,27 @@ class Login:
 
     async def with_token(self, token: str) -> Admitted:
         """Admit the user of a login token, and use the token up. Raises ``M_FORBIDDEN`` and the like."""
-        user_id = None
+        taken = None
         if is_well_formed(LOGIN, token):
-            user_id = await self._login_tokens.take(token_hash(token), self._clock.now_ms())
-        account = None if user_id is None else await self._accounts.get(user_id)
-        if account is None or account.deactivated:
+            taken = await self._login_tokens.take(token_hash(token), self._clock.now_ms())
+        account = None if taken is None else await self._accounts.get(taken.user_id)
+        if taken is None or account is None or account.deactivated:
             raise forbidden("Invalid login token")
-        return self._admit(account, None)
+        return self._admit(account, taken.password_hash)
 
-    async def make_token(self, user_id: str) -> tuple[str, int]:
-        """Give a token that lets its holder log in once as a user, and its lifetime in milliseconds."""
+    async def make_token(self, user_id: str, *, password_hash: str | None = None) -> tuple[str, int]:
+        """Give a token that lets its holder log in once as a user, and its lifetime in milliseconds.
+
+        ``password_hash`` is of the password that was given for it, if one was: raises 403 ``M_FORBIDDEN`` if
+        the account has another one by now, or was deactivated.
+        """
         token = new_token(LOGIN, user_id)
         expires_ts = self._clock.now_ms() + LOGIN_TOKEN_LIFETIME_MS
-        await self._login_tokens.keep(token_hash(token), user_id, expires_ts)
+        if not await self._login_tokens.keep(token_hash(token), user_id, expires_ts, password_hash):
+            raise password_changed()
         return token, LOGIN_TOKEN_LIFETIME_MS
 
-    def _admit(self, account: Account, password_hash: str | None) -> Admitted:
+    def _admit(self, account: Account, password_hash: str) -> Admitted:
         if account.locked:
             raise user_locked()
         if account.rate_limited:

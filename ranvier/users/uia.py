@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import nacl.exceptions
@@ -32,7 +32,7 @@ MAX_KEPT_BODY = 4096
 MAX_SESSION_ID_LENGTH = 100
 
 Flows = Sequence[tuple[str, ...]]
-CheckPassword = Callable[[str, str], Awaitable[Account]]
+CheckPassword = Callable[[str, str], Awaitable[tuple[Account, str]]]
 
 
 class UiaRequest(Protocol):
@@ -54,11 +54,20 @@ class UiaRequest(Protocol):
 class Passed(msgspec.Struct, frozen=True, kw_only=True):
     """What came out of an authentication.
 
-    ``body`` is the request's without ``auth``, ``registration_token`` the one that was given in its stage.
+    ``body`` is the request's without ``auth``, ``registration_token`` the one that was given in its stage,
+    ``password_hash`` that of the password that was given just now.
     """
 
     body: Mapping[str, Any]
     registration_token: str | None = None
+    password_hash: str | None = None
+
+
+class _Shown(NamedTuple):
+    """What was shown in one stage."""
+
+    registration_token: str | None = None
+    password_hash: str | None = None
 
 
 class AuthenticationNeededError(MatrixError):
@@ -167,15 +176,15 @@ class Uia:
             raise await self._ask_anew(attempt, forbidden("This session is not known or has expired"))
         completed = list(session.completed) if session is not None else []
         used_token = session.registration_token if session is not None else None
-        stage = auth.get("type")
+        stage, shown = auth.get("type"), _Shown()
         if stage is not None and stage not in completed:
             try:
-                token = await self._check_stage(attempt, stage, completed, auth, requester)
+                shown = await self._check_stage(attempt, stage, completed, auth, requester)
             except MatrixError as failure:
                 if failure.status == 429:
                     raise
                 raise await self._ask(attempt, session_id, completed, failure) from None
-            used_token = token or used_token
+            used_token = shown.registration_token or used_token
             completed.append(stage)
             if tuple(completed) not in attempt.flows:
                 raise await self._note(attempt, session_id, completed, used_token)
@@ -184,7 +193,7 @@ class Uia:
         # Whoever removes the session may go on: one authentication is good for one operation.
         if session_id is not None and not await self._store.finish(_hash(session_id)):
             raise await self._ask_anew(attempt, forbidden("This session has been used already"))
-        return Passed(body=attempt.body, registration_token=used_token)
+        return Passed(body=attempt.body, registration_token=used_token, password_hash=shown.password_hash)
 
     async def _check_stage(
         self,
@@ -193,21 +202,21 @@ class Uia:
         completed: Sequence[str],
         auth: Mapping[str, Any],
         requester: Requester | None,
-    ) -> str | None:
-        """Check one stage; gives the registration token that it used. Raises what is wrong with it."""
+    ) -> _Shown:
+        """Check one stage, and give what was shown in it. Raises what is wrong with it."""
         # "the flow's stages must be completed in order"
         if not any(flow[: len(completed) + 1] == (*completed, stage) for flow in attempt.flows):
             raise MatrixError("M_UNRECOGNIZED", 401, "This stage is not what is asked for now")
         if stage == PASSWORD:
-            await self._check_user_password(auth, requester)
-        elif stage == REGISTRATION_TOKEN:
+            return _Shown(password_hash=await self._check_user_password(auth, requester))
+        if stage == REGISTRATION_TOKEN:
             token = auth.get("token")
             if not await self._registration_tokens.is_valid(token):
                 raise MatrixError("M_UNAUTHORIZED", 401, "Invalid registration token")
-            return str(token)
-        return None
+            return _Shown(registration_token=str(token))
+        return _Shown()
 
-    async def _check_user_password(self, auth: Mapping[str, Any], requester: Requester | None) -> None:
+    async def _check_user_password(self, auth: Mapping[str, Any], requester: Requester | None) -> str:
         assert requester is not None
         password = auth.get("password")
         if not isinstance(password, str):
@@ -215,9 +224,10 @@ class Uia:
         # Some clients leave out whom it is about: there is only one possibility.
         about_me = auth.get("identifier") is None and auth.get("user") is None
         name = requester.user_id if about_me else typed_name(auth)
-        account = await self._check_password(name, password)
+        account, password_hash = await self._check_password(name, password)
         if account.user_id != requester.user_id:
             raise forbidden("This is the password of another user")
+        return password_hash
 
     async def _user_flows(self, requester: Requester | None) -> Flows:
         assert requester is not None
