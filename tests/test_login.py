@@ -312,6 +312,25 @@ async def test_a_refresh_that_meets_a_change_of_its_account_and_device(
         assert (await server.whoami(answer.body["access_token"])).status == 401
 
 
+async def test_a_login_that_meets_a_change_of_its_account_and_the_end_of_its_device(database: str) -> None:
+    """A client that logs in while its account is suspended and its device deleted would stall all writes."""
+    async with account_server(database) as server:
+        await server.register("alice", device_id="PHONE")
+        account = LogRow(kind=TOKEN_ROWS, user_id=ALICE, key="account", body=b'{"suspended": true}')
+        devices = [
+            LogRow(kind=kind, user_id=ALICE, device_id="PHONE", key="deleted")
+            for kind in ("device", "device_list")
+        ]
+        async with server.core.database.transaction() as login:
+            await login.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            await login.execute("SELECT FROM accounts WHERE user_id = $1 FOR SHARE", ALICE)
+            ending = asyncio.create_task(server.core.appender.append_rows([*devices, account]))
+            await until_one_waits(server)
+            await login.execute("SELECT FROM devices WHERE user_id = $1 FOR NO KEY UPDATE", ALICE)
+        await ending
+        assert await server.parts.devices.of_user(ALICE) == []
+
+
 async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
