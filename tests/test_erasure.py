@@ -143,6 +143,22 @@ async def test_newcomers_get_redacted_copies_everywhere(database: str, from_memo
         assert (await app.get(f"{room_id}/state/m.room.encryption", "carol"))["algorithm"]
 
 
+async def test_who_is_erased_and_has_not_left_yet_has_no_name_for_newcomers(database: str) -> None:
+    """The name of an erased user would be read in the list of who is joined."""
+    async with running_endpoints(database) as app:
+        room_id = await app.core.create_room(BOB)
+        profile = {"membership": "join", "displayname": "Alice L.", "avatar_url": "mxc://example.org/a"}
+        await app.event(room_id, ALICE, MEMBER, profile, ALICE)
+        await erase(app, ALICE)
+        await app.member(room_id, "carol", "join")
+        shown = {
+            who: (await app.get(f"{room_id}/joined_members", who))["joined"][ALICE]
+            for who in ("bob", "carol")
+        }
+        known = {"display_name": "Alice L.", "avatar_url": "mxc://example.org/a"}
+        assert shown == {"bob": known, "carol": {}}
+
+
 @pytest.mark.parametrize("from_memory", [True, False])
 async def test_who_was_there_goes_on_to_see_what_was_said(database: str, from_memory: bool) -> None:
     """One person's leaving would tear holes into the history of everybody they talked to."""

@@ -15,7 +15,7 @@ from ranvier.rooms.access import RoomAccess
 from ranvier.rooms.room import MEMBER
 from ranvier.rooms.timeline import Timeline
 from ranvier.spec.errors import not_found
-from ranvier.sync.render import Renderer
+from ranvier.sync.render import Renderer, Rendering
 from ranvier.wire.log_rows import EventRow
 
 V3 = versions("v3", "r0")
@@ -74,20 +74,23 @@ async def _wanted(rows: Sequence[EventRow], membership: str, not_membership: str
     return wanted
 
 
-async def joined_members(request: Request, *, access: RoomAccess) -> bytes:
+async def joined_members(request: Request, *, access: RoomAccess, renderer: Renderer) -> bytes:
     """Give who is joined, with names and avatars. Source: ``GET /rooms/{roomId}/joined_members``."""
-    view = await access.access_joined(request.user, request.params["room_id"])
+    user = request.user
+    view = await access.access_joined(user, request.params["room_id"])
     user_ids, state = list(view.room.joined), view.room.state
+    # What the reader saw of the room is looked up with any of its events.
+    rendering = await renderer.prepare([state[MEMBER, user.user_id]], user_id=user.user_id)
     parts = []
     for first in range(0, len(user_ids), _AT_ONCE):
         some = [state[MEMBER, user_id] for user_id in user_ids[first : first + _AT_ONCE]]
-        parts += [_shown_member(row) for row in some if row.membership == "join"]
+        parts += [_shown_member(row, rendering) for row in some if row.membership == "join"]
         await asyncio.sleep(0)  # others get their turn, and somebody may leave
     return b'{"joined":{%b}}' % b",".join(parts)
 
 
-def _shown_member(row: EventRow) -> bytes:
-    content = row.read_once["content"]
+def _shown_member(row: EventRow, rendering: Rendering) -> bytes:
+    content = {} if rendering.hides(row) else row.read_once["content"]
     shown = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
     texts = {name: value for name, value in shown.items() if isinstance(value, str)}
     return b"%b:%b" % (orjson.dumps(row.state_key), orjson.dumps(texts))

@@ -164,12 +164,12 @@ class Rendering:
         """Give the JSON object of an event."""
         if not self._plain:
             return self._selected(row)
-        client = row.redacted_client if self._erased and self._hides(row) else row.client
+        client = row.redacted_client if self._erased and self.hides(row) else row.client
         return b'{%b%b,"unsigned":{%b}}' % (client, self._room(row.room_id), self._unsigned(row))
 
     def content(self, row: EventRow) -> bytes:
         """Give the JSON object of an event's content alone."""
-        return orjson.dumps(row.redacted_pdu["content"] if self._hides(row) else row.content)
+        return orjson.dumps(row.redacted_pdu["content"] if self.hides(row) else row.content)
 
     def events(self, rows: Iterable[EventRow]) -> bytes:
         """Give a JSON array of events."""
@@ -214,7 +214,7 @@ class Rendering:
             unsigned += b',"m.relations":{%b}' % relations
         return unsigned
 
-    def _hides(self, row: EventRow) -> bool:
+    def hides(self, row: EventRow) -> bool:
         """Tell whether the reader gets a redacted copy, because the sender was erased before they joined."""
         if not self._erased:
             return False
@@ -268,13 +268,13 @@ class Rendering:
     def _bare(self, row: EventRow) -> bytes:
         """Give an event inside of another's ``unsigned``."""
         age_ms = self._now_ms - row.origin_server_ts
-        client = row.redacted_client if self._hides(row) else row.client
+        client = row.redacted_client if self.hides(row) else row.client
         return b'{%b%b,"unsigned":{"age":%d}}' % (client, self._room(row.room_id), age_ms)
 
     def _relations(self, row: EventRow, bundle: Bundle) -> bytes:
         parts = []
         # "If the original event is redacted, any m.replace relationship should not be bundled with it"
-        if bundle.edit is not None and not self._hides(row):
+        if bundle.edit is not None and not self.hides(row):
             parts.append(b'"m.replace":' + self._bare(bundle.edit))
         if bundle.thread is not None:
             thread = bundle.thread
@@ -292,10 +292,10 @@ class Rendering:
         """Write an event in federation format, or cut down to some fields (seldom asked for, so parsed)."""
         shown: dict[str, Any]
         if self._filter.event_format == "federation":
-            pdu = row.redacted_pdu if self._hides(row) else row.visible_pdu
+            pdu = row.redacted_pdu if self.hides(row) else row.visible_pdu
             shown = {**pdu, "room_id": row.room_id, "event_id": row.event_id}
         else:
-            shown = orjson.loads(b"{%b}" % (row.redacted_client if self._hides(row) else row.client))
+            shown = orjson.loads(b"{%b}" % (row.redacted_client if self.hides(row) else row.client))
             if self._with_room_id:
                 shown["room_id"] = row.room_id
         shown["unsigned"] = orjson.loads(b"{%b}" % self._unsigned(row))
