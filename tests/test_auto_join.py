@@ -17,6 +17,7 @@ from ranvier.log.clock import SystemClock
 from ranvier.processes.accounts import AccountParts, build_accounts
 from ranvier.processes.register_user import register_user
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.aliases import AliasStore
 from ranvier.storage.auto_joins import AutoJoinStore
 from ranvier.users.auto_join import AutoJoin
 from tests.account_server import CHEAP, PASSWORD, account_server, read_config
@@ -212,6 +213,32 @@ async def test_whom_a_process_left_another_takes_up(database: str) -> None:
         lobby.clock.ahead_ms = 30_000
         await lobby.settled()
         assert await lobby.membership(LOBBY, "alice") == "join"
+
+
+async def test_a_room_that_was_made_just_before_a_crash_is_the_one(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first user would be alone in one lobby, without a name, and all others in a second one."""
+    made = asyncio.Semaphore(0)
+
+    async def crash(*_: Any) -> None:
+        made.release()
+        raise MatrixError("M_UNKNOWN", 503, "a crash")
+
+    async with running_lobby(database, BOTH) as lobby:
+        monkeypatch.setattr(AliasStore, "settle", crash)
+        monkeypatch.setattr(AliasStore, "unclaim", crash)
+        await lobby.register("alice")
+        for _ in range(4):
+            await asyncio.wait_for(made.acquire(), 60)
+    monkeypatch.undo()
+    async with running_lobby(database, BOTH) as lobby:
+        lobby.clock.ahead_ms = 30_000
+        await lobby.register("bob")
+        await lobby.settled()
+        for name in ("alice", "bob"):
+            assert [await lobby.membership(alias, name) for alias in (LOBBY, TEA)] == ["join", "join"]
+        assert await lobby.app.core.database.fetchval("SELECT count(*) FROM rooms") == 2
 
 
 async def test_the_rooms_wait_for_users_of_the_command_line(database: str, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from ranvier.config.rooms import DirectoryRules
 from ranvier.log.append import Appender
 from ranvier.log.clock import Clock
@@ -98,6 +100,7 @@ class Aliases:
             raise invalid_param("room_alias_name is the part of the alias before the colon")
         self._check_own(alias)
         self._check_rules(actor, alias, "")
+        await self._settle_left(alias)
         if not await self._store.claim(alias, actor.user_id, self._clock.now_ms()):
             raise MatrixError("M_ROOM_IN_USE", 400, f"Room alias {alias} is taken")
         try:
@@ -182,6 +185,12 @@ class Aliases:
             return True
 
         await self._writer.write(room_id, change)
+
+    async def _settle_left(self, alias: str) -> None:
+        """Let an alias name the room that was made for it, if a crash came between."""
+        for room_id, creator, pdu in await self._store.made_for_claim(alias):
+            if orjson.loads(pdu)["content"].get("alias") == alias:
+                await self._store.settle(alias, room_id, creator)
 
     def _check_own(self, alias: str) -> None:
         check_alias(alias)

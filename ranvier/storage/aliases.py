@@ -21,6 +21,15 @@ ON CONFLICT (alias) DO UPDATE SET room_id = excluded.room_id, creator = excluded
        created_ts = excluded.created_ts
 WHERE a.room_id IS NULL AND a.created_ts < excluded.created_ts - {CLAIM_MS}
 """
+# By somebody who died before the alias was settled. Older events are of an alias that was given up.
+_MADE_FOR_CLAIM = """
+SELECT r.room_id, a.creator, e.pdu FROM room_aliases a
+JOIN current_state m ON m.type = 'm.room.member' AND m.state_key = a.creator AND m.membership = 'join'
+JOIN current_state c ON c.room_nid = m.room_nid AND c.type = 'm.room.canonical_alias' AND c.state_key = ''
+JOIN events e ON e.event_nid = c.event_nid AND e.sender = a.creator AND e.origin_server_ts >= a.created_ts
+JOIN rooms r ON r.room_nid = m.room_nid
+WHERE a.alias = $1 AND a.room_id IS NULL
+"""
 _SETTLE = "UPDATE room_aliases SET room_id = $2 WHERE alias = $1 AND room_id IS NULL AND creator = $3"
 _UNCLAIM = "DELETE FROM room_aliases WHERE alias = $1 AND room_id IS NULL AND creator = $2"
 _DELETE = "DELETE FROM room_aliases WHERE alias = $1"
@@ -66,6 +75,14 @@ class AliasStore:
     async def claim(self, alias: str, creator: str, now_ms: int) -> bool:
         """Keep an alias for a room that is about to be made, for a minute; False if it is taken."""
         return await self._database.execute(_PUT, alias, None, creator, now_ms) == 1
+
+    async def made_for_claim(self, alias: str) -> list[tuple[str, str, bytes]]:
+        """Give rooms that may have been made for an alias which is claimed only.
+
+        Each with who claimed it, and the PDU of the room's canonical alias.
+        """
+        records = await self._database.fetch(_MADE_FOR_CLAIM, alias)
+        return [(record["room_id"], record["creator"], record["pdu"]) for record in records]
 
     async def settle(self, alias: str, room_id: str, creator: str) -> None:
         """Let an alias that ``creator`` claimed name the room that was made."""
