@@ -37,6 +37,6 @@ def generate_config(server_name: str, port: int | None, data_dir: Path) -> None:
 @click.command()
 @place_options
 def check_config(data_dir: Path, configs: Sequence[Path]) -> None:
-    """Tell everything that is wrong with a configuration."""
-    config = load_config(data_dir, configs, notes=True)
+    """Tell everything that is wrong with a configuration, and with the files that it names."""
+    config = load_config(data_dir, configs, notes=True, files=True)
     click.echo(f"The configuration of {config.server.server_name} is good.")

@@ -44,10 +44,13 @@ def place_options(command: Command) -> Command:
     )(command)
 
 
-def load_config(data_dir: Path, configs: Sequence[Path], *, notes: bool = False) -> Config:
+def load_config(
+    data_dir: Path, configs: Sequence[Path], *, notes: bool = False, files: bool = False
+) -> Config:
     """Load the configuration and print its warnings; exit with every error if there are any.
 
-    With ``notes`` what has no effect is said as well: where the server is started, and where one asks.
+    With ``notes`` what has no effect is said as well: where the server is started, and where one asks. With
+    ``files`` those that it names are looked at.
     """
     paths = list(configs) or [data_dir / CONFIG_NAME]
     try:
@@ -56,7 +59,7 @@ def load_config(data_dir: Path, configs: Sequence[Path], *, notes: bool = False)
                 f"there is no {paths[0]}; make one with `ranvier up` or `ranvier generate-config`, "
                 "or say with --data or --config where it is"
             )
-        config = load(paths)
+        config = load(paths, data_dir=data_dir if files else None)
     except OSError as error:
         raise click.ClickException(str(error)) from error
     except ConfigError as error:

@@ -18,6 +18,7 @@ from ranvier.config.accounts import (
 )
 from ranvier.config.database import DatabaseConfig, RedisConfig, read_database, read_redis
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener, is_for_workers, read_listeners
+from ranvier.config.named_files import check_database_tls, check_signing_key
 from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED, WITHOUT_EFFECT
 from ranvier.config.problems import Problem, Problems
 from ranvier.config.rate_limits import RateLimit, read_rate_limits
@@ -88,9 +89,10 @@ class Config:
         return replace(self, worker=replace(self.worker, listens_apart=apart))
 
 
-def load(paths: Sequence[Path]) -> Config:
+def load(paths: Sequence[Path], *, data_dir: Path | None = None) -> Config:
     """Read files and folders, later ones replacing top-level keys of earlier ones.
 
+    With ``data_dir`` the files that a start would read besides are looked at, too.
     Raises ``ConfigError`` with every error and warning that was found.
     """
     problems = Problems()
@@ -99,6 +101,9 @@ def load(paths: Sequence[Path]) -> Config:
         problems.raise_errors()
     root = Section(entries, problems, place=(str(paths[-1]) if paths else "", 0))
     config = _read(root)
+    if data_dir is not None:
+        check_signing_key(root, config.keys.signing_key_path, data_dir)
+        check_database_tls(root, config.database)
     root.ignore(UNNEEDED, "unnecessary: {}; this has no effect")
     unsupported = dict.fromkeys(UNSUPPORTED, "")
     root.ignore(unsupported, "Ranvier does not have this feature; this has no effect", severity="warning")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +70,67 @@ def test_check_config_tells_every_error_and_fails(data: Path) -> None:
     assert f"{data}/more.yaml:1: error: log_level: expected" in result.output
     assert f"{data}/more.yaml:2: error: max_upload_size: expected" in result.output
     assert "2 errors" in result.output
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "cannot find {}: No such file or directory"),
+        ("ed25519 a_key no/base64!\n", "cannot use {}: "),
+        ("\xe9\n", "cannot use {}: "),
+        ("", "cannot use {}: A signing key is a line of three words"),
+    ],
+)
+def test_check_config_looks_at_the_signing_key(data: Path, key: str | None, said: str) -> None:
+    """A server that was moved, with its key left behind, would be found good, and not start."""
+    path = data / "signing.key"
+    path.unlink() if key is None else path.write_text(key)
+    result = ranvier("check-config", "--data", data)
+    assert result.exit_code == 1
+    assert f"error: signing_key_path: {said.format(path)}" in result.output
+
+
+def test_check_config_says_who_can_use_the_key_and_that_there_is_none_yet(data: Path) -> None:
+    """Every user of the machine could sign as the server; and a new server would be called a broken one."""
+    key, yaml = data / "signing.key", data / "homeserver.yaml"
+    key.chmod(0o644)
+    result = ranvier("check-config", "--data", data)
+    assert (result.exit_code, "every user of this machine can use" in result.output) == (0, True)
+    key.unlink()
+    yaml.write_text(yaml.read_text().replace("signing_key_path", "#signing_key_path"))
+    result = ranvier("check-config", "--data", data)
+    assert (result.exit_code, f"there is no {key}" in result.output) == (0, True)
+
+
+def test_check_config_loads_the_files_of_the_databases_tls(data: Path) -> None:
+    """A certificate with a mistyped path, or of another key, would be noticed when the server is to start."""
+    for name in ("right", "other"):
+        make_certificate(data, name)
+    (data / "not.pem").write_text("nothing\n")
+    config = data / "database.yaml"
+
+    def check(**args: str) -> list[str]:
+        config.write_text(f"database: {{args: {args}}}\n")
+        said = ranvier("check-config", "--data", data, "--config", data).output
+        return re.findall(r"error: database\.args\.(.*): cannot use .*/(.*?): ", said)
+
+    own = {"sslcert": "right.pem", "sslkey": "right.key"}
+    assert check(sslmode="verify-full", sslrootcert="right.pem", **own) == []
+    assert check(sslmode="verify-full", sslrootcert="not.pem") == [("sslrootcert", "not.pem")]
+    assert check(sslmode="require", sslrootcert="none.pem") == [("sslrootcert", "none.pem")]
+    assert check(sslmode="prefer", sslrootcert="none.pem") == []
+    assert check(**{**own, "sslkey": "none.key"}) == [("sslkey", "none.key")]
+    assert check(**{**own, "sslkey": "other.key"}) == [("sslcert", "right.pem")]
+    assert check(sslmode="disable", sslcert="none.pem") == []
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """Write a certificate and its key."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=example.org",
+         "-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
