@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import ranvier
 from ranvier.deploy import config_files
 from ranvier.deploy.actions import COMMAND_TIMEOUT_S, Action, DeployError, Run, Tried
 from ranvier.deploy.plan import UNITS, Plan
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
-from ranvier.deploy.system import AS_POSTGRES, System, other_program
+from ranvier.deploy.system import AS_POSTGRES, System, other_program, own_release
 from ranvier.deploy.system_files import service_of
 from ranvier.deploy.target import Target
 
@@ -162,7 +161,7 @@ def _restarts(before: Record, settings: Settings, plan: Plan, system: System | N
         stopped = system.not_running([service_of(name) for name in names])
         names = [name for name in names if service_of(name) not in stopped]
     why = "this is another release than that of the last run, which workers run until they are restarted"
-    if before.version == ranvier.__version__ or own is not None:
+    if before.version == own_release() or own is not None:
         names = [name for name in names if _reads(settings, name, plan.changed)]
         why = "workers that run already take their new files when they are restarted"
     if names:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import ranvier
 from ranvier.config.database import DatabaseConfig, read_database, read_redis
 from ranvier.config.generate import SHARED_SECRET_NAME, SIGNING_KEY_NAME, signing_key_file
 from ranvier.config.load import read_roles
@@ -33,7 +32,7 @@ from ranvier.deploy.actions import (
 )
 from ranvier.deploy.record import Record
 from ranvier.deploy.settings import MAIN, Settings
-from ranvier.deploy.system import System, other_program
+from ranvier.deploy.system import System, other_program, own_release
 from ranvier.deploy.target import Rights, Target, fingerprint
 from ranvier.http.route import Route
 from ranvier.wire.members import CLIENT_ROLES
@@ -377,7 +376,7 @@ class Planner:
     def _version(self) -> str:
         """Give the release that workers run after a restart, as far as is known where it is not this one."""
         is_other = self._system is not None and other_program(self._settings) is not None
-        return self._before.version if is_other and self._before.version else ranvier.__version__
+        return self._before.version if is_other and self._before.version else own_release()
 
     # -- single steps ----------------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ class Record:
 
     ``settings`` and ``files`` are those of the last run that came to its end: ``files`` has the fingerprint
     of each file by its path. ``begun`` has those of files that later runs meant to write, and of which
-    nobody knows whether they are written or in use. ``version`` is the release that workers run
-    since they were last restarted as that run said.
+    nobody knows whether they are written or in use. ``version`` is the release (``own_release``)
+    that workers run since they were last restarted as that run said.
     """
 
     settings: Settings | None = None

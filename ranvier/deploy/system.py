@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import ranvier
 from ranvier.deploy.actions import COMMAND_TIMEOUT_S, DeployError, Run, command_path
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.target import Target
@@ -129,6 +131,15 @@ def other_program(settings: Settings) -> Path | None:
     """Give the command that runs now if workers run one of another place, such as an older release."""
     own = own_program()
     return own if own is not None and own.resolve() != settings.program.resolve() else None
+
+
+def own_release() -> str:
+    """Give what tells this release from another one, and from one of the same version with other files."""
+    files = hashlib.sha256()
+    for path in sorted(Path(ranvier.__file__).parent.rglob("*.*")):
+        if path.is_file() and path.suffix != ".pyc":
+            files.update(path.read_bytes())
+    return f"{ranvier.__version__} {files.hexdigest()[:16]}"
 
 
 def system_of(target: Target) -> System | None:

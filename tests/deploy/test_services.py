@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ranvier.deploy.actions import DeployError
+from ranvier.cli.deploy import _do
+from ranvier.deploy.actions import Action, DeployError
 from ranvier.deploy.settings import Settings
 from ranvier.deploy.system import System
 from ranvier.deploy.target import Target
@@ -468,6 +469,28 @@ def test_a_release_in_another_place_is_told_of(
     assert "Nothing to do" in deploy().output
 
 
+def test_another_commit_of_the_same_version_is_told_of(
+    services: Services,
+    deploy: Deploy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Whoever follows the newest commits would be told that all is as it should be, and run an old one."""
+    package = tmp_path_factory.mktemp("package") / "ranvier"
+    (package / "storage/schema").mkdir(parents=True)
+    schema = package / "storage/schema/0001_log.sql"
+    schema.write_text("-- one\n")
+    monkeypatch.setattr("ranvier.__file__", str(package / "__init__.py"))
+    monkeypatch.setattr("ranvier.deploy.system.own_program", lambda: Path("/bin/true"))
+    deploy(*services.first)
+    assert "Nothing to do" in deploy().output
+    schema.write_text("-- other\n")
+    result = deploy()
+    assert "this is another release than that of the last run" in result.output
+    assert f"{RESTART} {', '.join(WORKERS)}\n" in result.output
+    assert "Nothing to do" in deploy().output
+
+
 def test_a_look_with_another_release_changes_nothing(
     services: Services, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -531,6 +554,84 @@ def test_nginx_keeps_its_files_when_workers_do_not_start(
     services.set("broken", "ranvier-worker@worker3.service", there=False)
     assert deploy().exit_code == 0
     assert "worker3.sock" in (machine / UPSTREAM).read_text()
+    assert "Nothing to do" in deploy().output
+
+
+class Killed(BaseException):
+    """End a run without a word and without anything being put back, as SIGKILL does."""
+
+
+@pytest.fixture
+def killed_run(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give a function that runs ``ranvier deploy`` and ends it before it runs a command."""
+    really = _do
+
+    def run(command: str, *options: Any) -> None:
+        def do(action: Action, target: Target, *, dry_run: bool) -> None:
+            if f"`{command}" in action.summary():
+                raise Killed
+            really(action, target, dry_run=dry_run)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("ranvier.cli.deploy._do", do)
+            with pytest.raises(Killed):
+                deploy(*options)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nginx -t",
+        "systemctl daemon-reload",
+        "systemctl restart redis",
+        "systemctl enable ranvier",
+        "systemctl start ranvier",
+        "systemctl reload-or-restart nginx",
+    ],
+)
+def test_a_run_that_was_killed_is_taken_up_by_the_next(
+    services: Services, deploy: Deploy, killed_run: Callable[..., None], command: str
+) -> None:
+    """nginx, Redis or the workers would go on as before, and each run say that there is nothing to do."""
+    killed_run(command, *services.first)
+    asked = services.asked()
+    result = deploy(*services.first)
+    assert result.exit_code == 0, result.output
+    again = services.asked()
+    assert again[0] == "nginx -t"
+    assert again[-1] == "systemctl reload-or-restart nginx.service"
+    asked += again
+    for needed in ("daemon-reload", "restart redis-server.service", "enable ranvier.target"):
+        assert f"systemctl {needed}" in asked
+    assert f"systemctl start ranvier.target {' '.join(WORKERS)}" in asked
+    assert "Nothing to do" in deploy().output
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [("nginx -t", ()), ("systemctl start ranvier", ("--workers", 2))]
+)
+def test_what_a_run_that_was_killed_has_begun_is_taken_back_by_one_that_does_not_want_it(
+    machine: Path,
+    services: Services,
+    deploy: Deploy,
+    killed_run: Callable[..., None],
+    command: str,
+    options: tuple[Any, ...],
+) -> None:
+    """nginx would ask a worker that nobody starts, after its administrator has thought better of it."""
+    assert deploy(*services.first).exit_code == 0
+    before = (machine / UPSTREAM).read_text()
+    killed_run(command, "--workers", 3)
+    assert (machine / UPSTREAM).read_text() != before
+    services.asked()
+    result = deploy(*options)
+    assert result.exit_code == 0, result.output
+    assert (machine / UPSTREAM).read_text() == before
+    asked = services.asked()
+    assert "systemctl disable --now ranvier-worker@worker3.service" in asked
+    assert asked[-1] == "systemctl reload-or-restart nginx.service"
     assert "Nothing to do" in deploy().output
 
 
