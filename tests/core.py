@@ -16,7 +16,7 @@ from ranvier.log.follow import Follower
 from ranvier.log.standstill import Standstill
 from ranvier.log.tail import Tail
 from ranvier.rooms.append_event import RoomWriter
-from ranvier.rooms.draft import Draft, Identity
+from ranvier.rooms.draft import Draft, Identity, Txn
 from ranvier.rooms.fork_state import ForkStates
 from ranvier.rooms.many_ends import ManyEnds
 from ranvier.rooms.memberships import Memberships
@@ -74,11 +74,15 @@ class Core:
 
         return await self.writer.create(rules, room_id, build)
 
-    async def send(self, room_id: str, sender: str, body: str, **extra: Any) -> EventRow:
+    async def send(
+        self, room_id: str, sender: str, body: str, *, txn: Txn | None = None, **extra: Any
+    ) -> EventRow:
         """Send a text message."""
         content = {"msgtype": "m.text", "body": body}
         return await self.writer.write(
-            room_id, lambda draft: draft.add(sender=sender, type="m.room.message", content=content, **extra)
+            room_id,
+            lambda draft: draft.add(sender=sender, type="m.room.message", content=content, **extra),
+            txn,
         )
 
     async def join(self, room_id: str, user_id: str) -> EventRow:

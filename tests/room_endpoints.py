@@ -20,6 +20,7 @@ from ranvier.http.route import bind
 from ranvier.log.clock import SystemClock
 from ranvier.rooms.access import RoomAccess
 from ranvier.rooms.actor import Actor
+from ranvier.rooms.draft import Txn
 from ranvier.rooms.erased_users import ErasedUsers
 from ranvier.rooms.redact import Redactor
 from ranvier.rooms.relations import Relations
@@ -97,11 +98,15 @@ class RoomEndpoints:
     forgotten: set[tuple[str, str]] = field(default_factory=set)
     bad_aliases: set[str] = field(default_factory=set)
 
-    async def ask(self, method: str, path: str, user: str, body: Any = None, **query: Any) -> Answer:
+    async def ask(
+        self, method: str, path: str, user: str, body: Any = None, request_id: str = "", **query: Any
+    ) -> Answer:
         """Make a request; ``path`` is after ``/_matrix/client/v3/rooms/`` unless it begins with a slash."""
         full = path if path.startswith("/") else "/_matrix/client/v3/rooms/" + path
         url = yarl.URL(self.url + full, encoded=True).update_query(query)
         headers = {"Authorization": f"Bearer {user}"}
+        if request_id:
+            headers["X-Request-Id"] = request_id
         async with self.session.request(method, url, json=body, headers=headers) as answer:
             return Answer(answer.status, await answer.json(content_type=None))
 
@@ -150,9 +155,9 @@ class RoomEndpoints:
 
 @asynccontextmanager
 async def running_endpoints(
-    dsn: str, *, rates: Mapping[str, Rate] | None = None
+    dsn: str, *, rates: Mapping[str, Rate] | None = None, x_forwarded: bool = False
 ) -> AsyncIterator[RoomEndpoints]:
-    """Serve the endpoints on a free port of the loopback."""
+    """Serve the endpoints on a free port of the loopback, as behind a proxy with ``x_forwarded``."""
     clock, limiter, ignoring = SystemClock(), RateLimiter(rates or {}), Ignoring()
     forgotten: set[tuple[str, str]] = set()
     bad_aliases: set[str] = set()
@@ -162,12 +167,15 @@ async def running_endpoints(
         async def is_forgotten(user_id: str, room_id: str) -> bool:
             return (user_id, room_id) in forgotten
 
-        async def set_member(actor: Actor, room_id: str, target: str, content: Mapping[str, Any]) -> str:
+        async def set_member(
+            actor: Actor, room_id: str, target: str, content: Mapping[str, Any], txn: Txn | None
+        ) -> str:
             row = await core.writer.write(
                 room_id,
                 lambda draft: draft.add(
                     sender=actor.user_id, type="m.room.member", content=dict(content), state_key=target
                 ),
+                txn,
             )
             return row.event_id
 
@@ -233,7 +241,8 @@ async def running_endpoints(
             limiter=limiter,
             metrics=Metrics(),
         )
-        listener = Listener(ListenerSettings((TcpAddress("127.0.0.1", 0),)), application.endpoint(["client"]))
+        edge = application.endpoint(["client"], x_forwarded=x_forwarded)
+        listener = Listener(ListenerSettings((TcpAddress("127.0.0.1", 0),)), edge)
         await listener.start()
         address = listener.addresses[0]
         assert isinstance(address, TcpAddress)

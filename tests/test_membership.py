@@ -8,6 +8,8 @@ import pytest
 from nacl.signing import SigningKey
 
 from ranvier.http.limits import Rate
+from ranvier.rooms.append_event import AlreadySent
+from ranvier.rooms.draft import Txn
 from ranvier.spec.canonical_json import encode
 from ranvier.spec.errors import MatrixError
 from ranvier.spec.unpadded_base64 import encode_base64
@@ -326,6 +328,20 @@ async def test_membership_sent_as_state_means_the_same(database: str) -> None:
         ):
             with pytest.raises(Exception, match=r"invitations|in another's name|membership must be"):
                 await app.membership.set_state(alice, room_id, target, content)
+
+
+async def test_a_ban_that_a_proxy_sends_to_a_second_worker_is_set_once(database: str) -> None:
+    """A ban would come back that another moderator lifted in the moment in which a worker died."""
+    alice, txn = Requester(ALICE, "PHONE"), Txn(ALICE, "", f"state m.room.member {BOB}", "t1")
+    async with running_rooms_app(database) as app:
+        room_id = await app.create()
+        ban = {"membership": "ban"}
+        event_id = await app.membership.set_state(alice, room_id, BOB, ban, txn)
+        await app.membership.set_state(alice, room_id, BOB, {"membership": "leave"})
+        with pytest.raises(AlreadySent) as caught:
+            await app.membership.set_state(alice, room_id, BOB, ban, txn)
+        assert caught.value.event_id == event_id
+        assert await app.membership_of(room_id, "bob") == "leave"
 
 
 async def test_limits(database: str) -> None:

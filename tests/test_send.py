@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 from ranvier.http.limits import Rate
 from tests.room_endpoints import ALICE, BOB, forget_memory, running_endpoints
@@ -86,6 +87,34 @@ async def test_state_is_set_once(database: str) -> None:
         left = await app.put(f"{room_id}/state/m.room.member/{BOB}", "bob", {"membership": "leave"})
         assert left.status == 200
         assert (await app.core.rooms.get(room_id)).membership_of(BOB) == "leave"
+
+
+async def test_state_that_a_proxy_sends_to_a_second_worker_is_set_once(database: str) -> None:
+    """A topic (or a ban) would come back that somebody replaced in the moment in which a worker died."""
+    async with AsyncExitStack() as stack:
+        dead, other = [
+            await stack.enter_async_context(running_endpoints(database, x_forwarded=True)) for _ in range(2)
+        ]
+        room_id = await dead.core.create_room()
+        path = f"{room_id}/state/m.room.topic"
+        old = {"body": {"topic": "old"}, "request_id": "0123456789abcdef"}
+        first = await dead.put(path, **old)
+        new = await other.put(path, body={"topic": "new"}, request_id="fedcba9876543210")
+        assert await other.put(path, **old) == first
+        page = await other.get(f"{room_id}/messages", dir="b")
+        assert page["chunk"][0]["event_id"] == new.json["event_id"]
+        assert "transaction_id" not in page["chunk"][0]["unsigned"], "no client chose it"
+        assert (await other.put(path, body={"topic": "old"})).json != first.json, "who asks anew, sets it"
+        assert (await other.get(path))["topic"] == "old"
+
+
+async def test_what_a_client_without_a_proxy_calls_its_requests_is_not_heeded(database: str) -> None:
+    """Somebody could not set a topic back whose client sends the same header each time."""
+    async with running_endpoints(database) as app:
+        path = f"{await app.core.create_room()}/state/m.room.topic"
+        for topic in ("old", "new", "old"):
+            await app.put(path, body={"topic": topic}, request_id="0123456789abcdef")
+            assert (await app.get(path))["topic"] == topic
 
 
 async def test_a_canonical_alias_is_checked(database: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from ranvier.http.request import Request
-from ranvier.http.route import Auth, Route, versions
+from ranvier.http.route import ONCE_ID, Auth, Route, versions
 from ranvier.rooms.send import Sending
 from ranvier.spec.errors import bad_json
 
@@ -37,6 +37,7 @@ async def send_state(request: Request, *, sending: Sending) -> bytes:
         params["event_type"],
         params.get("state_key", ""),
         request.json_object(),
+        once_id=params.get(ONCE_ID),
         origin_server_ts=_timestamp(request),
     )
     return _answer(event_id)
@@ -78,13 +79,14 @@ ROUTES = [
         auth=Auth.GUEST,
         placed_by="room_id",
     ),
-    Route("PUT", V3(_STATE + "/{state_key}"), send_state, auth=Auth.GUEST, placed_by="room_id"),
+    Route("PUT", V3(_STATE + "/{state_key}"), send_state, auth=Auth.GUEST, placed_by="room_id", once=True),
     Route(
         "PUT",
         V3(_STATE) + V3(_STATE + "/"),
         send_state,
         auth=Auth.GUEST,
         placed_by="room_id",
+        once=True,
         name="send_state_without_key",
     ),
     Route("PUT", V3("/rooms/{room_id}/redact/{event_id}/{txn_id}"), redact_event, placed_by="room_id"),

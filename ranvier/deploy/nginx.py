@@ -37,6 +37,7 @@ upstream ranvier {{
 }}
 """
 # A client may poll for ten minutes: nginx, which counts from before the worker does, waits for longer.
+# What nginx sends to another worker, since the first one died before it answered, has the same X-Request-Id.
 _PROXY: Final = """\
         proxy_pass http://ranvier;
         proxy_http_version 1.1;
@@ -44,6 +45,7 @@ _PROXY: Final = """\
         proxy_set_header Host $host;
         proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header X-Request-Id $request_id;
         proxy_connect_timeout 2s;
         proxy_read_timeout 11m;
 """

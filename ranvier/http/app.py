@@ -105,7 +105,8 @@ class Application:
     def endpoint(self, resources: Iterable[str], *, x_forwarded: bool = False) -> Edge:
         """Make what one listener serves. Raises ``KeyError`` for an unknown resource.
 
-        With ``x_forwarded`` the client's address and scheme are those that the proxy in front reports.
+        With ``x_forwarded`` the client's address and scheme are those that the proxy in front reports, and so
+        is what it calls the request.
         """
         routes = [bound for name in dict.fromkeys(resources) for bound in self._resources[name]]
         return Edge(self, Router(routes), x_forwarded=x_forwarded)

@@ -20,10 +20,10 @@ from ranvier.http.body import (
 from ranvier.http.exchange import Exchange
 from ranvier.http.heads import cut_since
 from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
-from ranvier.http.reported import reported
+from ranvier.http.reported import reported, reported_id
 from ranvier.http.request import Request, user_agent
 from ranvier.http.response import Response, encode
-from ranvier.http.route import BoundRoute, Parked, Repeated
+from ranvier.http.route import ONCE_ID, BoundRoute, Parked, Repeated
 from ranvier.http.router import bad_path
 from ranvier.log.clock import note_asked
 from ranvier.spec.errors import MatrixError
@@ -413,6 +413,8 @@ class Call:
         length = announced_length(exchange.headers)
         if length is not None and length > route.max_body:
             raise too_large(route.max_body)
+        if route.once and self.edge.x_forwarded and (name := reported_id(exchange.headers)) is not None:
+            params[ONCE_ID] = name
         request = Request(
             exchange.method,
             path,

@@ -1,4 +1,4 @@
-"""Who a client is and how it came, as the proxy in front reports it."""
+"""Who a client is, how it came and which request this is, as the proxy in front reports it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from ranvier.http.rendering import Headers
 
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{2,45}")
+_REQUEST_ID: Final = re.compile(rb"[0-9A-Za-z_-]{8,64}")
 _SCHEMES: Final = ("http", "https")
 
 
@@ -26,6 +27,15 @@ def reported(headers: Headers) -> tuple[str | None, str | None]:
         elif name == b"x-forwarded-proto" and _first_hop(value) in _SCHEMES:
             scheme = _first_hop(value)
     return address, scheme
+
+
+def reported_id(headers: Headers) -> str | None:
+    """Give what the proxy calls the request, each time that it sends it; None if it does not say.
+
+    Source: the header X-Request-Id, by which proxies go.
+    """
+    value = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return value.decode() if _REQUEST_ID.fullmatch(value) else None
 
 
 def _first_hop(value: bytes) -> str:

@@ -22,6 +22,7 @@ from ranvier.users.requester import Requester
 DEFAULT_MAX_BODY = 1024 * 1024
 PLACED_BY_USER = "user"
 PLACED_WITH_WRITERS = "writers"
+ONCE_ID = "once_id"
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH"})
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 
@@ -79,7 +80,9 @@ class Route:
     ``long_poll`` marks a handler that waits and is cancelled when its client goes away; others always finish
     what they began. ``stream`` leaves the body unread, for ``Request.chunks``. ``name`` (the handler's own by
     default) is what metrics and logs call the endpoint. ``follows`` is false for what says nothing of the
-    log: it is answered by a worker that is behind, too.
+    log: it is answered by a worker that is behind, too. ``once`` marks what is to be done once although a
+    proxy in front sends it to one worker after the other: its handler finds what the proxy calls the
+    request among the pieces of the path, as ``ONCE_ID``, where it calls it something.
 
     ``at_once`` is for what is asked for most: a plain function that reads what such a request always says,
     and gives what is then tried before the handler, each time, without a task; None where that is no use.
@@ -95,6 +98,7 @@ class Route:
     long_poll: bool = False
     stream: bool = False
     follows: bool = True
+    once: bool = False
     at_once: AtOnce | None = None
     name: str = ""
 

@@ -256,12 +256,13 @@ class RoomWriter:
         """Give those of a batch that may be done now, on top of what others wrote.
 
         While this process stood still, another one may have done the same in its place, and somebody else
-        have changed it since. (What has a transaction id is done once anyway.)
+        have changed it since. (What has a transaction id that is surely kept is done once anyway.)
         """
         self.standstill.look()
         in_time: list[_Waiting[Any]] = []
         for waiting in batch:
-            pos = self.standstill.pos_before(waiting.asked_s) if waiting.txn is None else None
+            is_once = waiting.txn is not None and waiting.txn.is_surely_kept
+            pos = None if is_once else self.standstill.pos_before(waiting.asked_s)
             if pos is None or room.written_elsewhere <= pos:
                 in_time.append(waiting)
             else:
@@ -301,6 +302,8 @@ def _do(draft: Draft, waiting: _Waiting[Any]) -> tuple[Any] | None:
             logger.exception("An action on room %s failed", draft.room_id)
         _fail(waiting, error)
         return None
+    if waiting.txn is not None:
+        draft.note_txn(waiting.txn, mark)
     return (result,)
 
 

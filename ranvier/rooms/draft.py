@@ -23,6 +23,7 @@ from ranvier.storage.nids import Nids
 from ranvier.wire.log_rows import EventRow
 
 MAX_PREV_EVENTS: Final = 20  # "Must contain less than or equal to 20 events"
+STATE_SCOPE: Final = "state"
 _MIN_STEPS: Final = 32
 _MAX_STEPS: Final = 512
 
@@ -42,6 +43,11 @@ class Txn(NamedTuple):
     device_id: str
     scope: str
     txn_id: str
+
+    @property
+    def is_surely_kept(self) -> bool:
+        """Whether it is kept whenever all went well: with an event. State that is so already makes none."""
+        return not self.scope.startswith(STATE_SCOPE)
 
 
 def steps_before_full_copy(size: int) -> int:
@@ -164,7 +170,6 @@ class Draft:
         state_key: str | None = None,
         redacts: EventRow | None = None,
         redacts_id: str | None = None,
-        txn: Txn | None = None,
         origin_server_ts: int | None = None,
         unsigned: dict[str, Any] | None = None,
     ) -> EventRow:
@@ -199,7 +204,7 @@ class Draft:
         if creating:
             check_auth(event, self.state)
             self._room_id = event.room_id
-        row = self._row(event, replaced, auth_rows, txn)
+        row = self._row(event, replaced, auth_rows)
         self._follow(row, replaced)
         self._note_relation(row)
         if target_id is not None:
@@ -248,10 +253,8 @@ class Draft:
             reference_hashes=hashes,
         )
 
-    def _row(
-        self, event: Event, replaced: EventRow | None, auth_rows: list[EventRow], txn: Txn | None
-    ) -> EventRow:
-        row = EventRow(
+    def _row(self, event: Event, replaced: EventRow | None, auth_rows: list[EventRow]) -> EventRow:
+        return EventRow(
             event_nid=self._nids.take(),
             room_nid=self.room.room_nid,
             room_id=self.room_id,
@@ -266,13 +269,8 @@ class Draft:
             snapshot_nid=self._snapshot[0] or None,
             replaces_nid=replaced.event_nid if replaced is not None else None,
             auth_chain=auth_chain_of(auth_rows).serialize() if event.is_state else None,
-            txn_device=txn.device_id if txn is not None else None,
-            txn_id=txn.txn_id if txn is not None else None,
             known_event=event,
         )
-        if txn is not None:
-            self._txn_scopes[row.event_nid] = txn.scope
-        return row
 
     def _follow(self, row: EventRow, replaced: EventRow | None) -> None:
         """Make ``row`` the new end of the draft."""
@@ -337,6 +335,13 @@ class Draft:
             self._snapshot,
             self._power_levels,
         )
+
+    def note_txn(self, txn: Txn, mark: _Mark) -> None:
+        """Say in which transaction all was added since ``mark``; the last event of it keeps that."""
+        if len(self.events) > mark.events:
+            row = self.events[-1]
+            row.txn_device, row.txn_id = txn.device_id, txn.txn_id
+            self._txn_scopes[row.event_nid] = txn.scope
 
     def take_back(self, mark: _Mark) -> None:
         """Forget everything that was added since ``mark``."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from ranvier.rooms.actor import Actor, InvitesBlocked, Limit, ProfileOf
 from ranvier.rooms.append_event import RoomWriter
-from ranvier.rooms.draft import Draft
+from ranvier.rooms.draft import Draft, Txn
 from ranvier.rooms.forget import ForgottenRooms
 from ranvier.rooms.joining import accept_third_party_invite, authorising_user
 from ranvier.rooms.memberships import Memberships
@@ -77,6 +77,7 @@ class Membership:
         reason: str | None = None,
         content: Mapping[str, Any] | None = None,
         third_party_signed: Mapping[str, Any] | None = None,
+        txn: Txn | None = None,
     ) -> str:
         """Change the membership of ``target`` and give the id of the member event in force.
 
@@ -84,7 +85,8 @@ class Membership:
         this room alone). What is already so is left as it is.
         Raises 400 ``M_INVALID_PARAM`` for what is no id, 404 ``M_NOT_FOUND`` where one can not come into an
         unknown room, 403 ``M_FORBIDDEN``, ``M_BAD_STATE``, ``M_INVITE_BLOCKED``,
-        ``M_GUEST_ACCESS_FORBIDDEN`` or ``M_USER_SUSPENDED``, 429 ``M_LIMIT_EXCEEDED``.
+        ``M_GUEST_ACCESS_FORBIDDEN`` or ``M_USER_SUSPENDED``, 429 ``M_LIMIT_EXCEEDED``; AlreadySent when
+        ``txn`` was used before.
         """
         check_room_id(room_id)
         check_user_id(target)
@@ -111,7 +113,7 @@ class Membership:
             change = await self._inviting(actor, room_id, current, target, full)
         else:
             change = _removing(actor.user_id, target, action, full)
-        row = await self._writer.write(room_id, change)
+        row = await self._writer.write(room_id, change, txn)
         if _MEMBERSHIP_OF[action] in ("leave", "ban"):
             await self._forget_left(target, room_id)
         return row.event_id
@@ -127,7 +129,9 @@ class Membership:
                 raise
             # They came back meanwhile.
 
-    async def set_state(self, actor: Actor, room_id: str, target: str, content: Mapping[str, Any]) -> str:
+    async def set_state(
+        self, actor: Actor, room_id: str, target: str, content: Mapping[str, Any], txn: Txn | None = None
+    ) -> str:
         """Do what a member event sent as room state means, and give its id.
 
         Raises what ``change`` raises, and 400 ``M_BAD_JSON`` for a content without a membership.
@@ -143,7 +147,7 @@ class Membership:
             raise bad_json("membership must be one of join, knock, invite, leave, ban")
         if action in ("join", "knock") and target != actor.user_id:
             raise forbidden(f"Nobody can {action} in another's name")
-        return await self.change(actor, room_id, target, action, content=content)
+        return await self.change(actor, room_id, target, action, content=content, txn=txn)
 
     async def leave_all(self, user_id: str) -> None:
         """Let a user leave every room, and reject every invitation and knock (for a deactivated account).

@@ -73,7 +73,6 @@ class Redactor:
                 type=REDACTION,
                 content={key: value for key, value in content.items() if key != "redacts"},
                 redacts=redacted,
-                txn=txn,
                 origin_server_ts=origin_server_ts,
             )
 

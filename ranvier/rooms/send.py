@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from ranvier.log.tail import Tail
 from ranvier.rooms.actor import Actor, Limit
 from ranvier.rooms.append_event import RoomWriter
-from ranvier.rooms.draft import Draft, Txn
+from ranvier.rooms.draft import STATE_SCOPE, Draft, Txn
 from ranvier.rooms.redact import REDACTION, Redactor
 from ranvier.rooms.relations import ANNOTATION, THREAD
 from ranvier.rooms.room import MEMBER, Room
@@ -23,8 +23,8 @@ from ranvier.wire.log_rows import EventRow
 
 MAX_TXN_ID: Final = 255
 
-SetMember = Callable[[Actor, str, str, Mapping[str, Any]], Awaitable[str]]
-"""Sets a member event by the rules of membership: actor, room_id, target, content; gives the event id."""
+SetMember = Callable[[Actor, str, str, Mapping[str, Any], Txn | None], Awaitable[str]]
+"""Sets a member event by the rules of membership: actor, room_id, target, content, txn; gives its id."""
 
 CheckAliases = Callable[[Room, Mapping[str, Any]], Awaitable[None]]
 """Checks the content of a room's next m.room.canonical_alias event. Raises 400 ``M_BAD_ALIAS``, …"""
@@ -131,15 +131,37 @@ class Sending:
         state_key: str,
         content: dict[str, Any],
         *,
+        once_id: str | None = None,
         origin_server_ts: int | None = None,
     ) -> str:
         """Set a piece of state and give the id of the event that is then in force.
 
+        For a repeated ``once_id`` that is the event of the first time, whatever was set since.
         Raises 403 ``M_FORBIDDEN`` and, for some types, what their own rules raise (``M_BAD_ALIAS``, …).
         """
         _check_texts(type, state_key)
+        if once_id is None:
+            return await self._send_state(sender, room_id, type, state_key, content, None, origin_server_ts)
+        # No device's: the client did not choose the id, and is not shown it.
+        txn = Txn(sender.user_id, "", f"{STATE_SCOPE} {room_id} {type} {state_key}", once_id)
+
+        async def send() -> str:
+            return await self._send_state(sender, room_id, type, state_key, content, txn, origin_server_ts)
+
+        return await self._transactions.once(txn, send)
+
+    async def _send_state(
+        self,
+        sender: Sender,
+        room_id: str,
+        type: str,
+        state_key: str,
+        content: dict[str, Any],
+        txn: Txn | None,
+        origin_server_ts: int | None,
+    ) -> str:
         if type == MEMBER:
-            return await self._set_member(sender, room_id, state_key, content)
+            return await self._set_member(sender, room_id, state_key, content, txn)
         sender.require_unsuspended()
         room = await self._check_room(room_id)
         if sender.rate_limited:
@@ -157,6 +179,7 @@ class Sending:
                 content=content,
                 origin_server_ts=origin_server_ts,
             ),
+            txn,
         )
         return row.event_id
 
@@ -184,7 +207,7 @@ class Sending:
                 newest = (*self._tail.related_to(relation[0]), *draft.events)
                 _check_not_annotated(newest, sender.user_id, type, content)
             return draft.add(
-                sender=sender.user_id, type=type, content=content, txn=txn, origin_server_ts=origin_server_ts
+                sender=sender.user_id, type=type, content=content, origin_server_ts=origin_server_ts
             )
 
         return (await self._writer.write(room_id, add, txn)).event_id

@@ -9,8 +9,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -188,12 +188,13 @@ async def workers(
             stop(name)
 
 
-async def get(port: int, path: str, token: str) -> int:
+async def get(port: int, path: str, token: str, method: str = "GET", headers: Sequence[str] = ()) -> int:
     """Ask nginx for a path and give the status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    own = "".join(f"{header}\r\n" for header in headers)
     writer.write(
-        f"GET {path} HTTP/1.1\r\nHost: matrix.example.org\r\nAuthorization: Bearer {token}\r\n"
-        "Connection: close\r\n\r\n".encode()
+        f"{method} {path} HTTP/1.1\r\nHost: matrix.example.org\r\nAuthorization: Bearer {token}\r\n"
+        f"{own}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
     )
     line = await reader.readline()
     writer.close()
@@ -225,6 +226,35 @@ async def test_nginx_sends_a_room_to_one_worker_and_to_another_when_that_is_gone
             for number in range(30):
                 assert await get(port, "/_matrix/client/v3/sync", f"user{number}") == 200
             assert len({name for name, _ in asked}) > 1
+
+
+async def test_what_nginx_sends_to_a_second_worker_has_the_same_name(folder: Path) -> None:
+    """A topic would be set twice when a worker dies, or a client could say that it was set before."""
+    settings, port = Settings("example.org", "matrix.example.org", socket_dir=folder), free_port()
+    asked: list[tuple[str, str]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        names = re.findall(r"(?im)^x-request-id: (.*)\r$", head)
+        asked.append((head.partition(" ")[0], ",".join(names)))
+        if len(asked) > 1:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with AsyncExitStack() as stack:
+        for name in settings.names:
+            server = await asyncio.start_unix_server(serve, settings.socket(name))
+            stack.callback(server.close)
+        stack.enter_context(running_nginx(write_nginx(folder, settings, port), port))
+        path = "/_matrix/client/v3/rooms/!r:example.org/state/m.room.topic"
+        own = ("X-Request-Id: 0123456789abcdef", "x-request-id: 0123456789abcdef")
+        assert await get(port, path, "token", "PUT", own) == 200
+        (first, second) = asked
+        assert first == second
+        assert re.fullmatch("[0-9a-f]{32}", first[1])
+        asked.clear()
+        assert await get(port, "/_matrix/client/v3/createRoom", "token", "POST") == 502
+        assert [method for method, _ in asked] == ["POST"], "what has no name of the client's is sent once"
 
 
 async def test_nginx_gives_the_page_of_administrators_and_no_metrics(folder: Path) -> None:

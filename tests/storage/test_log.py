@@ -107,9 +107,7 @@ async def test_a_repeated_transaction_gets_the_first_answer(database: str) -> No
         with pytest.raises(AlreadySent) as caught:
             await core.writer.write(
                 room_id,
-                lambda draft: draft.add(
-                    sender=ALICE, type="m.room.message", content={"body": "once"}, txn=txn
-                ),
+                lambda draft: draft.add(sender=ALICE, type="m.room.message", content={"body": "once"}),
                 txn,
             )
         assert caught.value.event_id == first.event_id
@@ -128,18 +126,20 @@ async def test_a_retry_after_its_worker_died_is_followed_by_nobody_who_does_not_
         with pytest.raises(AlreadySent):
             await other.writer.write(
                 room_id,
-                lambda draft: draft.add(
-                    sender=ALICE, type="m.room.message", content={"body": "once"}, txn=txn
-                ),
+                lambda draft: draft.add(sender=ALICE, type="m.room.message", content={"body": "once"}),
                 txn,
             )
         assert first.pos in told
 
 
+@pytest.mark.parametrize("txn", [None, Txn(ALICE, "", "state !a:example.org m.room.topic ", "t1")])
 async def test_what_a_process_does_after_it_stood_still_does_not_undo_what_came_since(
-    database: str, monkeypatch: pytest.MonkeyPatch
+    database: str, monkeypatch: pytest.MonkeyPatch, txn: Txn | None
 ) -> None:
-    """A topic that was set and changed again would come back when a frozen worker goes on."""
+    """A topic that was set and changed again would come back when a frozen worker goes on.
+
+    That it was set is known by the proxy's name for the request only if it was another one before.
+    """
     monkeypatch.setattr("ranvier.log.standstill.LONGEST_S", 0.05)
     monkeypatch.setattr("ranvier.log.standstill._BEAT_S", 0.01)
     monkeypatch.setattr("ranvier.log.follow._POLL_S", 60.0)  # it reads nothing while it stands still
@@ -157,7 +157,7 @@ async def test_what_a_process_does_after_it_stood_still_does_not_undo_what_came_
 
         newest = await other.writer.write(room_id, topic("newer"))
         with pytest.raises(MatrixError) as refused:
-            await frozen.writer.write(room_id, topic("older", stands_still_s=0.1))
+            await frozen.writer.write(room_id, topic("older", stands_still_s=0.1), txn)
         assert refused.value.status == 503
         assert await frozen.tail.wait_for(newest.pos)
         topics = [row for row in frozen.tail.events_of_room(room_id, 0) if row.type == "m.room.topic"]
