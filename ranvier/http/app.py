@@ -26,7 +26,7 @@ Hear = Callable[[bytes | Response | Exception | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Bound how long a client may take, in seconds: for a whole body, and for one chunk either way."""
+    """Bound how long a client may take, in seconds, to send a whole body and to take a piece of an answer."""
 
     body_s: float = 60.0
     chunk_s: float = 60.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from ranvier.spec.errors import MatrixError
@@ -44,26 +44,6 @@ def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return length
 
 
-async def read_chunks(source: BodySource, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
-    """Give the body piece by piece; ``timeout_s`` bounds the wait for each.
-
-    Raises ``M_TOO_LARGE`` past the limit, 408 ``M_UNKNOWN`` for a slow client, ``ClientGoneError``.
-    """
-    size = 0
-    more = True
-    while more:
-        try:
-            async with asyncio.timeout(timeout_s):
-                chunk, more = await source.read()
-        except TimeoutError:
-            raise _too_slow() from None
-        size += len(chunk)
-        if size > limit:
-            raise too_large(limit)
-        if chunk:
-            yield chunk
-
-
 async def read_body(source: BodySource, limit: int, timeout_s: float) -> bytes:
     """Give the whole body; ``timeout_s`` bounds it from its first byte to its last.
 
@@ -75,7 +55,7 @@ async def read_body(source: BodySource, limit: int, timeout_s: float) -> bytes:
             async with asyncio.timeout(timeout_s):
                 return await _read_all(source, limit)
         except TimeoutError:
-            raise _too_slow() from None
+            raise BodyRefusedError("M_UNKNOWN", 408, "The request body did not arrive in time") from None
     if len(whole) > limit:
         raise too_large(limit)
     return whole
@@ -90,7 +70,3 @@ async def _read_all(source: BodySource, limit: int) -> bytes:
         if len(body) > limit:
             raise too_large(limit)
     return bytes(body)
-
-
-def _too_slow() -> BodyRefusedError:
-    return BodyRefusedError("M_UNKNOWN", 408, "The request body did not arrive in time")

@@ -9,14 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ranvier.http.body import (
-    BodyRefusedError,
-    ClientGoneError,
-    announced_length,
-    read_body,
-    read_chunks,
-    too_large,
-)
+from ranvier.http.body import BodyRefusedError, ClientGoneError, announced_length, read_body, too_large
 from ranvier.http.exchange import Exchange
 from ranvier.http.heads import cut_since
 from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
@@ -444,10 +437,7 @@ class Call:
                 application.seen(requester, self.ip, request.user_agent)
         if route.limit is not None:
             application.limiter.check_request(request, application.clock())
-        if route.stream:
-            timeout_s = application.timeouts.chunk_s
-            request.set_reader(lambda: read_chunks(exchange, route.max_body, timeout_s))
-        elif announced_length(exchange.headers) != 0:
+        if announced_length(exchange.headers) != 0:
             request.body = await read_body(exchange, route.max_body, application.timeouts.body_s)
         if route.long_poll:
             if exchange.gone:

@@ -212,12 +212,7 @@ def _lost(request: Request) -> MatrixError | None:
 def _written(request: Request) -> str | None:
     """Give the room that a request writes to, or what else it is placed by; "" for one that makes a room."""
     route = request.route
-    if (
-        request.method == "GET"
-        or route.placed_by is None
-        or route.placed_by == PLACED_BY_USER
-        or route.stream
-    ):
+    if request.method == "GET" or route.placed_by is None or route.placed_by == PLACED_BY_USER:
         return None
     return "" if route.placed_by == PLACED_WITH_WRITERS else request.params[route.placed_by]
 

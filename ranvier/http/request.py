@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -30,12 +30,6 @@ class Required:
 REQUIRED = Required()
 
 
-class BodyReader(Protocol):
-    """Give the body of a streamed request, chunk by chunk."""
-
-    def __call__(self) -> AsyncIterator[bytes]: ...
-
-
 class Request:
     """Hold one request. Made by the application; in tests by hand with what the handler looks at.
 
@@ -48,7 +42,6 @@ class Request:
         "_headers",
         "_query",
         "_raw_headers",
-        "_reader",
         "began_s",
         "body",
         "id",
@@ -92,7 +85,6 @@ class Request:
         self._raw_headers = headers if headers is not None else []
         self._headers: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None
-        self._reader: BodyReader | None = None
 
     @property
     def age_s(self) -> float:
@@ -210,15 +202,6 @@ class Request:
         if type(value) is not dict:
             raise bad_json("Body must be a JSON object")
         return value
-
-    def set_reader(self, reader: BodyReader) -> None:
-        """Say where ``chunks`` come from; the application does so for a ``stream`` route."""
-        self._reader = reader
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Read the body of a ``stream`` route by chunks. Raises ``M_TOO_LARGE`` past the route's limit."""
-        assert self._reader is not None, f"{self.route.name} is not a streamed route"
-        return self._reader()
 
 
 def user_agent(headers: list[tuple[bytes, bytes]]) -> str:

@@ -78,11 +78,11 @@ class Route:
     is best asked; ``"writers"`` means any that rooms are placed on. ``limit`` names the rate limit applied
     before the handler runs, per user or, without a user, per address. ``max_body`` is in bytes.
     ``long_poll`` marks a handler that waits and is cancelled when its client goes away; others always finish
-    what they began. ``stream`` leaves the body unread, for ``Request.chunks``. ``name`` (the handler's own by
-    default) is what metrics and logs call the endpoint. ``follows`` is false for what says nothing of the
-    log: it is answered by a worker that is behind, too. ``once`` marks what is to be done once although a
-    proxy in front sends it to one worker after the other: its handler finds what the proxy calls the
-    request among the pieces of the path, as ``ONCE_ID``, where it calls it something.
+    what they began. ``name`` (the handler's own by default) is what metrics and logs call the endpoint.
+    ``follows`` is false for what says nothing of the log: it is answered by a worker that is behind, too.
+    ``once`` marks what is to be done once although a proxy in front sends it to one worker after the other:
+    its handler finds what the proxy calls the request among the pieces of the path, as ``ONCE_ID``, where it
+    calls it something.
 
     ``at_once`` is for what is asked for most: a plain function that reads what such a request always says,
     and gives what is then tried before the handler, each time, without a task; None where that is no use.
@@ -96,7 +96,6 @@ class Route:
     limit: str | None = None
     max_body: int = DEFAULT_MAX_BODY
     long_poll: bool = False
-    stream: bool = False
     follows: bool = True
     once: bool = False
     at_once: AtOnce | None = None

@@ -84,10 +84,9 @@ class FrontEnd:
         return self._gone
 
     def start(self) -> None:
-        """Ask for connections, unless this worker was drained before."""
+        """Ask for connections."""
         self._loop.add_reader(self._sock.fileno(), self._hear)
-        if not self._draining:
-            self._say(Ready())
+        self._say(Ready())
 
     def take_rooms(self, takes: bool) -> None:
         """Say whether connections come here for the sake of a room."""

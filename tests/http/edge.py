@@ -77,7 +77,7 @@ async def put_object(request: Request) -> dict[str, Any]:
 
 
 async def upload(request: Request) -> dict[str, Any]:
-    return {"size": sum([len(chunk) async for chunk in request.chunks()])}
+    return {"size": len(request.body)}
 
 
 async def download(request: Request) -> Response:
@@ -177,7 +177,7 @@ ROUTES = [
     Route("POST", V3("/rooms/{room_id}/say"), say, placed_by="room_id", name="say_again"),
     Route("PUT", V3("/rooms/{room_id}/say"), say, placed_by="room_id", name="say_as_state"),
     Route("POST", V3("/object"), put_object, auth=Auth.NONE),
-    Route("POST", V3("/upload"), upload, auth=Auth.NONE, max_body=300_000, stream=True),
+    Route("POST", V3("/upload"), upload, auth=Auth.NONE, max_body=300_000),
     Route("GET", V3("/download"), download, auth=Auth.NONE),
     Route("GET", V3("/endless"), endless, auth=Auth.NONE),
     Route("GET", V3("/unencodable"), unencodable, auth=Auth.NONE),
