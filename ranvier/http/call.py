@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ranvier.http.body import BodyRefusedError, ClientGoneError, announced_length, read_body, too_large
 from ranvier.http.exchange import Exchange
-from ranvier.http.heads import cut_since
+from ranvier.http.known import SEEN_EVERY_S, Known, get_to_know
 from ranvier.http.rendering import PREFLIGHT, json_head, render_error, render_head, render_unexpected
 from ranvier.http.reported import reported, reported_id
-from ranvier.http.request import Request, user_agent
+from ranvier.http.request import Request
 from ranvier.http.response import Response, encode
-from ranvier.http.route import ONCE_ID, BoundRoute, Parked, Repeated
+from ranvier.http.route import ONCE_ID, BoundRoute, Parked
 from ranvier.http.router import bad_path
 from ranvier.log.clock import note_asked
 from ranvier.spec.errors import MatrixError
@@ -31,28 +31,10 @@ Work = Callable[[], Awaitable[Any]]
 
 CLIENT_GONE = 499  # what nginx logs for a client that closed before its answer; never sent
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"})
-_SEEN_EVERY_S = 1.0  # a client that polls is noted once in this time
 
 
 class _MovedError(Exception):
     """Say that another worker answers: the connection is there now."""
-
-
-class _Known:
-    """What is the same for all requests with one head: the endpoint, the key of the token, who asks.
-
-    ``ip`` is empty where it is the connection's. ``seen_s`` is when the client was seen last.
-    """
-
-    __slots__ = ("agent", "bound", "ip", "repeated", "seen_s", "token_key")
-
-    def __init__(self, bound: BoundRoute, repeated: Repeated, token_key: bytes, ip: str, agent: str) -> None:
-        self.bound = bound
-        self.repeated = repeated
-        self.token_key = token_key
-        self.ip = ip
-        self.agent = agent
-        self.seen_s = -_SEEN_EVERY_S
 
 
 class Call:
@@ -124,7 +106,7 @@ class Call:
         neighbours, exchange = self.application.neighbours, self.exchange
         if neighbours is None or not neighbours.is_crowded():
             return False
-        known: _Known | None = exchange.head.known
+        known: Known | None = exchange.head.known
         bound = known.bound if known else self.edge.router.find_exact(exchange.method, exchange.raw_path)
         if bound is None or not bound.route.long_poll or not exchange.is_whole:
             return False
@@ -139,10 +121,10 @@ class Call:
 
     def _try_at_once(self) -> bytes | Parked | None:
         exchange, application = self.exchange, self.application
-        known: _Known | None = exchange.head.known
+        known: Known | None = exchange.head.known
         since = exchange.since
         if known is None or since is None:
-            found = self._get_to_know()
+            found = get_to_know(self.edge, exchange)
             if found is None:
                 return None
             known, since = found
@@ -160,35 +142,10 @@ class Call:
             self.endpoint = route.name
             self.user = requester.user_id
             exchange.head.known = known
-            if application.seen is not None and self.started - known.seen_s >= _SEEN_EVERY_S:
+            if application.seen is not None and self.started - known.seen_s >= SEEN_EVERY_S:
                 known.seen_s = self.started
                 application.seen(requester, self.ip, known.agent)
         return outcome
-
-    def _get_to_know(self) -> tuple[_Known, bytes] | None:
-        """Find out what is the same for all requests with this head, if they may be answered at once.
-
-        It comes with the value of ``since``.
-        """
-        exchange = self.exchange
-        bound = self.edge.router.find_exact(exchange.method, exchange.raw_path)
-        if bound is None or bound.at_once is None or bound.route.limit is not None:
-            return None
-        cut = cut_since(exchange.query_string)
-        if cut is None or announced_length(exchange.headers) != 0:
-            return None
-        before, since, after = cut
-        repeated = bound.at_once(before + after)
-        if repeated is None:
-            return None
-        if self.edge.x_forwarded:
-            self._read_forwarded()
-        key = self.application.authentication.key(exchange.headers)
-        if key is None:
-            return None
-        exchange.stay()
-        ip = self.ip if self.edge.x_forwarded else ""
-        return _Known(bound, repeated, key, ip, user_agent(exchange.headers)), since
 
     def _resume(self) -> bool:
         """Answer a request that was parked; False if that takes a task."""
@@ -482,7 +439,7 @@ class Call:
         self.status = status
         self.size = len(body)
         if self.exchange.write_paused:
-            await self._wait_taken()
+            await self.exchange.drain(self.application.timeouts.chunk_s)
         self.exchange.send_now(head, body)
 
     async def _send_stream(self, response: Response) -> None:
@@ -497,27 +454,12 @@ class Call:
                     raise ClientGoneError
                 self.size += len(chunk)
                 if exchange.write_paused:
-                    await self._wait_taken()
+                    await exchange.drain(self.application.timeouts.chunk_s)
                 exchange.send_piece(chunk)
             exchange.finish()
         finally:
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
-
-    async def _wait_taken(self) -> None:
-        """Wait until the client has taken most of what it was sent.
-
-        Raises ClientGoneError for one that takes nothing for too long.
-        """
-        exchange, unsent = self.exchange, self.exchange.unsent
-        while True:
-            try:
-                async with asyncio.timeout(self.application.timeouts.chunk_s):
-                    return await exchange.drain()
-            except TimeoutError:
-                before, unsent = unsent, exchange.unsent
-                if unsent >= before:
-                    raise ClientGoneError from None
 
 
 async def _outcome(answer: bytes | Response | BaseException) -> bytes | Response:

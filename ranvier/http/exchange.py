@@ -208,14 +208,21 @@ class Exchange:
         """Whether the client takes its answers too slowly, so that ``drain`` would wait."""
         return self._carrier.write_paused
 
-    @property
-    def unsent(self) -> int:
-        """Give how many bytes wait until the client takes them."""
-        return self._carrier.transport.get_write_buffer_size()
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the client has taken most of what it was sent, or is gone.
 
-    async def drain(self) -> None:
-        """Wait until the client has taken most of what it was sent, or is gone."""
-        await self._carrier.drain()
+        Raises ``ClientGoneError`` for one that takes nothing for ``timeout_s``.
+        """
+        carrier = self._carrier
+        unsent = carrier.transport.get_write_buffer_size()
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await carrier.drain()
+            except TimeoutError:
+                before, unsent = unsent, carrier.transport.get_write_buffer_size()
+                if unsent >= before:
+                    raise ClientGoneError from None
 
     def send_now(self, head: bytes, body: bytes) -> None:
         """Send a whole answer without waiting until the client has taken what came before.

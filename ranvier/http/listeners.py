@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ranvier.http.app import Edge
-from ranvier.http.connection import LINGER_S, Connection, ConnectionLimits, Move, Open, Successor
+from ranvier.http.connection import LINGER_S, Connection
+from ranvier.http.open_connections import ConnectionLimits, Move, Open, Successor
 
 logger = logging.getLogger(__name__)
 

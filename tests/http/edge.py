@@ -14,10 +14,10 @@ import orjson
 
 from ranvier.http.app import Application, Timeouts
 from ranvier.http.authentication import RequestAuthentication, unknown_token
-from ranvier.http.connection import ConnectionLimits
 from ranvier.http.limits import Rate, RateLimiter
 from ranvier.http.listeners import Listener, ListenerSettings, TcpAddress, TlsFiles, UnixAddress
 from ranvier.http.metrics import HEALTH_ROUTES, METRICS_ROUTES, Metrics
+from ranvier.http.open_connections import ConnectionLimits
 from ranvier.http.request import Request
 from ranvier.http.response import Response
 from ranvier.http.route import Auth, Route, bind, versions

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ranvier.http.app import Timeouts
-from ranvier.http.connection import ConnectionLimits
 from ranvier.http.listeners import TcpAddress
+from ranvier.http.open_connections import ConnectionLimits
 from tests.http.edge import Edge, client, read_answer, serving
 
 V3 = "/_matrix/client/v3"

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ranvier.http.connection import ConnectionLimits
 from ranvier.http.listeners import (
     Listener,
     ListenerSettings,
@@ -26,6 +25,7 @@ from ranvier.http.listeners import (
     tls_context,
     unix_socket,
 )
+from ranvier.http.open_connections import ConnectionLimits
 from tests.http.edge import client, read_answer, serving
 
 V3 = "/_matrix/client/v3"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ranvier.http.app import Hear
-from ranvier.http.connection import ConnectionLimits
+from ranvier.http.open_connections import ConnectionLimits
 from ranvier.http.request import Request
 from ranvier.http.response import Response
 from ranvier.processes import front_protocol
