@@ -16,6 +16,10 @@ from ranvier.wire.log_rows import EventRow
 _ROOM = """
 SELECT room_nid, room_id, version, head, snapshot_nid, extremities FROM rooms WHERE room_id = $1
 """
+_ROOM_AND_STEPS = """
+SELECT r.room_nid, r.room_id, r.version, r.head, r.snapshot_nid, r.extremities, s.steps
+FROM rooms r LEFT JOIN snapshots s USING (snapshot_nid) WHERE r.room_id = $1
+"""
 _PAGE = 500
 _STATE_PAGE = f"""
 SELECT {EVENT_COLUMNS}, s.membership
@@ -66,7 +70,6 @@ WITH RECURSIVE chain AS (
 )
 SELECT state, added, removed FROM chain ORDER BY level DESC
 """
-_SNAPSHOT_STEPS = "SELECT steps FROM snapshots WHERE snapshot_nid = $1"
 
 
 class StoredRoom(NamedTuple):
@@ -149,11 +152,11 @@ class RoomStore:
             self._database.connection() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            record = await connection.fetchrow(_ROOM, room_id)
+            record = await connection.fetchrow(_ROOM_AND_STEPS, room_id)
             if record is None:
                 return None
-            room = StoredRoom(*record)
-            steps = await connection.fetchval(_SNAPSHOT_STEPS, room.snapshot_nid)
+            *columns, steps = record
+            room = StoredRoom(*columns)
             extremities = await event_rows(
                 connection, await connection.fetch(EVENTS_BY_NIDS, room.extremities)
             )
