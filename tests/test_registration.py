@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from ranvier.http.limits import Rate
+from ranvier.storage.accounts import IdentityTaken
+from ranvier.storage.identities import IdentityStore
 from tests.account_server import CHEAP, OPEN, PASSWORD, AccountServer, account_server
 
 DUMMY = {"type": "m.login.dummy"}
@@ -234,3 +236,22 @@ async def test_who_has_an_account_can_be_kept_from_strangers(database: str) -> N
         assert (await server.post("/v3/register", body)).errcode == "M_USER_IN_USE"
         bad = await server.get("/v3/register/available", username="not a name")
         assert bad.errcode == "M_INVALID_USERNAME"
+
+
+async def test_an_identity_has_one_account_and_an_account_of_it_is_whole(database: str) -> None:
+    """Who logs in for the first time, twice at once, would have two accounts, or half of one."""
+    async with account_server(database) as server:
+        registration, database_of = server.parts.registration, server.core.database
+        made = await asyncio.gather(
+            *(registration.register(name, identity=("corp", "s1")) for name in ("alice", "bob", "carol")),
+            return_exceptions=True,
+        )
+        (user_id,) = [it for it in made if isinstance(it, str)]
+        assert sum(isinstance(it, IdentityTaken) for it in made) == 2
+        counts = "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM profiles)"
+        assert tuple(await database_of.fetchrow(counts) or ()) == (1, 1)
+        store = IdentityStore(database_of)
+        assert await store.get("corp", "s1") == user_id
+        await store.link("corp", "s2", user_id)
+        assert await store.get("corp", "s2") is None
+        assert await store.providers_of(user_id, ["club", "corp"]) == ["corp"]

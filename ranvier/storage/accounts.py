@@ -49,6 +49,9 @@ WHERE token = $1 AND (uses_allowed IS NULL OR completed < uses_allowed)
   AND (expires_ts IS NULL OR expires_ts > $2)
 RETURNING true
 """
+_LINK = """
+INSERT INTO identities (provider, subject, user_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true
+"""
 _SET_PASSWORD = """
 UPDATE accounts SET password_hash = $2
 WHERE user_id = $1 AND NOT deactivated AND ($3::text IS NULL OR password_hash = $3) RETURNING true
@@ -80,7 +83,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
     """An account to be made, its name, and the registration token that it uses up.
 
-    With ``auto_join`` it is noted that the user is to be joined to the rooms of the configuration.
+    ``identity`` is the provider and the subject there by whom it is used, if it is by one. With ``auto_join``
+    it is noted that the user is to be joined to the rooms of the configuration.
     """
 
     user_id: str
@@ -92,6 +96,7 @@ class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
     registration_token: str | None = None
     display_name: str | None = None
     auto_join: bool = False
+    identity: tuple[str, str] | None = None
 
 
 class NameTaken(Exception):
@@ -100,6 +105,10 @@ class NameTaken(Exception):
 
 class TokenUsedUp(Exception):
     """Say that the registration token was used up or expired before the account was made."""
+
+
+class IdentityTaken(Exception):
+    """Say that the identity has an account already."""
 
 
 class AccountStore:
@@ -140,15 +149,19 @@ class AccountStore:
         return {record["user_id"] for record in await self._database.fetch(_EXIST, list(user_ids))}
 
     async def create(self, new: NewAccount) -> None:
-        """Make an account. Raises NameTaken and TokenUsedUp; then nothing was written."""
-        if new.registration_token is None:
+        """Make an account. Raises NameTaken, TokenUsedUp and IdentityTaken; then nothing was written."""
+        token, identity = new.registration_token, new.identity
+        if token is None and identity is None:
             async with self._database.connection() as connection:
                 await _create(connection, new)
             return
         async with self._database.transaction() as connection:
-            if not await connection.fetchval(_USE_TOKEN, new.registration_token, new.created_ts):
+            if token is not None and not await connection.fetchval(_USE_TOKEN, token, new.created_ts):
                 raise TokenUsedUp
             await _create(connection, new)
+            # Whoever else makes an account for this identity waits here for our commit, and then makes none.
+            if identity is not None and not await connection.fetchval(_LINK, *identity, new.user_id):
+                raise IdentityTaken
 
     async def set_password(self, user_id: str, password_hash: str, replaced: str | None) -> bool:
         """Set the password of an account, perhaps only in place of one of this hash; login tokens end.

@@ -110,12 +110,14 @@ class Registration:
         guest: bool = False,
         display_name: str | None = None,
         registration_token: str | None = None,
+        identity: tuple[str, str] | None = None,
     ) -> str:
         """Make an account and give its user ID; without a name it gets a number.
 
         The name is one that ``check_name`` gave. Users other than guests are called by it until they choose
-        another, unless there is a ``display_name`` ("" for none), which is checked. Raises
-        ``M_USER_IN_USE`` and, for a registration token that was used up meanwhile, 401 ``M_UNAUTHORIZED``.
+        another, unless there is a ``display_name`` ("" for none), which is checked. ``identity`` is by whom
+        the account is used who has no password: a provider and the subject there. Raises ``M_USER_IN_USE``
+        and, for a registration token that was used up meanwhile, 401 ``M_UNAUTHORIZED``; IdentityTaken.
         """
         if display_name is not None:
             check_display_name(display_name)
@@ -132,6 +134,7 @@ class Registration:
                 registration_token=registration_token,
                 display_name=(None if guest else name) if display_name is None else display_name,
                 auto_join=bool(auto_join.rooms) and (auto_join.for_guests or not guest),
+                identity=identity,
             )
             try:
                 await self._store.create(new)
