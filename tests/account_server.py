@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yarl
 
-from ranvier.client_api import account, account_moderation, discovery, login, registration
+from ranvier.client_api import (
+    account,
+    account_moderation,
+    auth_fallback,
+    discovery,
+    login,
+    registration,
+    sso,
+)
 from ranvier.config import Config, load
 from ranvier.http.app import Application
 from ranvier.http.authentication import RequestAuthentication
@@ -22,7 +31,11 @@ from ranvier.http.metrics import Metrics
 from ranvier.http.route import bind
 from ranvier.log.bus import LocalBus
 from ranvier.processes.accounts import AccountParts, build_accounts
-from tests.core import Core, running_core
+from ranvier.processes.sso import build_sso
+from ranvier.storage.profiles import ProfileStore
+from ranvier.users.profiles import ProfileRules, Profiles
+from tests.core import KEY, SERVER_NAME, Core, running_core
+from tests.oidc_provider import Reply
 
 OPEN = """
 enable_registration: true
@@ -35,9 +48,11 @@ PASSWORD = "correct horse"
 ROUTES = [
     *account.ROUTES,
     *account_moderation.ROUTES,
+    *auth_fallback.ROUTES,
     *discovery.ROUTES,
     *login.ROUTES,
     *registration.ROUTES,
+    *sso.ROUTES,
 ]
 
 
@@ -86,6 +101,16 @@ class AccountServer:
         async with self.http.request(method, url, json=body, params=query, headers=headers) as response:
             return Answer(response.status, await response.json(content_type=None))
 
+    async def browse(
+        self, method: str, path: str, headers: dict[str, str], form: dict[str, str] | str | None = None
+    ) -> Reply:
+        """Send a request as a browser does, and follow no redirect."""
+        url = yarl.URL(self.url + path, encoded=True)
+        async with self.http.request(
+            method, url, data=form, headers=headers, allow_redirects=False
+        ) as response:
+            return Reply(response.status, response.headers, await response.text())
+
     async def get(self, path: str, access: str | None = None, **query: str) -> Answer:
         """GET."""
         return await self.call("GET", path, access=access, **query)
@@ -124,7 +149,12 @@ def read_config(text: str) -> Config:
 
 @asynccontextmanager
 async def account_server(
-    dsn: str, text: str = OPEN, *, rates: dict[str, Rate] | None = None, bus: LocalBus | None = None
+    dsn: str,
+    text: str = OPEN,
+    *,
+    rates: dict[str, Rate] | None = None,
+    bus: LocalBus | None = None,
+    provider_timeout_s: float = 10.0,
 ) -> AsyncIterator[AccountServer]:
     """Run a server with a configuration; no rates limit anything unless they are given."""
     config, clock = read_config(text), SteppingClock()
@@ -138,7 +168,25 @@ async def account_server(
         limiter = RateLimiter(rates or {})
         parts = build_accounts(core, config, clock=clock, limiter=limiter, depart=depart)
         stack.callback(parts.passwords.close)
-        named = {**vars(parts), "config": config, "clock": clock, "limiter": limiter}
+        profiles = Profiles(
+            store=ProfileStore(core.database),
+            appender=core.appender,
+            tail=core.tail,
+            memberships=core.memberships,
+            rules=ProfileRules(SERVER_NAME),
+        )
+        single_sign_on = await build_sso(
+            core,
+            config,
+            parts,
+            clock=clock,
+            signing_key=KEY,
+            set_display_name=lambda user_id, name: profiles.set_field(user_id, "displayname", name),
+            timeout_s=provider_timeout_s,
+        )
+        if single_sign_on is not None:
+            stack.callback(single_sign_on.close)
+        named = {**vars(parts), "config": config, "clock": clock, "limiter": limiter, "sso": single_sign_on}
         application = Application(
             {"client": bind(ROUTES, named)},
             authentication=RequestAuthentication(parts.access_tokens),
@@ -150,7 +198,7 @@ async def account_server(
         listener = Listener(ListenerSettings((TcpAddress("127.0.0.1", 0),)), application.endpoint(["client"]))
         await listener.start()
         stack.push_async_callback(listener.stop, grace_s=2)
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
         address = listener.addresses[0]
         assert isinstance(address, TcpAddress)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

@@ -54,7 +54,8 @@ def test_every_key_that_the_generated_file_proposes_is_understood(tmp_path: Path
     """Taking the comment sign away from a proposed line would give an error or a warning."""
     # "#key:" and what is indented below it is a proposal, "# Sentence" a comment.
     text = re.sub(r"^#(?=[a-z]|  )", "", generate("example.org", tmp_path), flags=re.MULTILINE)
-    for name in ("signing.key", "registration_shared_secret", "database_password"):
+    secrets = ("signing.key", "registration_shared_secret", "database_password", "oidc_client_secret")
+    for name in secrets:
         (tmp_path / name).write_text("secret")
     (tmp_path / "all.yaml").write_text(text)
     config = load([tmp_path / "all.yaml"])

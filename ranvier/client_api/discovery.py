@@ -88,7 +88,7 @@ async def get_capabilities(request: Request, *, config: Config) -> dict[str, Any
         "m.set_avatar_url": {"enabled": "avatar_url" not in locked_fields},
         "m.profile_fields": profile_fields,
         "m.3pid_changes": {"enabled": False},
-        "m.get_login_token": {"enabled": passwords.enabled_for_reauth},
+        "m.get_login_token": {"enabled": config.users_can_confirm},
         "m.forget_forced_upon_leave": {"enabled": config.rooms.forget_rooms_on_leave},
     }
     if admin:

@@ -8,6 +8,7 @@ import msgspec
 
 from ranvier.client_api.discovery import well_known_client
 from ranvier.config import Config
+from ranvier.config.sso import SsoConfig
 from ranvier.http.limits import RateLimiter, address_key
 from ranvier.http.request import Request
 from ranvier.http.route import Auth, Route, versions
@@ -48,8 +49,20 @@ async def get_flows(request: Request, *, config: Config) -> dict[str, Any]:
     flows: list[dict[str, Any]] = []
     if config.passwords.enabled_for_login:
         flows.append({"type": "m.login.password"})
-    flows.append({"type": "m.login.token", "get_login_token": config.passwords.enabled_for_reauth})
+    if config.sso.providers:
+        flows.append({"type": "m.login.sso", "identity_providers": _identity_providers(config.sso)})
+    flows.append({"type": "m.login.token", "get_login_token": config.users_can_confirm})
     return {"flows": flows}
+
+
+def _identity_providers(sso: SsoConfig) -> list[dict[str, str]]:
+    """Say what clients show of the providers. Source: client-server API, "m.login.sso flow schema"."""
+    shown = []
+    for provider in sso.providers:
+        fields = {"id": provider.idp_id, "name": provider.idp_name}
+        optional = {"icon": provider.idp_icon, "brand": provider.idp_brand}
+        shown.append(fields | {key: value for key, value in optional.items() if value is not None})
+    return shown
 
 
 async def log_in(

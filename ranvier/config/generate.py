@@ -55,6 +55,18 @@ registration_shared_secret_path: "{shared_secret}"
 #enable_registration: true
 #registration_requires_token: true
 
+# Let people log in with the accounts of a company (OpenID Connect); it needs public_baseurl. See docs/sso.md.
+#oidc_providers:
+#  - idp_id: company
+#    idp_name: Company
+#    issuer: "https://id.example.org/realms/company"
+#    client_id: matrix
+#    client_secret_path: oidc_client_secret
+#    user_mapping_provider:
+#      config:
+#        localpart_template: "{{{{ user.preferred_username }}}}"
+#        display_name_template: "{{{{ user.name }}}}"
+
 # How long a refreshable access token lives, and how long people stay logged in without using the server.
 #refreshable_access_token_lifetime: 5m
 #session_lifetime: 60d

@@ -34,6 +34,7 @@ from ranvier.config.rooms import (
     read_user_directory,
 )
 from ranvier.config.server import KeysConfig, ServerConfig, read_keys, read_server
+from ranvier.config.sso import SsoConfig, read_sso
 from ranvier.config.yaml_files import read_files
 from ranvier.wire.members import ROLES
 
@@ -67,6 +68,7 @@ class Config:
     registration: RegistrationConfig
     passwords: PasswordConfig
     sessions: SessionConfig
+    sso: SsoConfig
     rate_limits: Mapping[str, RateLimit]
     rooms: RoomsConfig
     profiles: ProfileConfig
@@ -74,6 +76,11 @@ class Config:
     user_directory: UserDirectoryConfig
     worker: WorkerConfig
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def users_can_confirm(self) -> bool:
+        """Tell whether users have a way to prove once more who they are."""
+        return self.passwords.enabled_for_reauth or bool(self.sso.providers)
 
     @property
     def own_listeners(self) -> tuple[Listener, ...]:
@@ -125,6 +132,7 @@ def _read(root: Section) -> Config:
         registration=read_registration(root, server.server_name),
         passwords=read_passwords(root),
         sessions=read_sessions(root),
+        sso=read_sso(root, server.public_baseurl),
         rate_limits=read_rate_limits(root),
         rooms=read_rooms(root),
         profiles=read_profiles(root),

@@ -16,8 +16,8 @@ from ranvier.http.route import PLACED_BY_USER, PLACED_WITH_WRITERS, Route
 
 _PARAMETER: Final = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}")
 _LISTEN_IPV6: Final = re.compile(r"^ *listen \[::\]:.*\n", re.MULTILINE)
-_PUBLIC: Final = ("/_matrix/", "/.well-known/", "/_ranvier")
-"""What clients ask for, and the administrators' page: open from anywhere, for its API wants their token."""
+_PUBLIC: Final = ("/_matrix/", "/.well-known/", "/_ranvier", "/_synapse/client/")
+"""What clients and browsers ask for; also the administrators' page, for its API wants their token."""
 _UPSTREAM: Final = """\
 # Written by `ranvier deploy`, which replaces it when workers come or go.
 

@@ -14,6 +14,7 @@ from ranvier.storage.accounts import AccountStore
 from ranvier.storage.auto_joins import AutoJoinStore
 from ranvier.storage.database import Database
 from ranvier.storage.devices import DeviceStore
+from ranvier.storage.identities import IdentityStore
 from ranvier.storage.registration_tokens import RegistrationTokenStore
 from ranvier.storage.uia_sessions import UiaSessionStore
 from ranvier.users.access_tokens import AccessTokens
@@ -140,9 +141,11 @@ def build_accounts(
             tokens=token_store,
             accounts=accounts,
             registration_tokens=registration_tokens,
+            identities=IdentityStore(database),
             check_password=login.check_password,
             clock=clock,
             password_enabled=config.passwords.enabled_for_reauth,
             grace_ms=config.sessions.ui_auth_session_timeout_ms,
+            sso_providers=[provider.idp_id for provider in config.sso.providers],
         ),
     )

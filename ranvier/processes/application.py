@@ -30,6 +30,7 @@ from ranvier.processes.encryption import EncryptionParts, build_encryption
 from ranvier.processes.ephemeral import EphemeralParts, build_ephemeral
 from ranvier.processes.gauges import ProcessGauges
 from ranvier.processes.room_parts import build_auto_join, build_rooms
+from ranvier.processes.sso import build_sso
 from ranvier.processes.sync_parts import SyncParts, build_sync
 from ranvier.processes.user_data import UserParts, build_user_data
 from ranvier.rooms.guests import GuestEviction
@@ -39,6 +40,7 @@ from ranvier.storage.erasure import ErasureStore
 from ranvier.storage.redaction_retention import RedactionRetentionStore
 from ranvier.storage.room_purges import RoomPurgeStore
 from ranvier.users.erasure import Erasure
+from ranvier.users.profiles import DISPLAYNAME
 from ranvier.users.returning import ReturningUsers
 
 
@@ -98,13 +100,21 @@ async def build_application(
         depart=depart,
         on_registered=new_users.set,
     )
+    sso = await build_sso(
+        core,
+        config,
+        accounts,
+        clock=core.clock,
+        signing_key=core.identity.signing_key,
+        set_display_name=lambda user_id, name: users.profiles.set_field(user_id, DISPLAYNAME, name),
+    )
     auto_join = build_auto_join(core, config, accounts, rooms, new_users)
     encryption = build_encryption(core)
     ephemeral = build_ephemeral(core, config)
     erasure = Erasure(store=ErasureStore(core.database), set_presence=ephemeral.presence.set)
     sync = build_sync(core, config, rooms=rooms, users=users, encryption=encryption, ephemeral=ephemeral)
     metrics = Metrics()
-    parts: dict[str, Any] = {"config": config, "limiter": limiter, "metrics": metrics}
+    parts: dict[str, Any] = {"config": config, "limiter": limiter, "metrics": metrics, "sso": sso}
     parts |= {"rooms_config": config.rooms, "server_name": config.server.server_name}
     parts |= {"ready": lambda: not sync.notifier.closed, "behind_rows": lambda: core.follower.behind}
     for group in (core, users, rooms, accounts, encryption, ephemeral, sync):
@@ -139,6 +149,8 @@ async def build_application(
         seen=accounts.last_seen.note,
     )
     core.closing.append(accounts.passwords.close)
+    if sso is not None:
+        core.closing.append(sso.close)
     return Built(application, sync.notifier.close, console, ephemeral.returning_users)
 
 

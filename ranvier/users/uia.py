@@ -8,6 +8,7 @@ Source: client-server API, "User-Interactive Authentication API".
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ import orjson
 from ranvier.log.clock import Clock
 from ranvier.spec.errors import MatrixError, bad_json, forbidden, invalid_param
 from ranvier.storage.access_tokens import AccessTokenStore
+from ranvier.storage.identities import IdentityStore
 from ranvier.storage.uia_sessions import UiaSession, UiaSessionStore
 from ranvier.users.accounts import Account, Accounts
 from ranvier.users.login import typed_name
@@ -27,9 +29,12 @@ from ranvier.users.registration_tokens import RegistrationTokens
 from ranvier.users.requester import Requester
 
 PASSWORD, DUMMY, REGISTRATION_TOKEN = "m.login.password", "m.login.dummy", "m.login.registration_token"
+SSO = "m.login.sso"
 SESSION_TIMEOUT_MS = 15 * 60 * 1000
 MAX_KEPT_BODY = 4096
 MAX_SESSION_ID_LENGTH = 100
+
+_USERS_OPERATION = re.compile(r"(.+) [A-Z]+ [0-9a-f]{64} (@.+)", re.DOTALL)
 
 Flows = Sequence[tuple[str, ...]]
 CheckPassword = Callable[[str, str], Awaitable[tuple[Account, str]]]
@@ -70,6 +75,13 @@ class _Shown(NamedTuple):
     password_hash: str | None = None
 
 
+class Question(msgspec.Struct, frozen=True):
+    """What a user is to confirm."""
+
+    what: str
+    user_id: str
+
+
 class AuthenticationNeededError(MatrixError):
     """Ask the client for the next stage (401); with ``errcode`` and ``error`` only if a stage failed."""
 
@@ -95,6 +107,7 @@ class Uia:
     """Ask for and check the stages of authentication.
 
     ``grace_ms``: how long after one such authentication a session need not do another, where that is allowed.
+    Who logs in by one of ``sso_providers`` may prove it there as well.
     """
 
     def __init__(
@@ -104,15 +117,19 @@ class Uia:
         tokens: AccessTokenStore,
         accounts: Accounts,
         registration_tokens: RegistrationTokens,
+        identities: IdentityStore,
         check_password: CheckPassword,
         clock: Clock,
         password_enabled: bool = True,
         grace_ms: int = 0,
+        sso_providers: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._tokens = tokens
         self._accounts = accounts
         self._registration_tokens = registration_tokens
+        self._identities = identities
+        self._sso_providers = sso_providers
         self._check_password = check_password
         self._clock = clock
         self._password_enabled = password_enabled
@@ -134,7 +151,7 @@ class Uia:
         path and by the same user. Without ``flows`` the user proves who they are with their password. With
         ``keep_body`` a later request may consist of the session alone (see ``first_body``). With
         ``may_skip`` the question is left out within ``grace_ms`` after another.
-        Raises also ``M_FORBIDDEN`` for a user who has no password, and ``M_LIMIT_EXCEEDED``.
+        Raises also ``M_FORBIDDEN`` for a user who has nothing to prove it with, and ``M_LIMIT_EXCEEDED``.
         """
         auth = body.get("auth")
         rest = {key: value for key, value in body.items() if key != "auth"}
@@ -164,6 +181,18 @@ class Uia:
         if session_id is None or session is None or session.body is None:
             return body
         return {**_unseal(session_id, session.body), "auth": auth}
+
+    async def question(self, session_id: str) -> Question | None:
+        """Give what a session asks of a user; None if it asks nothing, or nothing any more."""
+        session = await self._live(session_id)
+        match = None if session is None else _USERS_OPERATION.fullmatch(session.operation)
+        return None if match is None else Question(match[1], match[2])
+
+    async def confirm(self, session_id: str) -> None:
+        """Know that the user of a session has proved at their provider that it is they."""
+        session = await self._live(session_id)
+        if session is not None and SSO not in session.completed:
+            await self._store.complete(_hash(session_id), [*session.completed, SSO], None)
 
     async def _attempt(self, attempt: _Attempt, auth: Any, requester: Requester | None) -> Passed:
         if auth is None:
@@ -214,6 +243,8 @@ class Uia:
             if not await self._registration_tokens.is_valid(token):
                 raise MatrixError("M_UNAUTHORIZED", 401, "Invalid registration token")
             return _Shown(registration_token=str(token))
+        if stage == SSO:
+            raise MatrixError("M_UNAUTHORIZED", 401, "This stage is done in a browser, at its fallback page")
         return _Shown()
 
     async def _check_user_password(self, auth: Mapping[str, Any], requester: Requester | None) -> str:
@@ -231,9 +262,15 @@ class Uia:
 
     async def _user_flows(self, requester: Requester | None) -> Flows:
         assert requester is not None
-        if not self._password_enabled or not await self._accounts.has_password(requester.user_id):
+        user_id = requester.user_id
+        flows = []
+        if self._password_enabled and await self._accounts.has_password(user_id):
+            flows.append((PASSWORD,))
+        if self._sso_providers and await self._identities.providers_of(user_id, self._sso_providers):
+            flows.append((SSO,))
+        if not flows:
             raise forbidden("This account has no way to confirm who is using it")
-        return ((PASSWORD,),)
+        return flows
 
     async def _is_fresh(self, requester: Requester | None) -> bool:
         if not self._grace_ms or requester is None or requester.access_token_id is None:
@@ -242,12 +279,12 @@ class Uia:
         return last_ts is not None and self._clock.now_ms() - last_ts < self._grace_ms
 
     async def _find(self, session_id: str | None, operation: str) -> UiaSession | None:
-        if session_id is None:
-            return None
+        session = None if session_id is None else await self._live(session_id)
+        return None if session is None or session.operation != operation else session
+
+    async def _live(self, session_id: str) -> UiaSession | None:
         session = await self._store.get(_hash(session_id))
-        if session is None or session.operation != operation:
-            return None
-        if self._clock.now_ms() - session.created_ts > SESSION_TIMEOUT_MS:
+        if session is None or self._clock.now_ms() - session.created_ts > SESSION_TIMEOUT_MS:
             return None
         return session
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yarl
 
 from ranvier.config import load
 from ranvier.processes.status import look
+from tests.oidc_provider import Reply
 from tests.server.http_client import HttpClient, Refused, Unavailable
 from tests.server.process import ServerProcess
 
@@ -87,13 +89,29 @@ class HoppingClient(HttpClient):
             await session.close()
         self._sessions.clear()
 
-    async def request(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Send a request to some worker and give the answer. Raises Refused."""
+    def _some_worker(self) -> aiohttp.ClientSession:
         socket = self.choose()
         session = self._sessions.get(socket)
         if session is None:
-            connector = aiohttp.UnixConnector(str(socket), limit=0)
-            session = self._sessions[socket] = aiohttp.ClientSession(connector=connector)
+            connector, no_cookies = aiohttp.UnixConnector(str(socket), limit=0), aiohttp.DummyCookieJar()
+            session = aiohttp.ClientSession(connector=connector, cookie_jar=no_cookies)
+            self._sessions[socket] = session
+        return session
+
+    async def browse(
+        self, method: str, path: str, headers: dict[str, str], form: dict[str, str] | None = None
+    ) -> Reply:
+        """Send a request to some worker as a browser does, which follows no redirect."""
+        url = yarl.URL(self.url + path, encoded=True)
+        self.asked += 1
+        async with self._some_worker().request(
+            method, url, data=form, headers=headers, allow_redirects=False
+        ) as response:
+            return Reply(response.status, response.headers, await response.text())
+
+    async def request(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
+        """Send a request to some worker and give the answer. Raises Refused."""
+        session = self._some_worker()
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         url = self.url + (path if path.startswith("/_") else f"/_matrix/client{path}")
         params = {name: str(value) for name, value in query.items()}

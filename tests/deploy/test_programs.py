@@ -272,9 +272,11 @@ async def test_nginx_gives_the_page_of_administrators_and_no_metrics(folder: Pat
                 assert await get(port, path, "token") == 404
             assert asked == []
             assert await get(port, "/_synapse/admin/v1/register", "token") == 200
+            assert await get(port, "/_synapse/client/oidc/callback?code=1&state=2", "token") == 200
     text = (folder / "b.conf").read_text()
     assert "allow" in text.partition("location /_synapse/admin/ {")[2].partition("}")[0]
-    for location in ("= /_ranvier", "= /_ranvier/", "/_ranvier/page/", "/_ranvier/api/"):
+    pages = ("= /_ranvier", "= /_ranvier/", "/_ranvier/page/", "/_ranvier/api/", "/_synapse/client/")
+    for location in pages:
         assert "allow" not in text.partition(f"location {location} {{")[2].partition("}")[0]
 
 

@@ -203,6 +203,11 @@ QUERIES: dict[str, dict[str, str]] = {
     "mutual_rooms": {"user_id": "$target"},
     "register_available": {"username": "$new_name"},
     "get_token_validity": {"token": "t"},
+    "choose_provider": {"redirectUrl": "https://a.b/"},
+    "redirect_to_provider": {"redirectUrl": "https://a.b/"},
+    "come_back": {"state": "s", "code": "c"},
+    "ask_name": {"state": "s"},
+    "show_fallback": {"session": "s"},
     **{
         name: {"version": "$version"}
         for name in (
@@ -392,6 +397,8 @@ async def prepare(user: HttpClient, *, server_name: str, target: HttpClient, str
         "rel_type": "m.thread",
         "receipt_type": "m.read",
         "session_id": "s",
+        "idp_id": "company",
+        "auth_type": "m.login.sso",
         "filter_id": (await user.post(f"{me}/filter", {}))["filter_id"],
         "version": (await user.post("/v3/room_keys/version", _BACKUP))["version"],
         "since": (await user.sync())["next_batch"],
