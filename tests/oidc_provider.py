@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import re
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -166,16 +167,17 @@ class Provider:
 
 
 @asynccontextmanager
-async def running_provider() -> AsyncIterator[Provider]:
-    """Run a provider on a free port."""
+async def running_provider(tls: ssl.SSLContext | None = None) -> AsyncIterator[Provider]:
+    """Run a provider on a free port; with ``tls`` at https://localhost."""
     provider = Provider()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", provider.answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}/realms/r{next(_numbers)}"
+    host = "http://127.0.0.1" if tls is None else "https://localhost"
+    provider.url = f"{host}:{runner.addresses[0][1]}/realms/r{next(_numbers)}"
     try:
         yield provider
     finally:
@@ -230,7 +232,10 @@ class Browser:
 
     async def at_provider(self, url: str) -> str:
         """Log in at the provider, and give the path by which one comes back."""
-        async with aiohttp.ClientSession() as http, http.get(url, allow_redirects=False) as response:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(url, allow_redirects=False, ssl=False) as response,
+        ):
             assert response.status == 302, await response.text()
             back = response.headers["Location"]
         assert back.startswith(f"{BASE}_synapse/client/oidc/callback?"), back

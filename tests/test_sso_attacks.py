@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -188,6 +191,29 @@ async def test_userinfo_of_somebody_else_is_refused(database: str, provider: Pro
     async with sso_server(database, provider, user_profile_method="userinfo_endpoint") as server:
         provider.userinfo = {"sub": "somebody else"}
         assert (await Browser(server.browse).log_in()).status == 502
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "status"), [("localhost", True, 302), ("localhost", False, 502), ("other", True, 502)]
+)
+async def test_a_provider_is_known_by_its_certificate(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trusted: bool, status: int
+) -> None:
+    """Whoever is on the line between would say who logs in: no other signature is looked at."""
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    make += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", "2"]
+    make += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    async with running_provider(tls) as provider, sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        reply = await browser.get(f"/_matrix/client/v3/login/sso/redirect?redirectUrl={quote(CLIENT)}")
+        if reply.status == 302:
+            reply = await browser.get(await browser.at_provider(reply.location))
+        assert reply.status == status
 
 
 async def slow(request: web.Request) -> web.StreamResponse:

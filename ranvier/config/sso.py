@@ -119,8 +119,8 @@ def read_sso(root: Section, public_baseurl: str | None) -> SsoConfig:
     return found
 
 
-def is_safe_endpoint(url: str) -> bool:
-    """Tell whether a URL of a provider is https, or at least on this machine."""
+def is_safe_endpoint(url: str, *, may_be_near: bool = True) -> bool:
+    """Tell whether a URL of a provider is https, or, where it ``may_be_near``, at least on this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -128,7 +128,7 @@ def is_safe_endpoint(url: str) -> bool:
         return False
     if not host or parts.username is not None or parts.fragment or not url.isascii() or not url.isprintable():
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+    return parts.scheme == "https" or (may_be_near and parts.scheme == "http" and _is_loopback(host))
 
 
 def _is_loopback(host: str) -> bool:
