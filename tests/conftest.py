@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.oidc_provider import Provider, running_provider
 from tests.postgres import fresh_database, migrated_template, running_postgres
 
 # How fast a machine makes up examples, or works on one, is no matter of these tests.
@@ -58,3 +59,10 @@ async def empty_database(postgres: str) -> AsyncIterator[str]:
     """Give the DSN of a fresh empty database, dropped after the test."""
     async with fresh_database(postgres) as dsn:
         yield dsn
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """Give an OpenID provider where Alice is logged in."""
+    async with running_provider() as running:
+        yield running

@@ -6,8 +6,7 @@ import asyncio
 import html
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,46 +14,8 @@ import pytest
 
 from ranvier.http.limits import Rate
 from tests.account_server import OPEN, PASSWORD, AccountServer, account_server
-from tests.oidc_provider import ALICE, BASE, CLIENT, Browser, Provider, Reply, login_token, running_provider
-
-TRUSTED = {"client_whitelist": ["https://app.example.com/"]}
-PICK = "/_synapse/client/pick_username/account_details"
-
-
-def settings(*providers: Mapping[str, Any], **changes: Any) -> str:
-    """Write a configuration with some providers; only ``app.example.com`` is trusted."""
-    fields = {"public_baseurl": BASE, "oidc_providers": providers, "sso": TRUSTED, **changes}
-    return OPEN + "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
-
-
-@asynccontextmanager
-async def sso_server(
-    database: str,
-    provider: Provider,
-    *,
-    rates: dict[str, Rate] | None = None,
-    sso: Mapping[str, Any] = TRUSTED,
-    **changes: Any,
-) -> AsyncIterator[AccountServer]:
-    """Run a server with a provider, whose settings are changed."""
-    text = settings(provider.settings(**changes), sso=sso)
-    async with account_server(database, text, rates=rates, provider_timeout_s=2) as server:
-        provider.now_s = lambda: server.clock.now_ms() / 1000
-        yield server
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    """Give a provider where Alice is logged in."""
-    async with running_provider() as running:
-        yield running
-
-
-async def session_of(server: AccountServer, reply: Reply) -> Any:
-    """Log in with the token that a client was given, as the client does."""
-    answer = await server.post("/v3/login", {"type": "m.login.token", "token": login_token(reply)})
-    assert answer.status == 200, answer
-    return answer.body
+from tests.oidc_provider import ALICE, BASE, CLIENT, Browser, Provider, login_token, running_provider
+from tests.sso_server import PICK, TRUSTED, plain, session_of, settings, sso_server
 
 
 async def display_name(server: AccountServer, user_id: str) -> str | None:
@@ -64,11 +25,6 @@ async def display_name(server: AccountServer, user_id: str) -> str | None:
     )
     name: str | None = json.loads(document).get("displayname") if document else None
     return name
-
-
-def plain(reply: Reply) -> str:
-    """Give the words of a page."""
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", reply.text)))
 
 
 async def test_the_offered_ways_name_the_providers(database: str, provider: Provider) -> None:

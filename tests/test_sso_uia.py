@@ -6,15 +6,14 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from tests.account_server import PASSWORD, AccountServer
-from tests.oidc_provider import Browser, Provider, running_provider
-from tests.test_sso import plain, session_of, sso_server
+from tests.oidc_provider import Browser, Provider
+from tests.sso_server import plain, session_of, sso_server
 
 DEACTIVATE = "/v3/account/deactivate"
 # Word for word that of the specification ("Fallback").
@@ -24,13 +23,6 @@ if (window.onAuthDone) {
 } else if (window.opener && window.opener.postMessage) {
     window.opener.postMessage("authDone", "*");
 }"""
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    """Give a provider where Alice is logged in."""
-    async with running_provider() as running:
-        yield running
 
 
 async def begin(server: AccountServer, token: str) -> tuple[str, list[Any]]:

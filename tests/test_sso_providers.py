@@ -1,0 +1,233 @@
+"""Providers that do not do what they should."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from aiohttp import web
+
+from tests.oidc_provider import CLIENT, Browser, Provider, jwt, running_provider
+from tests.sso_server import plain, sso_server
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+WRONG_TOKENS: list[dict[str, Any]] = [
+    {"iss": "https://evil.example"},
+    {"iss": None},
+    {"aud": "another"},
+    {"aud": ["another"]},
+    {"aud": ["ranvier", "another"]},
+    {"aud": ["ranvier", "another"], "azp": "another"},
+    {"azp": "another"},
+    {"aud": None},
+    {"aud": {"ranvier": 1}},
+    {"exp": 1_600_000_000},
+    {"exp": None},
+    {"exp": True},
+    {"iat": 1_800_000_000},
+    {"iat": "now"},
+    {"nonce": "another"},
+    {"nonce": None},
+    {"nonce": "ä"},
+    {"sub": ""},
+    {"sub": None},
+    {"sub": "x" * 256},
+    {"sub": "a\0b"},
+]
+
+
+@pytest.mark.parametrize("claims", WRONG_TOKENS)
+async def test_a_token_that_is_not_for_this_login_is_none(
+    database: str, provider: Provider, claims: dict[str, Any]
+) -> None:
+    """Whoever has a token of another app, or an old one, would be in."""
+    async with sso_server(database, provider) as server:
+        provider.id_token = claims
+        reply = await Browser(server.browse).log_in()
+        assert reply.status == 502
+        assert await server.core.database.fetchval("SELECT count(*) FROM accounts") == 0
+        provider.id_token = {"aud": ["ranvier", "another"], "azp": "ranvier"}
+        assert (await Browser(server.browse).log_in()).status == 302
+
+
+@pytest.mark.parametrize("token", [None, 1, "", "a.b", "a.b.c", "a.b.c.d.e", "a.ä.c", jwt({})[:-1] + ".x"])
+async def test_what_is_no_token_is_none(database: str, provider: Provider, token: Any) -> None:
+    """The server would fail, or let somebody in whom nobody vouches for."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"access_token": "x", "token_type": "Bearer", "id_token": token})
+
+    async with sso_server(database, provider) as server:
+        provider.answers["token"] = answer
+        assert (await Browser(server.browse).log_in()).status == 502
+
+
+async def test_userinfo_of_somebody_else_is_refused(database: str, provider: Provider) -> None:
+    """Names, and with them accounts, would be mixed up."""
+    async with sso_server(database, provider, user_profile_method="userinfo_endpoint") as server:
+        provider.userinfo = {"sub": "somebody else"}
+        assert (await Browser(server.browse).log_in()).status == 502
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "status"), [("localhost", True, 302), ("localhost", False, 502), ("other", True, 502)]
+)
+async def test_a_provider_is_known_by_its_certificate(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, trusted: bool, status: int
+) -> None:
+    """Whoever is on the line between would say who logs in: no other signature is looked at."""
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    make += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", "2"]
+    make += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    async with running_provider(tls) as provider, sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        reply = await browser.get(f"/_matrix/client/v3/login/sso/redirect?redirectUrl={quote(CLIENT)}")
+        if reply.status == 302:
+            reply = await browser.get(await browser.at_provider(reply.location))
+        assert reply.status == status
+
+
+async def slow(request: web.Request) -> web.StreamResponse:
+    """Answer never."""
+    await asyncio.sleep(3600)
+    raise AssertionError
+
+
+async def dripping(request: web.Request) -> web.StreamResponse:
+    """Answer a byte at a time, for ever."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.05)
+
+
+async def large(request: web.Request) -> web.StreamResponse:
+    """Answer much."""
+    return web.json_response({"x": "y" * 10_000_000})
+
+
+async def elsewhere(request: web.Request) -> web.StreamResponse:
+    """Send the server on, with what it knows."""
+    raise web.HTTPTemporaryRedirect(f"{request.url.origin()}/elsewhere")
+
+
+async def no_json(request: web.Request) -> web.StreamResponse:
+    """Answer a page."""
+    return web.Response(text="<html>", content_type="text/html")
+
+
+async def a_list(request: web.Request) -> web.StreamResponse:
+    """Answer another kind of JSON."""
+    return web.json_response([1])
+
+
+async def down(request: web.Request) -> web.StreamResponse:
+    """Answer nothing."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+FAULTS = [slow, dripping, large, elsewhere, no_json, a_list, down]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("at", ["openid-configuration", "token"])
+async def test_a_provider_that_fails_is_told_to_the_user(
+    database: str, provider: Provider, caplog: pytest.LogCaptureFixture, fault: Answer, at: str
+) -> None:
+    """People would look at a blank page, and everybody else's logins would wait."""
+    async with sso_server(database, provider, timeout_s=4) as server:
+        browser = Browser(server.browse)
+        path = f"/_matrix/client/v3/login/sso/redirect?redirectUrl={quote(CLIENT)}"
+        if at == "token":
+            path = await browser.at_provider(await browser.begin())
+        provider.answers[at] = fault
+        with caplog.at_level(logging.DEBUG, "ranvier"):
+            reply = await browser.get(path)
+        assert reply.status == 502
+        assert "Try again" in plain(reply)
+        assert "A login at a provider failed, corp: it" in caplog.text
+        for secret in ("s3cret", "at-", *parse_qs(urlsplit(path).query).get("code", [])):
+            assert secret not in caplog.text.replace(path, "")
+        assert "elsewhere" not in provider.asked
+        del provider.answers[at]
+        assert (await Browser(server.browse).log_in()).status == 302
+
+
+async def test_many_who_wait_for_a_slow_provider_leave_the_others_alone(
+    database: str, provider: Provider
+) -> None:
+    """A provider that hangs would have the whole server hang."""
+    async with sso_server(database, provider) as server:
+        browsers = [Browser(server.browse) for _ in range(20)]
+        backs = [await browser.at_provider(await browser.begin()) for browser in browsers]
+        released = asyncio.Event()
+
+        async def late(request: web.Request) -> web.StreamResponse:
+            await released.wait()
+            return web.json_response({}, status=500)
+
+        provider.answers["token"] = late
+        pairs = zip(browsers, backs, strict=True)
+        asked = [asyncio.ensure_future(browser.get(back)) for browser, back in pairs]
+        while sum(it.done() for it in asked) < 4:
+            await asyncio.wait([it for it in asked if not it.done()], return_when=asyncio.FIRST_COMPLETED)
+        assert [it.result().status for it in asked if it.done()] == [503] * 4
+        assert (await server.get("/v3/login")).status == 200
+        released.set()
+        assert sorted([(await it).status for it in asked]) == [502] * 16 + [503] * 4
+
+
+@pytest.mark.parametrize(
+    ("document", "works"),
+    [
+        ({"issuer": "https://evil.example"}, False),
+        ({"token_endpoint": "http://provider.example/token"}, False),
+        ({"token_endpoint": 7}, False),
+        ({"authorization_endpoint": "javascript:alert(1)"}, False),
+        ({}, True),
+    ],
+)
+async def test_a_discovery_document_is_the_providers_own(
+    database: str, provider: Provider, document: dict[str, Any], works: bool
+) -> None:
+    """Secrets would be sent to whoever answers in the provider's place, or over the line in the open."""
+
+    async def answer(request: web.Request) -> web.Response:
+        names = ("authorization_endpoint", "token_endpoint")
+        whole = {name: f"{provider.url}/{name.split('_')[0]}" for name in names}
+        whole["authorization_endpoint"] = f"{provider.url}/authorize?realm=a"
+        return web.json_response({"issuer": provider.url, **whole, **document})
+
+    async with sso_server(database, provider) as server:
+        provider.answers["openid-configuration"] = answer
+        browser = Browser(server.browse)
+        reply = await browser.get(f"/_matrix/client/v3/login/sso/redirect?redirectUrl={quote(CLIENT)}")
+        if reply.status == 302:
+            reply = await browser.get(await browser.at_provider(reply.location))
+        assert reply.status == (302 if works else 502)
+
+
+async def test_the_answer_of_another_provider_is_refused(database: str, provider: Provider) -> None:
+    """A provider could have the code of another one's user exchanged in its own name."""
+    async with sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        back = await browser.at_provider(await browser.begin())
+        reply = await browser.get(back.replace("iss=http", "iss=https"))
+        assert reply.status == 502
+        assert provider.asked.count("token") == 0
