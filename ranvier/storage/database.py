@@ -29,7 +29,12 @@ _CONNECT: Mapping[str, Any] = {
     "timeout": 10,
     "command_timeout": 120,
     "statement_cache_size": 400,
-    "server_settings": {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION},
+    "server_settings": {
+        "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION,
+        # What stands between forgets a connection that is silent for some minutes, and tells nobody.
+        "tcp_keepalives_idle": "60",
+        "tcp_keepalives_interval": "10",
+    },
 }
 
 _LOST = (
@@ -56,6 +61,10 @@ class DatabaseUnavailable(MatrixError):
 
     def __init__(self) -> None:
         super().__init__("M_UNKNOWN", 503, "The database is not reachable at the moment; try again")
+
+
+class _NoneLeft(DatabaseUnavailable):
+    """Say that PostgreSQL has no connection left for this process (503)."""
 
 
 class _Loan:
@@ -109,6 +118,7 @@ class KeptConnection:
             self.give_back()
         if self._connection is None:
             self._connection = await self._database.take()
+            self._database.kept += 1
         return self._connection
 
     async def __aexit__(
@@ -120,6 +130,7 @@ class KeptConnection:
     def give_back(self) -> None:
         """Keep it no longer; the next use takes another one."""
         if self._connection is not None:
+            self._database.kept -= 1
             self._database.give_back(self._connection, 0.0)
             self._connection = None
 
@@ -141,7 +152,7 @@ class Database:
         self._connect = {**_CONNECT, **connect}
         self._idle: list[Connection] = []
         self._size = size
-        self._count = 0  # those that are lent, idle or being opened
+        self._count = 0  # those that are lent or idle
         self._opening = False
         self._open_from = 0.0  # the next one, by the event loop's clock
         self._looking: asyncio.TimerHandle | None = None
@@ -149,6 +160,9 @@ class Database:
         self._spent = spent
         self._closed = False
         self._used = 0
+        self.kept = 0
+        """How many of those that are lent do not come back soon."""
+        self._refused = False
         self.reachable = True
         """False since a connection could not be had, until one can again."""
 
@@ -227,6 +241,8 @@ class Database:
         try:
             async with self.connection() as connection:
                 return await getattr(connection, method)(sql, *args)
+        except _NoneLeft:
+            raise
         except DatabaseUnavailable:
             self._drop_idle()
             async with self.connection() as connection:
@@ -280,51 +296,58 @@ class Database:
             raise
 
     def _may_open(self) -> bool:
-        due = self._count < _AT_ONCE or asyncio.get_running_loop().time() >= self._open_from
-        return due and not self._opening and self._count < self._size
+        is_due = asyncio.get_running_loop().time() >= self._open_from
+        return is_due and not self._opening and self._count < self._size
 
     def _look_later(self) -> None:
         """Have whoever waits longest open the next one when that is due."""
         if self._looking is None and self._waiting and not self._opening and self._count < self._size:
-            loop = asyncio.get_running_loop()
-            at = loop.time() if self._count < _AT_ONCE else self._open_from
-            self._looking = loop.call_at(at, self._look)
+            self._looking = asyncio.get_running_loop().call_at(self._open_from, self._look)
 
     def _look(self) -> None:
         self._looking = None
         self._tell_next(None)
 
-    async def _open_one(self) -> Connection:
-        """Open a connection. If it can not be had, all who wait for one are told."""
-        self._opening, self._count = True, self._count + 1
+    async def _open_one(self) -> Connection | None:
+        """Open a connection; None if PostgreSQL has none left, so that one of ours is to be waited for.
+
+        If none can be had, all who wait for one are told.
+        """
+        self._opening, pause_s = True, _APART_S
         try:
             connection = await self._open()
-        except DatabaseUnavailable:
-            self._count -= 1
+            self._count += 1
+            if self._count < _AT_ONCE:
+                pause_s = 0.0
+        except DatabaseUnavailable as error:
+            if isinstance(error, _NoneLeft) and self._used > self.kept:
+                return None
             while self._waiting:
                 waiter = self._waiting.popleft()
                 if not waiter.done():
                     waiter.set_exception(DatabaseUnavailable())
             raise
-        except BaseException:
-            self._count -= 1
-            raise
+        else:
+            return connection
         finally:
             self._opening = False
-            self._open_from = asyncio.get_running_loop().time() + _APART_S
+            self._open_from = asyncio.get_running_loop().time() + pause_s
             self._look_later()
-        return connection
 
     async def _open(self) -> Connection:
         try:
             connection: Connection = await asyncpg.connect(**self._connect)
         except (*_LOST, *_STARTING) as error:
-            if self.reachable:
-                # Once, and not for each request that meets it.
+            none_left = isinstance(error, asyncpg.TooManyConnectionsError)
+            reachable = none_left and self._count > 0
+            # Once, and not for each request that meets it.
+            if self.reachable and not reachable:
                 logger.error("PostgreSQL can not be reached: %s", what_failed(error))
-            self.reachable = False
-            raise DatabaseUnavailable from error
+            elif reachable and not self._refused:
+                logger.warning("PostgreSQL gives no more than %d connections: %s", self._count, error)
+            self._refused, self.reachable = True, reachable
+            raise (_NoneLeft if none_left else DatabaseUnavailable) from error
         if not self.reachable:
             logger.info("PostgreSQL can be reached again")
-        self.reachable = True
+        self._refused, self.reachable = False, True
         return connection

@@ -17,8 +17,8 @@ _PID = "SELECT pg_backend_pid()"
 
 
 @asynccontextmanager
-async def connected(dsn: str, size: int) -> AsyncIterator[Database]:
-    database = Database({"dsn": dsn}, size=size)
+async def connected(dsn: str, size: int, **arguments: str) -> AsyncIterator[Database]:
+    database = Database({"dsn": dsn, **arguments}, size=size)
     try:
         async with asyncio.timeout(30):
             yield database
@@ -104,6 +104,45 @@ async def test_all_who_wait_are_told_that_it_is_not_there(tmp_path: Path) -> Non
         found = await asyncio.gather(*(lent.fetchval("SELECT 1") for _ in range(50)), return_exceptions=True)
         assert {type(it) for it in found} == {DatabaseUnavailable}
         assert (lent.used, lent.idle, lent.reachable) == (0, 0, False)
+
+
+async def test_whoever_is_refused_another_connection_waits_for_one_that_is_there(database: str) -> None:
+    """At PostgreSQL's limit, or the role's, each burst of requests would be answered 503."""
+    async with connected(database, 1) as other:
+        await other.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 3")
+        try:
+            async with connected(database, 10, user="limited") as lent:
+
+                async def use() -> None:
+                    async with lent.connection() as connection:
+                        await connection.execute("SELECT pg_sleep(0.02)")
+
+                kept = KeptConnection(lent)
+                await _pid(kept)
+                await asyncio.gather(*(use() for _ in range(40)))
+                assert (lent.used, lent.idle, lent.reachable) == (1, 2, True)
+                await asyncio.gather(*(lent.fetchval("SELECT 1") for _ in range(40)))
+                kept.give_back()
+        finally:
+            await other.execute("DROP ROLE limited")
+
+
+async def test_where_none_at_all_is_left_whoever_waits_is_told(database: str) -> None:
+    """Requests would wait for ever for the one connection that is kept for commits."""
+    async with connected(database, 1) as other:
+        await other.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 1")
+        try:
+            async with connected(database, 10, user="limited") as lent:
+                kept = KeptConnection(lent)
+                await _pid(kept)
+                found = await asyncio.gather(
+                    *(lent.fetchval("SELECT 1") for _ in range(20)), return_exceptions=True
+                )
+                assert {type(it) for it in found} <= {DatabaseUnavailable, module._NoneLeft}
+                kept.give_back()
+                assert await lent.fetchval("SELECT 1") == 1
+        finally:
+            await other.execute("DROP ROLE limited")
 
 
 async def test_a_kept_connection_is_the_same_until_it_is_lost(database: str) -> None:
