@@ -320,7 +320,7 @@ class Database:
             if self._count < _AT_ONCE:
                 pause_s = 0.0
         except DatabaseUnavailable as error:
-            if isinstance(error, _NoneLeft) and self._used > self.kept:
+            if isinstance(error, _NoneLeft) and self._count > self.kept:
                 return None
             while self._waiting:
                 waiter = self._waiting.popleft()
