@@ -108,6 +108,15 @@ async def test_state_that_a_proxy_sends_to_a_second_worker_is_set_once(database:
         assert (await other.get(path))["topic"] == "old"
 
 
+async def test_state_is_set_however_many_requests_have_one_id(database: str) -> None:
+    """A bot that names all that it does for one event alike would be told that its second topic is set."""
+    async with running_endpoints(database, x_forwarded=True) as app:
+        path = f"{await app.core.create_room()}/state/m.room.topic"
+        for topic in ("deploying", "deployed"):
+            await app.put(path, body={"topic": topic}, request_id="0123456789abcdef")
+            assert (await app.get(path))["topic"] == topic
+
+
 async def test_what_a_client_without_a_proxy_calls_its_requests_is_not_heeded(database: str) -> None:
     """Somebody could not set a topic back whose client sends the same header each time."""
     async with running_endpoints(database) as app:

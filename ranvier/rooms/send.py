@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
+
+import orjson
 
 from ranvier.log.tail import Tail
 from ranvier.rooms.actor import Actor, Limit
@@ -136,14 +139,16 @@ class Sending:
     ) -> str:
         """Set a piece of state and give the id of the event that is then in force.
 
-        For a repeated ``once_id`` that is the event of the first time, whatever was set since.
+        For a repeated ``once_id`` and the same content it is that of the first time, whatever was set since.
         Raises 403 ``M_FORBIDDEN`` and, for some types, what their own rules raise (``M_BAD_ALIAS``, …).
         """
         _check_texts(type, state_key)
         if once_id is None:
             return await self._send_state(sender, room_id, type, state_key, content, None, origin_server_ts)
+        # With another content it is no repeat: clients that trace give one id to all that belongs together.
+        scope = f"{STATE_SCOPE} {room_id} {type} {state_key} {_digest(content)}"
         # No device's: the client did not choose the id, and is not shown it.
-        txn = Txn(sender.user_id, "", f"{STATE_SCOPE} {room_id} {type} {state_key}", once_id)
+        txn = Txn(sender.user_id, "", scope, once_id)
 
         async def send() -> str:
             return await self._send_state(sender, room_id, type, state_key, content, txn, origin_server_ts)
@@ -246,6 +251,10 @@ def _check_texts(*texts: str) -> None:
 
 def _txn(sender: Sender, scope: str, txn_id: str) -> Txn:
     return Txn(sender.user_id, sender.device_id or "", scope, txn_id)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(orjson.dumps(content), digest_size=16).hexdigest()
 
 
 def _target_of(content: Mapping[str, Any]) -> str:
