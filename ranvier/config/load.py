@@ -18,7 +18,12 @@ from ranvier.config.accounts import (
 )
 from ranvier.config.database import DatabaseConfig, RedisConfig, read_database, read_redis
 from ranvier.config.listeners import DEFAULT_LISTENER, Listener, is_for_workers, read_listeners
-from ranvier.config.named_files import check_database_tls, check_signing_key
+from ranvier.config.named_files import (
+    check_database_tls,
+    check_listeners_tls,
+    check_redis_tls,
+    check_signing_key,
+)
 from ranvier.config.not_needed import UNNEEDED, UNSUPPORTED, WITHOUT_EFFECT
 from ranvier.config.problems import Problem, Problems
 from ranvier.config.rate_limits import RateLimit, read_rate_limits
@@ -83,6 +88,11 @@ class Config:
         return self.passwords.enabled_for_reauth or bool(self.sso.providers)
 
     @property
+    def has_tls(self) -> bool:
+        """Whether any listener has TLS, one of another process too."""
+        return any(listener.tls for listener in (*self.listeners, *self.worker.listeners))
+
+    @property
     def own_listeners(self) -> tuple[Listener, ...]:
         """Give where this process answers, unless a front accepts for it."""
         return self.worker.listeners if self.worker.listens_apart else self.listeners
@@ -110,7 +120,10 @@ def load(paths: Sequence[Path], *, data_dir: Path | None = None) -> Config:
     config = _read(root)
     if data_dir is not None:
         check_signing_key(root, config.keys.signing_key_path, data_dir)
+        if config.has_tls:
+            check_listeners_tls(root, config.server)
         check_database_tls(root, config.database)
+        check_redis_tls(root, config.redis)
     root.ignore(UNNEEDED, "unnecessary: {}; this has no effect")
     unsupported = dict.fromkeys(UNSUPPORTED, "")
     root.ignore(unsupported, "Ranvier does not have this feature; this has no effect", severity="warning")
@@ -173,7 +186,7 @@ def _listens_apart(root: Section) -> bool:
 
 
 def _check_tls(root: Section, config: Config) -> None:
-    if any(listener.tls for listener in (*config.listeners, *config.worker.listeners)):
+    if config.has_tls:
         for key in ("tls_certificate_path", "tls_private_key_path"):
             path = getattr(config.server, key)
             if path is None:

@@ -47,8 +47,8 @@ class Problems:
         self.found.append(Problem(severity, file, line, key, message))
 
     def sorted(self) -> tuple[Problem, ...]:
-        """Give everything that was found in the order of the files' lines."""
-        return tuple(sorted(self.found, key=lambda problem: (problem.file, problem.line)))
+        """Give everything that was found, each once, in the order of the files' lines."""
+        return tuple(sorted(dict.fromkeys(self.found), key=lambda problem: (problem.file, problem.line)))
 
     def raise_errors(self) -> None:
         """Raise ``ConfigError`` with everything that was found if there is any error in it."""

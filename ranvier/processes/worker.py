@@ -100,7 +100,7 @@ class RunningWorker:
         before = self.config
         if config.server.server_name != before.server.server_name:
             raise StartError(f"this server is {before.server.server_name}, and that cannot be changed")
-        if any(listener.tls for listener in (*before.listeners, *before.worker.listeners)):
+        if before.has_tls:
             # Looked at before: a context that took half of a pair would answer nobody any more.
             tls_context(tls_files(before))
         for listener in self.listeners:

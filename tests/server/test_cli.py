@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -122,6 +123,75 @@ def test_check_config_loads_the_files_of_the_databases_tls(data: Path) -> None:
     assert check(**{**own, "sslkey": "none.key"}) == [("sslkey", "none.key")]
     assert check(**{**own, "sslkey": "other.key"}) == [("sslcert", "right.pem")]
     assert check(sslmode="disable", sslcert="none.pem") == []
+    assert check(host="/run/postgresql", sslkey="none.key", sslcert="none.pem") == []
+    assert check(host="/run/postgresql,localhost", sslkey="none.key") == [("sslkey", "none.key")]
+
+
+def test_check_config_loads_the_certificate_of_listeners(data: Path) -> None:
+    """A certificate that was renewed without its key would be found good, and the server not start."""
+    for name in ("right", "other"):
+        make_certificate(data, name)
+    (data / "not.pem").write_text("nothing\n")
+    config = data / "tls.yaml"
+
+    def check(certificate: str, private_key: str, tls: bool = True) -> list[str]:
+        config.write_text(
+            f"listeners: [{{port: 8448, tls: {str(tls).lower()}}}]\n"
+            f"tls_certificate_path: {certificate}\ntls_private_key_path: {private_key}\n"
+        )
+        said = ranvier("check-config", "--data", data, "--config", data).output
+        return re.findall(r"error: (tls_.*): cannot (?:use|find) .*/(.*?): ", said)
+
+    assert check("right.pem", "right.key") == []
+    assert check("right.pem", "other.key") == [("tls_certificate_path", "right.pem")]
+    assert check("not.pem", "right.key") == [("tls_certificate_path", "not.pem")]
+    assert check("right.pem", ".") == [("tls_private_key_path", data.name)]
+    assert check("none.pem", "right.key") == [("tls_certificate_path", "none.pem")]
+    assert check("right.pem", "other.key", tls=False) == []
+
+
+def test_check_config_loads_the_files_of_redis_tls(data: Path) -> None:
+    """Workers whose certificate has a mistyped path would never find each other."""
+    for name in ("right", "other"):
+        make_certificate(data, name)
+    config = data / "redis.yaml"
+
+    def check(**values: object) -> list[str]:
+        config.write_text(f"redis: {json.dumps({'enabled': True, 'use_tls': True, **values})}\n")
+        said = ranvier("check-config", "--data", data, "--config", data).output
+        return re.findall(r"error: redis\.(.*): cannot use .*/(.*?): ", said)
+
+    own = {"certificate_file": "right.pem", "private_key_file": "right.key"}
+    assert check(ca_file="right.pem", **own) == []
+    assert check(ca_file="none.pem") == [("ca_file", "none.pem")]
+    assert check(ca_file="right.key") == [("ca_file", "right.key")]
+    assert check(**{**own, "private_key_file": "none.key"}) == [("private_key_file", "none.key")]
+    assert check(**{**own, "private_key_file": "other.key"}) == [("certificate_file", "right.pem")]
+    assert check(certificate_file="right.pem") == [("certificate_file", "right.pem")], "no key is in it"
+    assert check(private_key_file="none.key") == [], "it is of no certificate"
+    for unused in ({"enabled": False}, {"use_tls": False}, {"path": "redis.sock"}):
+        assert check(ca_file="none.pem", **unused) == []
+
+
+def test_check_config_does_not_wait_for_a_key_that_is_no_file(data: Path) -> None:
+    """Who named a pipe by mistake would wait for ever, and be told nothing."""
+    path = data / "signing.key"
+    path.unlink()
+    os.mkfifo(path)
+    result = subprocess.run(
+        [sys.executable, "-m", "ranvier.cli", "check-config", "--data", str(data)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert f"cannot use {path}: it is no regular file" in result.stderr
+
+
+def test_check_config_tells_each_error_once(data: Path) -> None:
+    """An administrator would look for a second mistake where there is none."""
+    (data / "more.yaml").write_text("redis: {enabled: true, use_tls: true, port: 1, port: 2}\n")
+    result = ranvier("check-config", "--data", data, "--config", data)
+    assert result.output.count("redis.port: given twice") == 1
+    assert "1 error" in result.output
 
 
 def make_certificate(folder: Path, name: str) -> None:
