@@ -11,14 +11,17 @@ import pytest
 
 from ranvier.http.limits import Rate
 from ranvier.log.bus import LocalBus
+from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
 from ranvier.storage import access_tokens
+from ranvier.storage.access_tokens import AccessTokenStore
 from ranvier.storage.accounts import AccountStore, NewAccount
 from ranvier.storage.database import DatabaseUnavailable
 from ranvier.users.access_tokens import revocations
 from ranvier.users.accounts import TOKEN_ROWS
 from ranvier.wire.log_rows import LogRow
 from tests.account_server import CHEAP, OPEN, PASSWORD, AccountServer, account_server
+from tests.test_standstill import Now
 
 ALICE = "@alice:example.org"
 TYPED = {"type": "m.login.password", "password": "x"}
@@ -123,6 +126,27 @@ async def test_logging_in_again_on_a_device_ends_its_older_session(database: str
         assert (await server.whoami(first["access_token"])).errcode == "M_UNKNOWN_TOKEN"
         assert (await server.whoami(second["access_token"])).status == 200
         assert (await server.whoami(other["access_token"])).status == 200
+
+
+async def test_a_login_whose_session_has_begun_is_answered_however_late(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody would be told that it failed, and have two sessions on one device of which nobody sees one."""
+    async with account_server(database) as server:
+        first = await server.register("alice", device_id="PHONE")
+        now = Now()
+        server.core.appender.standstill = Standstill(lambda: server.core.tail.pos, now.clock)
+        beside_others = AccessTokenStore.beside_others
+
+        async def stand_still(store: AccessTokenStore, token_hash: bytes) -> int | None:
+            now.forward_s = 10.0
+            return await beside_others(store, token_hash)
+
+        monkeypatch.setattr(AccessTokenStore, "beside_others", stand_still)
+        second = await server.login("alice", device_id="PHONE")
+        assert second.status == 200
+        assert (await server.whoami(first["access_token"])).errcode == "M_UNKNOWN_TOKEN"
+        assert (await server.whoami(second.body["access_token"])).status == 200
 
 
 async def test_logging_out_ends_one_session_or_all(database: str) -> None:

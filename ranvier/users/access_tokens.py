@@ -256,10 +256,10 @@ class AccessTokens:
         """
         token_id = await self._store.beside_others(token_hash(issued.access_token))
         if token_id is not None:
-            kept = str(token_id)
-            await self._append(
-                [LogRow(kind=TOKEN_ROWS, user_id=user_id, device_id=device_id, key="device", key2=kept)]
+            row = LogRow(
+                kind=TOKEN_ROWS, user_id=user_id, device_id=device_id, key="device", key2=str(token_id)
             )
+            await self._append([row], may_be_late=True)  # the session has begun, whatever is answered
 
     async def revoke_token(self, user_id: str, token_id: int) -> None:
         """Revoke one access token and its refresh token."""
