@@ -8,6 +8,7 @@ import pytest
 
 from ranvier.log.standstill import Standstill
 from ranvier.spec.errors import MatrixError
+from ranvier.storage.aliases import AliasStore
 from tests.core import SERVER_NAME
 from tests.rooms_app import ALICE, BOB, NOTHING, RoomsApp, rooms_config, running_rooms_app
 from tests.test_standstill import Now
@@ -160,3 +161,26 @@ async def test_two_who_want_one_alias_at_once(database: str) -> None:
         assert (await app.get(path(PUB))).json["room_id"] == room_id
         found = await app.core.database.fetchval("SELECT creator FROM room_aliases")
         assert found == ALICE
+
+
+async def test_a_room_that_was_made_just_before_a_crash_has_its_name(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name that it shows would lead nowhere, and then to the room of whoever takes it."""
+
+    async def crash(*_: Any) -> None:
+        raise MatrixError("M_UNKNOWN", 503, "a crash")
+
+    async with running_rooms_app(database) as app:
+        with monkeypatch.context() as crashing:
+            crashing.setattr(AliasStore, "settle", crash)
+            crashing.setattr(AliasStore, "unclaim", crash)
+            for alias_name in ("pub", "tea"):
+                made = {"room_alias_name": alias_name, "preset": "public_chat"}
+                assert (await app.post("/createRoom", "alice", made)).status == 503
+        await app.core.database.execute("UPDATE room_aliases SET created_ts = created_ts - 61000")
+        other = await app.create("bob")
+        assert await name(app, "bob", PUB, other) == (409, "M_UNKNOWN")
+        for alias in (PUB, f"#tea:{SERVER_NAME}"):  # of the first it is known by now
+            found = (await app.get(path(alias))).json["room_id"]
+            assert await app.content(found, "m.room.canonical_alias") == {"alias": alias}

@@ -18,7 +18,7 @@ from ranvier.rooms.room import Room
 from ranvier.rooms.rooms import Rooms
 from ranvier.spec.errors import AuthError, MatrixError, forbidden, invalid_param, not_found
 from ranvier.spec.ids import check_room_alias, check_room_id, domain_of, is_room_alias
-from ranvier.storage.aliases import MAX_PER_ROOM, AliasStore
+from ranvier.storage.aliases import MAX_PER_ROOM, AliasStore, StoredAlias
 
 CANONICAL_ALIAS: Final = "m.room.canonical_alias"
 MAX_ADVERTISED: Final = 100
@@ -57,10 +57,7 @@ class Aliases:
 
     async def resolve(self, alias: str) -> Resolved:
         """Find the room of an alias. Raises 400 ``M_INVALID_PARAM`` and 404 ``M_NOT_FOUND``."""
-        check_alias(alias)
-        found = await self._store.find(alias) if domain_of(alias) == self._server_name else None
-        if found is None:
-            raise not_found(f"Room alias {alias} not found")
+        found = await self._find(alias)
         return Resolved(found.room_id, [self._server_name])
 
     async def room_id_of(self, room_id_or_alias: str) -> str:
@@ -84,6 +81,7 @@ class Aliases:
         self._check_rules(actor, alias, room_id)
         if await self._store.count(room_id) >= MAX_PER_ROOM:
             raise forbidden(f"The room has {MAX_PER_ROOM} aliases already")
+        await self._settle_left(alias)
         self._appender.check_in_time()
         if not await self._store.add(alias, room_id, actor.user_id, self._clock.now_ms()):
             raise MatrixError("M_UNKNOWN", 409, f"Room alias {alias} already exists")
@@ -119,10 +117,7 @@ class Aliases:
         Raises 400 ``M_INVALID_PARAM``, 404 ``M_NOT_FOUND``, and 403 ``M_FORBIDDEN`` for all but who made it,
         administrators, and those who may set the room's canonical alias.
         """
-        check_alias(alias)
-        found = await self._store.find(alias) if domain_of(alias) == self._server_name else None
-        if found is None:
-            raise not_found(f"Room alias {alias} not found")
+        found = await self._find(alias)
         room = await self._rooms.find(found.room_id)
         may = actor.is_admin or found.creator == actor.user_id
         if not may and not (room is not None and may_set(room, actor.user_id, CANONICAL_ALIAS)):
@@ -162,6 +157,17 @@ class Aliases:
         """Let all aliases of a room name the one that takes its place."""
         await self._store.move(room_id, new_room_id)
 
+    async def _find(self, alias: str) -> StoredAlias:
+        """Find an alias. Raises 400 ``M_INVALID_PARAM`` and 404 ``M_NOT_FOUND``."""
+        check_alias(alias)
+        if domain_of(alias) == self._server_name:
+            found = await self._store.find(alias)
+            if found is None and await self._settle_left(alias):
+                found = await self._store.find(alias)
+            if found is not None:
+                return found
+        raise not_found(f"Room alias {alias} not found")
+
     async def _take_out(self, user_id: str, room_id: str, alias: str) -> None:
         """Remove an alias from the room's canonical alias.
 
@@ -186,11 +192,13 @@ class Aliases:
 
         await self._writer.write(room_id, change)
 
-    async def _settle_left(self, alias: str) -> None:
-        """Let an alias name the room that was made for it, if a crash came between."""
+    async def _settle_left(self, alias: str) -> bool:
+        """Let an alias name the room that was made for it, if a crash came between; False if none was."""
         for room_id, creator, pdu in await self._store.made_for_claim(alias):
             if orjson.loads(pdu)["content"].get("alias") == alias:
                 await self._store.settle(alias, room_id, creator)
+                return True
+        return False
 
     def _check_own(self, alias: str) -> None:
         check_alias(alias)
