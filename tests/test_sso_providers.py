@@ -70,6 +70,30 @@ async def test_what_is_no_token_is_none(database: str, provider: Provider, token
         assert (await Browser(server.browse).log_in()).status == 502
 
 
+APART, JOINED = "{{ user.staff }}@{{ user.iss }}", "{{ user.staff ~ '@' ~ user.iss }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "claim"),
+    [
+        *((APART, claim) for claim in (..., None, "", " ", [], ["a"], {}, True, 1.5)),
+        *((JOINED, claim) for claim in (..., None, "", " ")),
+    ],
+)
+async def test_people_without_a_claim_do_not_become_one_person(
+    database: str, provider: Provider, template: str, claim: Any
+) -> None:
+    """Everybody who lacks what the subject is made of would be in one account, the first one's."""
+    async with sso_server(database, provider, mapping={"subject_template": template}) as server:
+        provider.id_token = {} if claim is ... else {"staff": claim}
+        assert (await Browser(server.browse).log_in()).status == 502
+        assert await server.core.database.fetchval("SELECT count(*) FROM identities") == 0
+        provider.id_token = {"staff": 17}
+        assert (await Browser(server.browse).log_in()).status == 302
+        subject = await server.core.database.fetchval("SELECT subject FROM identities")
+        assert subject == f"17@{provider.url}"
+
+
 async def test_userinfo_of_somebody_else_is_refused(database: str, provider: Provider) -> None:
     """Names, and with them accounts, would be mixed up."""
     async with sso_server(database, provider, user_profile_method="userinfo_endpoint") as server:

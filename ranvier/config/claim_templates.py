@@ -36,21 +36,48 @@ def render(template: str, claims: Mapping[str, Any]) -> str:
 
     Raises TemplateFailed.
     """
+    return _rendered(template, claims, strict=False)
+
+
+def render_strictly(template: str, claims: Mapping[str, Any]) -> str:
+    """Fill in a template by which somebody is known, of texts and whole numbers that are all there.
+
+    Without one of them two people could come to the same. Raises TemplateFailed.
+    """
+    # What is empty is missing, also to an expression that would make a text of it before it is looked at.
+    there = {name: value for name, value in claims.items() if value is not None and str(value).strip()}
+    return _rendered(template, there, strict=True)
+
+
+def _rendered(template: str, claims: Mapping[str, Any], *, strict: bool) -> str:
     try:
-        return _compiled(template).render(user=claims).strip()
+        return _compiled(template, strict=strict).render(user=claims).strip()
     except Exception as error:  # whatever the administrator's expression runs into
         raise TemplateFailed(f"{type(error).__name__}: {error}") from error
 
 
 @lru_cache(256)
-def _compiled(text: str) -> Template:
-    return _environment().from_string(text)
+def _compiled(text: str, *, strict: bool = False) -> Template:
+    return _environment(strict=strict).from_string(text)
 
 
 @cache
-def _environment() -> SandboxedEnvironment:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 (only where there is a template)
+def _environment(*, strict: bool) -> SandboxedEnvironment:
+    from jinja2 import StrictUndefined, Undefined  # noqa: PLC0415 (only where there is a template)
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
-    environment = ImmutableSandboxedEnvironment(finalize=lambda value: "" if value is None else value)
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined if strict else Undefined, finalize=_word if strict else _or_nothing
+    )
     environment.filters["localpart_from_email"] = lambda address: str(address).rpartition("@")[0]
     return environment
+
+
+def _or_nothing(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError("an expression gives neither a text nor a number")
+    return str(value)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ranvier.config.claim_templates import TemplateFailed, render
+from ranvier.config.claim_templates import TemplateFailed, render, render_strictly
 from ranvier.config.sso import AttributeRequirement, OidcProvider
 from ranvier.spec.errors import MatrixError, forbidden
 from ranvier.spec.ids import fits
@@ -55,7 +55,7 @@ def _subject(provider: OidcProvider, claims: Mapping[str, Any]) -> str:
     mapping = provider.mapping
     if mapping.subject_template:
         try:
-            subject = render(mapping.subject_template, claims)
+            subject = render_strictly(mapping.subject_template, claims)
         except TemplateFailed as error:
             raise ProviderFailed(f"the subject_template fails: {error}") from None
     else:
