@@ -135,11 +135,14 @@ async def test_an_unknown_client_gets_nothing_before_the_user_says_so(
         assert (await session_of(server, reply))["user_id"] == "@alice:example.org"
 
 
-async def test_the_address_of_the_server_itself_is_trusted(database: str, provider: Provider) -> None:
-    """The page of the server itself would be asked about like a stranger's."""
+async def test_the_address_of_the_server_is_trusted_like_any_other(database: str, provider: Provider) -> None:
+    """Whoever has a page on the same host would get everybody's account by a link."""
     async with sso_server(database, provider, sso={}) as server:
-        reply = await Browser(server.browse).log_in(f"{BASE}login/")
-        assert reply.status == 302
+        reply = await Browser(server.browse).log_in(f"{BASE}~somebody/")
+        assert reply.status == 200
+        assert BASE.rstrip("/") in plain(reply)
+    async with sso_server(database, provider, sso={"client_whitelist": [BASE]}) as server:
+        assert (await Browser(server.browse).log_in(f"{BASE}element/")).status == 302
 
 
 async def test_several_logins_in_one_browser(database: str, provider: Provider) -> None:

@@ -63,7 +63,7 @@ async def build_sso(
             set_display_name=set_display_name,
         ),
         server_name=config.server.server_name,
-        whitelist=whitelisted(config.sso, url),
+        whitelist=whitelisted(config.sso),
         close=http.close,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import quote, unquote_plus, urlsplit
+from urllib.parse import SplitResult, quote, unquote_plus, urlsplit
 
 from ranvier.spec.errors import invalid_param
 
@@ -22,6 +22,7 @@ _FORBIDDEN: Final = frozenset(
 )
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_DOTS: Final = re.compile(r"(?:\.|%2e){1,2}", re.IGNORECASE)
 _UNCHANGED: Final = "!#$%&'()*+,/:;=?@[]~"
 
 
@@ -37,14 +38,25 @@ def checked_url(url: str) -> str:
     safe = quote(url, safe=_UNCHANGED)
     if len(safe) > MAX_URL:
         raise invalid_param(f"'redirectUrl' is longer than {MAX_URL} bytes")
+    try:
+        parts = urlsplit(safe)
+    except ValueError:
+        raise invalid_param("'redirectUrl' is no address of an app") from None
     if scheme in ("http", "https"):
-        parts = urlsplit(safe) if match[2].startswith("//") else None
-        if parts is None or not _HOST.fullmatch(parts.netloc):
-            raise invalid_param("'redirectUrl' is no address of an app")
-        if not parts.path:  # so that no longer host name begins as it does
-            origin = f"{scheme}://{parts.netloc}"
-            return f"{origin}/{safe[len(origin) :]}"
+        return _of_the_web(safe, parts)
     return safe
+
+
+def _of_the_web(url: str, parts: SplitResult) -> str:
+    if not url[len(parts.scheme) + 1 :].startswith("//") or not _HOST.fullmatch(parts.netloc):
+        raise invalid_param("'redirectUrl' is no address of an app")
+    # Browsers take them out, and with them what an address that is trusted begins with.
+    if any(_DOTS.fullmatch(segment) for segment in parts.path.split("/")):
+        raise invalid_param("'redirectUrl' may have no '.' or '..' in its path")
+    if not parts.path:  # so that no longer host name begins as it does
+        origin = f"{parts.scheme}://{parts.netloc}"
+        return f"{origin}/{url[len(origin) :]}"
+    return url
 
 
 def with_login_token(url: str, token: str) -> str:

@@ -167,9 +167,9 @@ def _naming(idp_id: str) -> Iterator[None]:
         raise ProviderFailed(f"{idp_id}: {failure}") from None
 
 
-def whitelisted(config: SsoConfig, public_baseurl: str) -> list[str]:
+def whitelisted(config: SsoConfig) -> list[str]:
     """Give the beginnings of trusted addresses; one that is only a host ends there."""
     return [
         f"{entry}/" if entry.startswith(("https://", "http://")) and entry.count("/") == 2 else entry
-        for entry in (*config.client_whitelist, public_baseurl)
+        for entry in config.client_whitelist
     ]
