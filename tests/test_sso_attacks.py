@@ -25,7 +25,7 @@ async def test_a_login_belongs_to_the_browser_that_began_it(database: str, provi
         await victim.begin()
         own = dict(victim.cookies)
         query = {name: values[0] for name, values in parse_qs(urlsplit(back).query).items()}
-        state = next(iter(own)).removeprefix("ranvier_sso_")
+        state = next(iter(own)).removeprefix("__Host-ranvier_sso_")
         for wrong in (
             query,
             {**query, "state": ""},
@@ -55,6 +55,29 @@ async def test_somebody_elses_cookie_under_ones_own_name_is_no_help(
             victim.cookies = {name: value}
             assert (await victim.get(back)).status == 400
         assert provider.asked.count("token") == 0
+
+
+async def test_a_cookie_that_another_host_can_set_is_none(database: str, provider: Provider) -> None:
+    """Whoever has a page on a host beside would have one finish a login, or a confirmation, of theirs."""
+    async with sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        back = await browser.at_provider(await browser.begin())
+        browser.cookies = {name.removeprefix("__Host-"): value for name, value in browser.cookies.items()} | {
+            name.lower(): value for name, value in browser.cookies.items()
+        }
+        assert (await browser.get(back)).status == 400
+
+
+async def test_a_page_that_begins_many_logins_leaves_room_for_ones_own(
+    database: str, provider: Provider
+) -> None:
+    """The web server would refuse all those cookies, and one could not log in for ten minutes."""
+    async with sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        for number in range(30):
+            await browser.begin(f"https://x.example/{number}/".ljust(1000, "a"))
+        assert sum(len(f"{name}={value}; ") for name, value in browser.cookies.items()) < 8000
+        assert (await browser.log_in()).status == 302
 
 
 async def test_huge_and_many_cookies_are_no_matter(database: str, provider: Provider) -> None:

@@ -31,7 +31,7 @@ async def show_fallback(request: Request, *, sso: Sso | None, uia: Uia) -> Respo
     if not linked:
         raise not_found("This account does not log in at another side")
     client = next(client for name, client in sso.providers.items() if name in linked)
-    step = sso.steps.begin("confirm", client.config.idp_id, uia_session=session)
+    step = sso.steps.begin("confirm", client.config.idp_id, request.raw_headers, uia_session=session)
     return page(
         "confirm",
         cookie=sso.steps.cookie(step),

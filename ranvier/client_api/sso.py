@@ -39,7 +39,7 @@ async def choose_provider(request: Request, *, sso: Sso | None) -> Response:
     assert sso is not None
     url = checked_url(request.str_param("redirectUrl"))
     if len(sso.providers) == 1:
-        return await _begin(sso, next(iter(sso.providers)), url)
+        return await _begin(request, sso, next(iter(sso.providers)), url)
     ways = [
         (client.config.idp_name, f"redirect/{quote(name)}?redirectUrl={quote(url, safe='')}")
         for name, client in sso.providers.items()
@@ -51,12 +51,12 @@ async def choose_provider(request: Request, *, sso: Sso | None) -> Response:
 async def redirect_to_provider(request: Request, *, sso: Sso | None) -> Response:
     """Send the browser to one provider. Source: ``GET /login/sso/redirect/{idpId}``."""
     assert sso is not None
-    return await _begin(sso, request.params["idp_id"], checked_url(request.str_param("redirectUrl")))
+    return await _begin(request, sso, request.params["idp_id"], checked_url(request.str_param("redirectUrl")))
 
 
-async def _begin(sso: Sso, idp_id: str, url: str) -> Response:
+async def _begin(request: Request, sso: Sso, idp_id: str, url: str) -> Response:
     client = sso.provider(idp_id)
-    step = sso.steps.begin("login", client.config.idp_id, redirect_url=url)
+    step = sso.steps.begin("login", client.config.idp_id, request.raw_headers, redirect_url=url)
     return redirect(await sso.login_url(step), sso.steps.cookie(step))
 
 

@@ -11,7 +11,7 @@ import hmac
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -24,8 +24,11 @@ from ranvier.users.identities import Identity
 
 LIFETIME_S: Final = 600
 MAX_COOKIE: Final = 4096
-_STATE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-_NAMED_BY: Final = 12
+SLOTS: Final = "0123"
+"""Of the logins that a browser keeps: web servers take 8 kB of cookies, and any page can begin logins."""
+_STATE: Final = re.compile(f"[{SLOTS}][A-Za-z0-9_-]{{43}}")
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 Kind = Literal["login", "confirm", "name"]
 
@@ -59,19 +62,27 @@ class LoginLost(MatrixError):
 
 
 class SealedSteps:
-    """Begin logins, and keep them in cookies for ``path``. ``key`` has 32 bytes."""
+    """Begin logins, and keep them in cookies. ``key`` has 32 bytes.
+
+    Where all is ``secure`` no other host can set the cookies, which browsers see to by their names (RFC
+    6265bis, 4.1.3.2) if they are for every path; elsewhere they are for ``path``.
+    """
 
     def __init__(self, *, key: bytes, clock: Clock, path: str, secure: bool) -> None:
         self._box = nacl.secret.SecretBox(key)
         self._clock = clock
-        self._attributes = f"Path={path}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+        self._prefix = "__Host-ranvier_sso_" if secure else "ranvier_sso_"
+        where = "Path=/; Secure" if secure else f"Path={path}"
+        self._attributes = f"{where}; HttpOnly; SameSite=Lax"
 
-    def begin(self, kind: Kind, provider: str, *, redirect_url: str = "", uia_session: str = "") -> Step:
-        """Begin a login."""
+    def begin(
+        self, kind: Kind, provider: str, headers: Headers, *, redirect_url: str = "", uia_session: str = ""
+    ) -> Step:
+        """Begin a login of who asks with some cookies, beside those that are in them."""
         return Step(
             kind=kind,
             provider=provider,
-            state=secrets.token_urlsafe(32),
+            state=self._free_slot(headers) + secrets.token_urlsafe(32),
             nonce=secrets.token_urlsafe(32),
             # "a minimum length of 43 characters and a maximum length of 128 characters" (RFC 7636, 4.1)
             verifier=secrets.token_urlsafe(32),
@@ -94,17 +105,17 @@ class SealedSteps:
     def cookie(self, step: Step) -> str:
         """Give the Set-Cookie that keeps a step; it takes the place of an earlier one of the same login."""
         sealed = urlsafe_b64encode(self._box.encrypt(msgspec.json.encode(step))).decode().rstrip("=")
-        return f"{_name(step.state)}={sealed}; Max-Age={LIFETIME_S}; {self._attributes}"
+        return f"{self._name(step.state)}={sealed}; Max-Age={LIFETIME_S}; {self._attributes}"
 
     def no_cookie(self, step: Step) -> str:
         """Give the Set-Cookie that ends a login."""
-        return f"{_name(step.state)}=; Max-Age=0; {self._attributes}"
+        return f"{self._name(step.state)}=; Max-Age=0; {self._attributes}"
 
-    def find(self, state: str, headers: Iterable[tuple[bytes, bytes]], *kinds: Kind) -> Step:
+    def find(self, state: str, headers: Headers, *kinds: Kind) -> Step:
         """Give the step of the login with a state, from the cookies of who asks. Raises LoginLost."""
         if _STATE.fullmatch(state) is None:
             raise LoginLost
-        for sealed in _cookies(headers, _name(state)):
+        for sealed in _cookies(headers, self._name(state)):
             step = self._open(sealed)
             # By its beginning it is found, and only by all of it is it the same.
             if step is not None and step.kind in kinds and hmac.compare_digest(step.state, state):
@@ -112,6 +123,13 @@ class SealedSteps:
                     raise LoginLost
                 return step
         raise LoginLost
+
+    def _free_slot(self, headers: Headers) -> str:
+        free = [slot for slot in SLOTS if not any(_cookies(headers, self._name(slot)))]
+        return secrets.choice(free or SLOTS)
+
+    def _name(self, state: str) -> str:
+        return self._prefix + state[:1]
 
     def _open(self, sealed: bytes) -> Step | None:
         if len(sealed) > MAX_COOKIE:
@@ -123,12 +141,7 @@ class SealedSteps:
             return None
 
 
-def _name(state: str) -> str:
-    """Name the cookie of one login, so that several in one browser do not end each other."""
-    return f"ranvier_sso_{state[:_NAMED_BY]}"
-
-
-def _cookies(headers: Iterable[tuple[bytes, bytes]], name: str) -> Iterable[bytes]:
+def _cookies(headers: Headers, name: str) -> Iterable[bytes]:
     wanted = name.encode()
     for header, value in headers:
         if header == b"cookie":
