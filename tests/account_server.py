@@ -184,8 +184,6 @@ async def account_server(
             set_display_name=lambda user_id, name: profiles.set_field(user_id, "displayname", name),
             timeout_s=provider_timeout_s,
         )
-        if single_sign_on is not None:
-            stack.callback(single_sign_on.close)
         named = {**vars(parts), "config": config, "clock": clock, "limiter": limiter, "sso": single_sign_on}
         application = Application(
             {"client": bind(ROUTES, named)},

@@ -14,8 +14,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from aiohttp import web
 
+from ranvier.http.limits import Rate
+from tests.account_server import account_server
 from tests.oidc_provider import CLIENT, Browser, Provider, jwt, running_provider
-from tests.sso_server import plain, sso_server
+from tests.sso_server import plain, settings, sso_server
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -139,6 +141,17 @@ async def dripping(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.05)
 
 
+async def dripping_head(request: web.Request) -> web.StreamResponse:
+    """Begin to answer, and never come to an end of the first header."""
+    transport = request.transport
+    assert transport is not None
+    transport.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while not transport.is_closing():
+        transport.write(b"x")
+        await asyncio.sleep(0.05)
+    return web.Response()
+
+
 async def large(request: web.Request) -> web.StreamResponse:
     """Answer much."""
     return web.json_response({"x": "y" * 10_000_000})
@@ -166,7 +179,7 @@ async def down(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-FAULTS = [slow, dripping, large, elsewhere, no_json, a_list, down]
+FAULTS = [slow, dripping, dripping_head, large, elsewhere, no_json, a_list, down]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -190,6 +203,7 @@ async def test_a_provider_that_fails_is_told_to_the_user(
             assert secret not in caplog.text.replace(path, "")
         assert "elsewhere" not in provider.asked
         del provider.answers[at]
+        server.clock.ms += 6000
         assert (await Browser(server.browse).log_in()).status == 302
 
 
@@ -215,6 +229,96 @@ async def test_many_who_wait_for_a_slow_provider_leave_the_others_alone(
         assert (await server.get("/v3/login")).status == 200
         released.set()
         assert sorted([(await it).status for it in asked]) == [502] * 16 + [503] * 4
+
+
+async def test_heads_that_never_end_hold_nobody_up(database: str, provider: Provider) -> None:
+    """Nobody could log in for hours after a provider had such a moment."""
+    async with sso_server(database, provider, timeout_s=4) as server:
+        browsers = [Browser(server.browse) for _ in range(16)]
+        backs = [await browser.at_provider(await browser.begin()) for browser in browsers]
+        provider.answers["token"] = dripping_head
+        pairs = zip(browsers, backs, strict=True)
+        replies = await asyncio.gather(*(browser.get(back) for browser, back in pairs))
+        assert {reply.status for reply in replies} == {502}
+        del provider.answers["token"]
+        assert (await Browser(server.browse).log_in()).status == 302
+
+
+async def test_a_provider_that_hangs_is_no_matter_to_people_of_another(
+    database: str, provider: Provider
+) -> None:
+    """A stranger who asks for the login at one provider would shut out all people of the others."""
+    async with running_provider() as other:
+        text = settings(provider.settings(), other.settings(idp_id="club"))
+        async with account_server(database, text, provider_timeout_s=60) as server:
+            provider.now_s = lambda: server.clock.now_ms() / 1000
+            released = asyncio.Event()
+
+            async def late(request: web.Request) -> web.StreamResponse:
+                await released.wait()
+                return web.json_response({}, status=500)
+
+            other.answers["openid-configuration"] = late
+            path = f"/_matrix/client/v3/login/sso/redirect/club?redirectUrl={quote(CLIENT)}"
+            asked = [asyncio.ensure_future(Browser(server.browse).get(path)) for _ in range(40)]
+            while not other.asked:
+                await asyncio.sleep(0.01)
+            browser = Browser(server.browse)
+            back = await browser.at_provider(await browser.begin(way="/corp"))
+            assert (await browser.get(back)).status == 302
+            assert not any(it.done() for it in asked)
+            released.set()
+            assert {(await it).status for it in asked} == {502}
+            # It was asked once for all of them, and the next have the same answer for a while.
+            assert (await Browser(server.browse).get(path)).status == 502
+            assert other.asked == ["openid-configuration"]
+            server.clock.ms += 6000
+            del other.answers["openid-configuration"]
+            assert (await Browser(server.browse).get(path)).status == 302
+
+
+async def test_many_who_come_at_once_find_the_provider_by_one_question(
+    database: str, provider: Provider
+) -> None:
+    """After a restart some of those who log in in the morning would be told to try again."""
+    async with sso_server(database, provider) as server:
+        await asyncio.gather(*(Browser(server.browse).begin() for _ in range(40)))
+        assert provider.asked == ["openid-configuration"]
+
+
+async def test_what_was_known_of_a_provider_does_while_its_document_is_away(
+    database: str, provider: Provider
+) -> None:
+    """Nobody could log in, although everything that a login needs is there."""
+    async with sso_server(database, provider) as server:
+        assert (await Browser(server.browse).log_in()).status == 302
+        provider.answers["openid-configuration"] = down
+        server.clock.ms += 3601 * 1000
+        for _ in range(3):
+            assert (await Browser(server.browse).log_in()).status == 302
+        assert provider.asked.count("openid-configuration") == 2
+        del provider.answers["openid-configuration"]
+        server.clock.ms += 61 * 1000
+        await Browser(server.browse).begin()
+        assert provider.asked.count("openid-configuration") == 3
+
+
+async def test_who_has_the_bad_luck_of_a_failing_provider_need_not_wait(
+    database: str, provider: Provider
+) -> None:
+    """A whole office would be kept out for minutes after its provider is back."""
+    rates = {"rc_login.failed_attempts": Rate(0.01, 1)}
+    async with sso_server(database, provider, rates=rates) as server:
+        provider.answers["token"] = down
+        for _ in range(3):
+            assert (await Browser(server.browse).log_in()).status == 502
+        del provider.answers["token"]
+        assert (await Browser(server.browse).log_in()).status == 302
+        # Who brings what is no code there does wait.
+        browser = Browser(server.browse)
+        back = (await browser.at_provider(await browser.begin())).replace("code=", "code=x")
+        assert (await browser.get(back)).status == 502
+        assert (await Browser(server.browse).log_in()).status == 429
 
 
 @pytest.mark.parametrize(

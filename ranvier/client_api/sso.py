@@ -20,7 +20,7 @@ from ranvier.users.accounts import Account
 from ranvier.users.client_urls import checked_url, origin_of, with_login_token
 from ranvier.users.identities import Identity
 from ranvier.users.login import Login
-from ranvier.users.provider_http import ProviderFailed
+from ranvier.users.provider_http import ProofRefused, ProviderFailed
 from ranvier.users.registration import Registration
 from ranvier.users.sealed_steps import Step
 from ranvier.users.sso import CALLBACK, Sso
@@ -80,7 +80,7 @@ async def come_back(
     limiter.check("rc_login.failed_attempts", address, clock.monotonic(), count=False)
     try:
         identity = await _identity(request, sso, step)
-    except ProviderFailed:
+    except ProofRefused:
         limiter.count("rc_login.failed_attempts", address, clock.monotonic())
         raise
     if step.kind == "confirm":

@@ -126,7 +126,9 @@ def is_safe_endpoint(url: str, *, may_be_near: bool = True) -> bool:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return False
-    if not host or parts.username is not None or parts.fragment or not url.isascii() or not url.isprintable():
+    if not host or parts.username is not None or parts.fragment:
+        return False
+    if not url.isascii() or not url.isprintable() or " " in url:
         return False
     return parts.scheme == "https" or (may_be_near and parts.scheme == "http" and _is_loopback(host))
 

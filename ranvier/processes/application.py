@@ -149,8 +149,6 @@ async def build_application(
         seen=accounts.last_seen.note,
     )
     core.closing.append(accounts.passwords.close)
-    if sso is not None:
-        core.closing.append(sso.close)
     return Built(application, sync.notifier.close, console, ephemeral.returning_users)
 
 

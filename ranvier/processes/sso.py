@@ -43,10 +43,14 @@ async def build_sso(
     url = config.server.public_baseurl
     if not config.sso.providers or url is None:
         return None
-    http = ProviderHttp(timeout_s=timeout_s)
     return Sso(
         providers={
-            it.idp_id: OidcClient(config=it, redirect_uri=url + CALLBACK, http=http, clock=clock)
+            it.idp_id: OidcClient(
+                config=it,
+                redirect_uri=url + CALLBACK,
+                http=ProviderHttp(timeout_s=timeout_s),  # a slow one leaves the others alone
+                clock=clock,
+            )
             for it in config.sso.providers
         },
         steps=SealedSteps(
@@ -64,7 +68,6 @@ async def build_sso(
         ),
         server_name=config.server.server_name,
         whitelist=whitelisted(config.sso),
-        close=http.close,
     )
 
 

@@ -16,10 +16,10 @@ from ranvier.config.sso import BASIC, POST, OidcProvider, is_safe_endpoint
 from ranvier.log.clock import Clock
 from ranvier.spec.unpadded_base64 import encode_urlsafe_base64
 from ranvier.users.id_token import Claims, WrongIdToken, check_id_token
-from ranvier.users.provider_http import ProviderFailed, ProviderHttp
+from ranvier.users.provider_documents import ProviderDocument
+from ranvier.users.provider_http import ProofRefused, ProviderFailed, ProviderHttp
 from ranvier.users.sealed_steps import Step
 
-DISCOVERY_S: Final = 3600.0
 _MAX_CODE: Final = 4096
 
 
@@ -31,8 +31,7 @@ class OidcClient:
         self._redirect_uri = redirect_uri
         self._http = http
         self._clock = clock
-        self._discovered: Mapping[str, Any] = {}
-        self._discover_at = clock.monotonic()
+        self._document = ProviderDocument(issuer=config.issuer, http=http, clock=clock)
 
     async def login_url(self, step: Step) -> str:
         """Give where a browser is sent to log in. Raises ProviderFailed."""
@@ -59,9 +58,9 @@ class OidcClient:
         ``issuer`` is who the answer says it is from, where it does.
         """
         if issuer is not None and issuer != self.config.issuer:
-            raise ProviderFailed("the answer is another provider's")
+            raise ProofRefused("the answer is another provider's")
         if not code or len(code) > _MAX_CODE:
-            raise ProviderFailed("there is no code in its answer")
+            raise ProofRefused("there is no code in its answer")
         tokens = await self._exchange(step, code)
         claims: Claims = {}
         if self.config.gives_id_token:
@@ -98,17 +97,17 @@ class OidcClient:
                 now_s=self._clock.now_ms() / 1000,
             )
         except WrongIdToken as error:
-            raise ProviderFailed(f"its ID token can not be used: {error}") from None
+            raise ProofRefused(f"its ID token can not be used: {error}") from None
 
     async def _with_userinfo(self, claims: Claims, tokens: Mapping[str, Any]) -> Claims:
         token = tokens.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise ProviderFailed("it gives no access token")
+            raise ProofRefused("it gives no access token")
         endpoint = await self._endpoint("userinfo_endpoint", self.config.userinfo_endpoint)
         found = await self._http.get(endpoint, {"Authorization": f"Bearer {token}"})
         # "The sub Claim in the UserInfo Response MUST be verified to exactly match" that of the ID token.
         if "sub" in claims and found.get("sub") != claims["sub"]:
-            raise ProviderFailed("its userinfo is of somebody else")
+            raise ProofRefused("its userinfo is of somebody else")
         return {**claims, **found}
 
     async def _uses_pkce(self) -> bool:
@@ -129,14 +128,5 @@ class OidcClient:
         return found
 
     async def _metadata(self) -> Mapping[str, Any]:
-        """Give the discovery document, which is fetched once an hour; nothing if there is none to be used."""
-        if not self.config.discover or self._clock.monotonic() < self._discover_at:
-            return self._discovered
-        issuer = self.config.issuer
-        found = await self._http.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-        # "The issuer value returned MUST be identical to the Issuer URL that was … used"
-        if found.get("issuer") != issuer:
-            raise ProviderFailed("its discovery document is of another issuer")
-        self._discovered = found
-        self._discover_at = self._clock.monotonic() + DISCOVERY_S
-        return found
+        """Give the discovery document; nothing if there is none to be used."""
+        return await self._document.get() if self.config.discover else {}

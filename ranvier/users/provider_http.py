@@ -1,19 +1,14 @@
-"""Questions to providers: over HTTPS, in a few threads, bounded in time and size whatever is answered.
-
-urllib3 is imported with the first provider of a configuration: a server without one does without.
-"""
+"""Questions to a provider: over HTTPS, and bounded in number, time and size whatever is answered."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, urlencode, urlsplit
 
+import httptools
 import orjson
 
 from ranvier.spec.errors import MatrixError
@@ -28,95 +23,110 @@ class ProviderFailed(Exception):
     """Say what is wrong with a provider, or with what it answered; nothing secret is in it."""
 
 
-class ProviderHttp:
-    """Ask for JSON. Redirects are not followed: what is sent is for whoever is in the configuration.
+class ProofRefused(ProviderFailed):
+    """Say that it is wrong what somebody brought from a provider, which they may try again and again."""
 
-    A provider that sends its answer drop by drop keeps its thread for longer than who waits for it.
-    """
+
+class ProviderHttp:
+    """Ask one provider for JSON. Redirects are not followed: what is sent is for whoever is configured."""
 
     def __init__(self, *, timeout_s: float = TIMEOUT_S) -> None:
-        import urllib3  # noqa: PLC0415 (only where there is a provider)
-
         self._timeout_s = timeout_s
-        self._failure = urllib3.exceptions.HTTPError
-        self._connections = urllib3.PoolManager(
-            retries=False,
-            timeout=urllib3.Timeout(total=timeout_s),
-            ssl_context=ssl.create_default_context(),
-        )
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="providers")
-        self._free = threading.BoundedSemaphore(AT_ONCE)
-
-    def close(self) -> None:
-        """Ask nothing any more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._tls = ssl.create_default_context()
+        self._free = asyncio.Semaphore(AT_ONCE)
 
     async def get(self, url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Give the JSON object at a URL. Raises ProviderFailed, and 503 if too many ask at once."""
-        return await self._ask("GET", url, None, headers or {})
+        return await self._ask("GET", url, b"", headers or {})
 
     async def post(
         self, url: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Send a form and give the JSON object that is answered; raises as ``get`` does."""
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
-        return await self._ask("POST", url, urlencode(fields).encode(), {**form, **(headers or {})})
+        """Send a form and give the JSON object that is answered.
 
-    async def _ask(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> dict[str, Any]:
-        if not self._free.acquire(blocking=False):
+        Raises as ``get`` does, and ProofRefused if the provider takes the fields for wrong.
+        """
+        body = urlencode(fields).encode()
+        form = {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(body))}
+        return await self._ask("POST", url, body, {**form, **(headers or {})})
+
+    async def _ask(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        if self._free.locked():
             raise MatrixError("M_UNKNOWN", 503, "Too many people log in at the moment; try again")
-        future = self._threads.submit(
-            self._fetch, method, url, body, {"Accept": "application/json", **headers}
-        )
-        # The thread is free when it ends, not when nobody waits for it any more.
-        future.add_done_callback(lambda _: self._free.release())
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                status, answer = await asyncio.wrap_future(future)
-        except TimeoutError:
-            raise ProviderFailed("it does not answer") from None
-        except self._failure as error:
-            raise ProviderFailed(f"it can not be asked ({type(error).__name__})") from None
-        return _read(status, answer)
+        async with self._free:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    status, answer = await self._fetch(method, urlsplit(url), body, headers)
+            except TimeoutError:
+                raise ProviderFailed("it does not answer") from None
+            except (OSError, UnicodeError, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+                raise ProviderFailed(f"it can not be asked ({type(error).__name__})") from None
+        return _read(method, status, answer)
 
-    def _fetch(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    async def _fetch(
+        self, method: str, url: SplitResult, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, bytes]:
-        """Run in a thread."""
-        ends = time.monotonic() + self._timeout_s
-        response = self._connections.request(
-            method,
-            url,
-            body=body,
-            headers=headers,
-            redirect=False,
-            preload_content=False,
-            decode_content=False,
+        tls = self._tls if url.scheme == "https" else None
+        reader, writer = await asyncio.open_connection(
+            url.hostname, url.port or (80 if tls is None else 443), ssl=tls
         )
         try:
-            answer = bytearray()
-            while piece := response.read1(_PIECE):
-                answer += piece
-                if len(answer) > MAX_ANSWER:
-                    raise ProviderFailed(f"its answer has more than {MAX_ANSWER} bytes")
-                if time.monotonic() > ends:
-                    raise ProviderFailed("its answer does not end")
-            return response.status, bytes(answer)
+            writer.write(_head(method, url, headers) + body)
+            return await _answer(reader)
         finally:
-            response.close()
+            writer.transport.abort()
 
 
-def _read(status: int, answer: bytes) -> dict[str, Any]:
+class _Message:
+    """What httptools reads of an answer."""
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+        self.is_whole = False
+
+    def on_body(self, piece: bytes) -> None:
+        self.body += piece
+
+    def on_message_complete(self) -> None:
+        self.is_whole = True
+
+
+def _head(method: str, url: SplitResult, headers: Mapping[str, str]) -> bytes:
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    always = {
+        "Host": url.netloc,
+        "User-Agent": "Ranvier",
+        "Accept": "application/json",
+        "Connection": "close",
+    }
+    lines = [f"{name}: {value}" for name, value in {**always, **headers}.items()]
+    return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode("ascii")
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Read to the end of an answer, or of the connection."""
+    message, size = _Message(), 0
+    parser = httptools.HttpResponseParser(message)
+    while not message.is_whole and (piece := await reader.read(_PIECE)):
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise ProviderFailed(f"its answer has more than {MAX_ANSWER} bytes")
+        parser.feed_data(piece)
+    return parser.get_status_code(), bytes(message.body)
+
+
+def _read(method: str, status: int, answer: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(answer)
     except orjson.JSONDecodeError:
         value = None
     if status == 200 and isinstance(value, dict):
         return value
-    # Source: RFC 6749, 5.2: the error is a word, and says what is wrong with the configuration.
+    # Source: RFC 6749, 5.2: the error is a word, and says what is wrong with the form, or the configuration.
     error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, str) and error.isascii() and error.isprintable():
-        raise ProviderFailed(f"it answers {status} {error[:60]}")
-    raise ProviderFailed(f"it answers {status}" if status != 200 else "its answer is no JSON object")
+    told = f" {error[:60]}" if isinstance(error, str) and error.isascii() and error.isprintable() else ""
+    if method == "POST" and status == 400:
+        raise ProofRefused(f"it answers 400{told}")
+    if status != 200:
+        raise ProviderFailed(f"it answers {status}{told}" if status else "it answers nothing")
+    raise ProviderFailed("its answer is no JSON object")

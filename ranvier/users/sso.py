@@ -114,7 +114,6 @@ class Sso:
     """All that single sign-on needs: the providers by their ``idp_id``, the logins under way, the accounts.
 
     ``whitelist`` are the beginnings of the addresses of clients to which nobody is asked to give access.
-    ``close`` is to be called at the end.
     """
 
     providers: Mapping[str, OidcClient]
@@ -122,7 +121,6 @@ class Sso:
     accounts: SsoAccounts
     server_name: str
     whitelist: Sequence[str]
-    close: Callable[[], None]
 
     def provider(self, idp_id: str) -> OidcClient:
         """Give a provider, also by the longer name that Synapse gives it. Raises 404 ``M_NOT_FOUND``."""
@@ -164,7 +162,7 @@ def _naming(idp_id: str) -> Iterator[None]:
     try:
         yield
     except ProviderFailed as failure:
-        raise ProviderFailed(f"{idp_id}: {failure}") from None
+        raise type(failure)(f"{idp_id}: {failure}") from None
 
 
 def whitelisted(config: SsoConfig) -> list[str]:
