@@ -7,7 +7,7 @@ import hashlib
 import html
 import re
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
@@ -122,6 +122,30 @@ async def test_a_proof_belongs_to_the_browser_that_saw_the_question(
         login = await victim.at_provider(await victim.begin())
         assert (await victim.get(login)).status == 302
         assert (await server.post(DEACTIVATE, {"auth": {"session": session}}, token)).status == 401
+
+
+@pytest.mark.parametrize("auth_time", [0, None, "now", True, -121, -119, ...])
+async def test_one_logs_in_anew_to_confirm(database: str, provider: Provider, auth_time: Any) -> None:
+    """Whoever sits down at somebody's open computer could end the account, and enter nothing for it."""
+    async with sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        login = parse_qs(urlsplit(await browser.begin()).query)
+        assert "prompt" not in login
+        assert "max_age" not in login
+        provider.id_token = {"auth_time": 0}
+        token = (await session_of(server, await browser.log_in()))["access_token"]
+        session, _ = await begin(server, token)
+        _, link = await fallback(browser, session)
+        asked = parse_qs(urlsplit(link).query)
+        assert (asked["prompt"], asked["max_age"]) == (["login"], ["0"])
+        is_offset = type(auth_time) is int and auth_time != 0
+        at = server.clock.now_ms() // 1000 + auth_time if is_offset else auth_time
+        provider.id_token = {} if at is ... else {"auth_time": at}
+        server.clock.ms += 300 * 1000
+        works = auth_time in (-119, ...)
+        assert (await browser.get(await browser.at_provider(link))).status == (200 if works else 502)
+        answer = await server.post(DEACTIVATE, {"auth": {"session": session}}, token)
+        assert answer.status == (200 if works else 401)
 
 
 async def test_what_is_over_has_a_page_that_says_so(database: str, provider: Provider) -> None:

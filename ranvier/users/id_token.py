@@ -26,14 +26,27 @@ class WrongIdToken(Exception):
     """Say what is wrong with an ID token."""
 
 
-def check_id_token(token: Any, *, issuer: str, client_id: str, nonce: str, now_s: float) -> Claims:
-    """Give the claims of an ID token that is for this client and this login. Raises WrongIdToken."""
+def check_id_token(
+    token: Any,
+    *,
+    issuer: str,
+    client_id: str,
+    nonce: str,
+    now_s: float,
+    logged_in_after_s: float | None = None,
+) -> Claims:
+    """Give the claims of an ID token that is for this client and this login. Raises WrongIdToken.
+
+    ``logged_in_after_s`` is since when they were to log in there anew, if they were.
+    """
     claims = _claims(token)
     # "The Issuer Identifier … MUST exactly match the value of the iss (issuer) Claim."
     if claims.get("iss") != issuer:
         raise WrongIdToken("its issuer is another")
     _check_audience(claims, client_id)
     _check_time(claims, now_s)
+    if logged_in_after_s is not None:
+        _check_login(claims, logged_in_after_s)
     # "its value … is the same value as the one that was sent in the Authentication Request"
     given = claims.get("nonce")
     if not isinstance(given, str) or not hmac.compare_digest(_bytes(given), nonce.encode()):
@@ -76,6 +89,14 @@ def _check_time(claims: Claims, now_s: float) -> None:
         raise WrongIdToken("it has expired")
     if issued_s - LEEWAY_S > now_s:
         raise WrongIdToken("it is from the future: look at the clocks of the provider and of this server")
+
+
+def _check_login(claims: Claims, after_s: float) -> None:
+    # "If the auth_time Claim was requested …, the Client SHOULD check the auth_time Claim value". By max_age
+    # it is requested, and yet some leave it out.
+    logged_in_s = claims.get("auth_time", after_s)
+    if not _is_number(logged_in_s) or logged_in_s + LEEWAY_S < after_s:
+        raise WrongIdToken("it is of an earlier login")
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

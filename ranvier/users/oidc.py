@@ -45,6 +45,9 @@ class OidcClient:
         }
         if config.gives_id_token:
             query["nonce"] = step.nonce
+            if step.kind == "confirm":
+                # "force reauthentication, even if … already authenticated" (3.1.2.1). Not all heed both.
+                query |= {"prompt": "login", "max_age": "0"}
         if await self._uses_pkce():
             # "code_challenge = BASE64URL-ENCODE(SHA256(ASCII(code_verifier)))"
             digest = hashlib.sha256(step.verifier.encode("ascii")).digest()
@@ -95,6 +98,7 @@ class OidcClient:
                 client_id=config.client_id,
                 nonce=step.nonce,
                 now_s=self._clock.now_ms() / 1000,
+                logged_in_after_s=step.begun_ts / 1000 if step.kind == "confirm" else None,
             )
         except WrongIdToken as error:
             raise ProofRefused(f"its ID token can not be used: {error}") from None

@@ -51,6 +51,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uia_session: str = ""
     identity: Identity | None = None
 
+    @property
+    def begun_ts(self) -> int:
+        """When this step was begun."""
+        return self.expires_ts - LIFETIME_S * 1000
+
 
 class LoginLost(MatrixError):
     """Say that a login was begun elsewhere, or too long ago (400)."""
