@@ -41,8 +41,9 @@ def jwt(claims: Mapping[str, Any]) -> str:
 class Provider:
     """A provider where ``person`` is logged in. ``now_s`` is its clock.
 
-    ``id_token`` goes over what it says of them; ``answers`` are other answers than the right ones, by the
-    last part of the path. ``refused`` are the words with which it refused this server.
+    ``id_token`` goes over what it says of them, and ``document`` over what it says of itself; ``answers`` are
+    other answers than the right ones, by the last part of the path. ``refused`` are the words with which it
+    refused this server.
     """
 
     url: str = ""
@@ -54,6 +55,8 @@ class Provider:
     refused: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     public_client: bool = False
+    names_itself: bool = True
+    document: dict[str, Any] = field(default_factory=dict)
     _codes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -78,6 +81,7 @@ class Provider:
                 "token_endpoint": f"{self.url}/token",
                 "userinfo_endpoint": f"{self.url}/userinfo",
                 "code_challenge_methods_supported": ["plain", "S256"],
+                **self.document,
             }
         )
 
@@ -88,8 +92,8 @@ class Provider:
         assert query["realm"] == "a"
         code = secrets.token_urlsafe(12)
         self._codes[code] = {**query, "person": dict(self.person)}
-        back = urlencode({"code": code, "state": query["state"], "iss": self.url})
-        raise web.HTTPFound(f"{query['redirect_uri']}?{back}")
+        back = {"code": code, "state": query["state"], **({"iss": self.url} if self.names_itself else {})}
+        raise web.HTTPFound(f"{query['redirect_uri']}?{urlencode(back)}")
 
     async def _token(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -238,7 +242,7 @@ class Browser:
         ):
             assert response.status == 302, await response.text()
             back = response.headers["Location"]
-        assert back.startswith(f"{BASE}_synapse/client/oidc/callback?"), back
+        assert re.match(f"{BASE}_synapse/client/oidc/callback[/?]", back), back
         return "/" + back.removeprefix(BASE)
 
     async def log_in(self, client: str = CLIENT) -> Reply:

@@ -64,6 +64,7 @@ def test_a_provider_of_a_synapse_is_understood(tmp_path: Path) -> None:
         ({"issuer": None}, "issuer", "expected this of every provider"),
         ({"idp_id": None}, "idp_id", "expected this of every provider"),
         ({"idp_id": "a b"}, "idp_id", "a name of letters"),
+        ({"idp_id": ".."}, "idp_id", "a name of letters"),
         ({"issuer": "http://id.example.org"}, "issuer", "https://"),
         ({"issuer": "https://user@id.example.org/"}, "issuer", "https://"),
         ({"token_endpoint": "ftp://localhost/"}, "token_endpoint", "https://"),
@@ -107,8 +108,11 @@ def test_what_is_missing_beside_the_providers_is_told(tmp_path: Path) -> None:
     """Providers would send people back to nowhere, or to another provider's login."""
     (missing,) = problems(tmp_path, text(PROVIDER, public_baseurl=None))
     assert "public_baseurl" in missing.message
-    (twice,) = problems(tmp_path, text(PROVIDER, PROVIDER))
+    (twice,) = (it for it in problems(tmp_path, text(PROVIDER, PROVIDER)) if it.severity == "error")
     assert "more than one provider has the idp_id corp" in twice.message
+    club = {**PROVIDER, "idp_id": "club", "own_callback": True}
+    (shared,) = read(tmp_path, text(PROVIDER, club)).warnings
+    assert (shared.key, shared.severity) == ("oidc_providers.0.own_callback", "note")
     misspelt = read(tmp_path, text({**PROVIDER, "scope": ["openid"]}, sso={"client_whitelists": []}))
     assert [it.message.partition("; ")[2] for it in misspelt.warnings] == [
         "did you mean scopes?",

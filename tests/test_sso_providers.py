@@ -359,3 +359,62 @@ async def test_the_answer_of_another_provider_is_refused(database: str, provider
         reply = await browser.get(back.replace("iss=http", "iss=https"))
         assert reply.status == 502
         assert provider.asked.count("token") == 0
+
+
+async def test_who_names_itself_does_so_always(database: str, provider: Provider) -> None:
+    """Another provider could have a code of this one come to it, by leaving out whose it is."""
+    provider.document = {"authorization_response_iss_parameter_supported": True}
+    async with sso_server(database, provider) as server:
+        assert (await Browser(server.browse).log_in()).status == 302
+        asked = provider.asked.count("token")
+        provider.names_itself = False
+        assert (await Browser(server.browse).log_in()).status == 502
+        assert provider.asked.count("token") == asked
+
+
+async def test_a_provider_with_an_address_of_its_own_has_no_code_of_another(
+    database: str, provider: Provider
+) -> None:
+    """A hostile provider would lead somebody on to an honest one, get their code and be them here."""
+    async with running_provider() as hostile:
+        provider.names_itself = hostile.names_itself = False
+        text = settings(
+            provider.settings(own_callback=True, mapping={"confirm_localpart": True}),
+            hostile.settings(idp_id="club"),
+        )
+        async with account_server(database, text) as server:
+            provider.now_s = hostile.now_s = lambda: server.clock.now_ms() / 1000
+            browser = Browser(server.browse)
+            honest = await browser.at_provider(await browser.begin(way="/corp"))
+            other = await browser.at_provider(await browser.begin(way="/club"))
+            shared, own = "/_synapse/client/oidc/callback?", "/_synapse/client/oidc/callback/corp?"
+            assert honest.startswith(own)
+            assert other.startswith(shared)
+            queries = honest.partition("?")[2], other.partition("?")[2]
+            for wrong in (
+                shared + queries[0],
+                own + queries[1],
+                f"/_synapse/client/oidc/callback/club?{queries[1]}",
+                f"/_synapse/client/oidc/callback/nobody?{queries[0]}",
+            ):
+                assert (await browser.get(wrong)).status == 502
+            assert "token" not in (*provider.asked, *hostile.asked)
+            assert (await browser.get(other)).status == 302
+            reply = await browser.get(honest)
+            # From where it is one more step up to the form.
+            assert reply.location.startswith("../../pick_username/account_details?state=")
+
+
+@pytest.mark.parametrize(
+    ("methods", "sent"), [(["S256"], True), (None, True), (["plain"], False), ([], False), ("S256", False)]
+)
+async def test_a_code_is_good_only_with_what_the_login_was_begun_with(
+    database: str, provider: Provider, methods: Any, sent: bool
+) -> None:
+    """Somebody else's code would be good in one's own login, where the provider says little of itself."""
+    provider.document = {"code_challenge_methods_supported": methods}
+    async with sso_server(database, provider) as server:
+        browser = Browser(server.browse)
+        query = parse_qs(urlsplit(await browser.begin()).query)
+        assert ("code_challenge" in query) is sent
+        assert (await Browser(server.browse).log_in()).status == 302

@@ -89,13 +89,13 @@ async def come_back(
     if account is None:
         sso.check_may_register(identity)
         if not sso.may_choose_for(identity):
-            return _ask_for_name(sso, step, identity)
+            return _ask_for_name(request, sso, step, identity)
         try:
             account = await _make(request, sso, identity, str(identity.localpart), limiter, clock)
         except MatrixError as error:
             if error.errcode != "M_USER_IN_USE":
                 raise
-            return _ask_for_name(sso, step, identity)
+            return _ask_for_name(request, sso, step, identity)
     return await _let_in(sso, step, account, login)
 
 
@@ -106,7 +106,12 @@ async def _identity(request: Request, sso: Sso, step: Step) -> Identity:
         raise forbidden("You were not logged in there, or did not allow it")
     if error:
         raise ProviderFailed(f"{step.provider}: it sends people back with {error[:60]!a}")
-    return await sso.identity(step, request.str_param("code", ""), request.str_param("iss", None))
+    return await sso.identity(
+        step,
+        request.str_param("code", ""),
+        request.str_param("iss", None),
+        request.params.get("idp_id"),
+    )
 
 
 async def _confirm(sso: Sso, step: Step, identity: Identity, uia: Uia) -> Response:
@@ -121,9 +126,10 @@ async def _confirm(sso: Sso, step: Step, identity: Identity, uia: Uia) -> Respon
     return page("done", cookie=sso.steps.no_cookie(step))
 
 
-def _ask_for_name(sso: Sso, step: Step, identity: Identity) -> Response:
+def _ask_for_name(request: Request, sso: Sso, step: Step, identity: Identity) -> Response:
     step = sso.steps.choosing(step, identity)
-    return redirect(f"../pick_username/account_details?state={step.state}", sso.steps.cookie(step))
+    up = "../.." if "idp_id" in request.params else ".."
+    return redirect(f"{up}/pick_username/account_details?state={step.state}", sso.steps.cookie(step))
 
 
 async def _make(
@@ -201,7 +207,7 @@ def _name_page(sso: Sso, step: Step, name: str, wrong: str, *, status: int = 200
 ROUTES = [
     Route("GET", V3("/login/sso/redirect"), choose_provider, auth=Auth.NONE, follows=False),
     Route("GET", V3("/login/sso/redirect/{idp_id}"), redirect_to_provider, auth=Auth.NONE, follows=False),
-    Route("GET", f"/{CALLBACK}", come_back, auth=Auth.NONE),
+    Route("GET", (f"/{CALLBACK}", f"/{CALLBACK}/{{idp_id}}"), come_back, auth=Auth.NONE),
     Route("GET", PICK_USERNAME, ask_name, auth=Auth.NONE),
     Route("POST", PICK_USERNAME, choose_name, auth=Auth.NONE, max_body=16384),
 ]

@@ -31,6 +31,10 @@ _UNSUPPORTED: Final = dict.fromkeys(
 _UNSUPPORTED_MAPPING: Final = dict.fromkeys(
     ("email_template", "extra_attributes", "picture_claim", "picture_template"), ""
 )
+_MIX_UP: Final = (
+    "one of several providers could use logins at this one, unless it names itself in its answers "
+    "(authorization_response_iss_parameter_supported in its discovery document) or this is true"
+)
 _NO_EFFECT: Final = "Ranvier does not have this feature; this has no effect"
 # By these names older releases of Synapse and newer ones know the mapping that is done here.
 _MAPPING_MODULES: Final = (
@@ -63,7 +67,8 @@ class UserMapping:
 class OidcProvider:
     """One provider. Endpoints that are None are those of its discovery document.
 
-    ``asks_userinfo`` says that its userinfo endpoint is asked, and not only the ID token looked at.
+    ``asks_userinfo`` says that its userinfo endpoint is asked, and not only the ID token looked at;
+    ``own_callback`` that it sends people back to an address that no other provider has.
     """
 
     idp_id: str
@@ -81,6 +86,7 @@ class OidcProvider:
     scopes: tuple[str, ...]
     pkce_method: str
     asks_userinfo: bool
+    own_callback: bool
     allow_existing_users: bool
     enable_registration: bool
     attribute_requirements: tuple[AttributeRequirement, ...]
@@ -103,7 +109,12 @@ class SsoConfig:
 
 def read_sso(root: Section, public_baseurl: str | None) -> SsoConfig:
     """Read ``oidc_providers`` and ``sso``."""
-    providers = tuple(_read_provider(section) for section in root.sections("oidc_providers"))
+    sections = root.sections("oidc_providers")
+    providers = tuple(map(_read_provider, sections))
+    if len(providers) > 1:
+        for section, provider in zip(sections, providers, strict=True):
+            if not provider.own_callback:
+                section.note("own_callback", _MIX_UP)
     if providers and public_baseurl is None:
         root.error("oidc_providers", "expected also public_baseurl: providers send people back to it")
     names = [provider.idp_id for provider in providers]
@@ -162,6 +173,7 @@ def _read_provider(section: Section) -> OidcProvider:
         scopes=scopes,
         pkce_method=section.choice("pkce_method", ("auto", "always", "never"), "auto"),
         asks_userinfo=profile == "userinfo_endpoint" or "openid" not in scopes,
+        own_callback=section.boolean("own_callback", False),
         allow_existing_users=section.boolean("allow_existing_users", False),
         enable_registration=section.boolean("enable_registration", True),
         attribute_requirements=tuple(map(_read_requirement, section.sections("attribute_requirements"))),
@@ -223,7 +235,7 @@ def _read_mapping(outer: Section) -> UserMapping:
 
 def _provider_id(value: Any) -> str:
     # "Should use the Opaque identifier Grammar"; it is part of a path, and of a cookie.
-    if is_opaque_id(text(value)) and len(value) <= 100:
+    if is_opaque_id(text(value)) and len(value) <= 100 and value.strip("."):
         return text(value)
     raise WrongValueError("a name of letters, digits, '.', '-', '_' and '~', at most 100 of them")
 

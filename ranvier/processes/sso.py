@@ -47,7 +47,7 @@ async def build_sso(
         providers={
             it.idp_id: OidcClient(
                 config=it,
-                redirect_uri=url + CALLBACK,
+                redirect_uri=url + CALLBACK + (f"/{it.idp_id}" if it.own_callback else ""),
                 http=ProviderHttp(timeout_s=timeout_s),  # a slow one leaves the others alone
                 clock=clock,
             )

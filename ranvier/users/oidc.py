@@ -60,8 +60,7 @@ class OidcClient:
 
         ``issuer`` is who the answer says it is from, where it does.
         """
-        if issuer is not None and issuer != self.config.issuer:
-            raise ProofRefused("the answer is another provider's")
+        await self._check_issuer(issuer)
         if not code or len(code) > _MAX_CODE:
             raise ProofRefused("there is no code in its answer")
         tokens = await self._exchange(step, code)
@@ -71,6 +70,14 @@ class OidcClient:
         if self.config.asks_userinfo:
             claims = await self._with_userinfo(claims, tokens)
         return claims
+
+    async def _check_issuer(self, issuer: str | None) -> None:
+        # "If clients receive an authorization response without the iss parameter from an authorization server
+        # that does indicate its support …, the client MUST reject the response." (RFC 9207, 2.4)
+        if issuer is None and (await self._metadata()).get("authorization_response_iss_parameter_supported"):
+            raise ProofRefused("it is not named in the answer")
+        if issuer is not None and issuer != self.config.issuer:
+            raise ProofRefused("the answer is another provider's")
 
     async def _exchange(self, step: Step, code: str) -> Mapping[str, Any]:
         """Exchange a code for tokens. Source: RFC 6749, 4.1.3 and 2.3.1 (who the client is)."""
@@ -117,8 +124,10 @@ class OidcClient:
     async def _uses_pkce(self) -> bool:
         if self.config.pkce_method != "auto":
             return self.config.pkce_method == "always"
+        # Who knows nothing of it ignores it: "The authorization server MUST ignore unrecognized request
+        # parameters." (RFC 6749, 3.1)
         methods = (await self._metadata()).get("code_challenge_methods_supported")
-        return isinstance(methods, list) and "S256" in methods
+        return methods is None or (isinstance(methods, list) and "S256" in methods)
 
     async def _endpoint(self, name: str, configured: str | None) -> str:
         """Give an endpoint: the one of the configuration, else of the discovery document."""

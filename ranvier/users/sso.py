@@ -14,12 +14,15 @@ from ranvier.storage.identities import IdentityStore
 from ranvier.users.accounts import Account, Accounts, user_deactivated
 from ranvier.users.identities import Identity, identity_of
 from ranvier.users.oidc import OidcClient
-from ranvier.users.provider_http import ProviderFailed
+from ranvier.users.provider_http import ProofRefused, ProviderFailed
 from ranvier.users.registration import Registration
 from ranvier.users.sealed_steps import SealedSteps, Step
 
 CALLBACK: Final = "_synapse/client/oidc/callback"
-"""Where providers send people back to, below the public base URL: what is registered there for Synapse."""
+"""Where providers send people back to, below the public base URL: what is registered there for Synapse.
+
+One that has an ``own_callback`` sends them to its name below that.
+"""
 COOKIE_PATH: Final = "_synapse/client/"
 
 SetDisplayName = Callable[[str, str], Awaitable[None]]
@@ -134,10 +137,17 @@ class Sso:
         with _naming(step.provider):
             return await self.provider(step.provider).login_url(step)
 
-    async def identity(self, step: Step, code: str, issuer: str | None) -> Identity:
-        """Find out who came back from a provider. Raises ProviderFailed and 403 ``M_FORBIDDEN``."""
+    async def identity(
+        self, step: Step, code: str, issuer: str | None, own_callback: str | None = None
+    ) -> Identity:
+        """Find out who came back from a provider, to the callback of all or to the ``own_callback`` of one.
+
+        Raises ProviderFailed and 403 ``M_FORBIDDEN``.
+        """
         client = self.provider(step.provider)
         with _naming(step.provider):
+            if own_callback != (step.provider if client.config.own_callback else None):
+                raise ProofRefused("the answer came to another provider's address")
             claims = await client.claims(step, code, issuer)
             return identity_of(client.config, claims, self.server_name)
 
