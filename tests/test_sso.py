@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import logging
 import re
 from contextlib import AsyncExitStack
 from typing import Any
@@ -277,8 +278,10 @@ async def test_without_registration_strangers_are_told_that_they_have_no_account
         assert (await Browser(server.browse).log_in()).status == 302
 
 
-async def test_who_may_log_in_can_be_limited_by_claims(database: str, provider: Provider) -> None:
-    """People who are in no group that may use the server would get in."""
+async def test_who_may_log_in_can_be_limited_by_claims(
+    database: str, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """People who are in no group that may use the server would get in, or nobody knew why they did not."""
     rules = [
         {"attribute": "groups", "value": "matrix"},
         {"attribute": "office", "one_of": ["a", "b"]},
@@ -293,7 +296,26 @@ async def test_who_may_log_in_can_be_limited_by_claims(database: str, provider: 
             ({"groups": ["x", "matrix"], "office": "b"}, 302),
         ):
             provider.id_token = claims
-            assert (await Browser(server.browse).log_in()).status == status, claims
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "ranvier"):
+                assert (await Browser(server.browse).log_in()).status == status, claims
+            told = "A login was refused, corp: attribute_requirements, because of the claim "
+            assert (told in caplog.text) is (status == 403)
+            assert "other" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("claim", "value", "status"),
+    [(True, "true", 302), (False, "true", 403), (17, "17", 302), ([1, 17], "17", 302), ({"a": 1}, "a", 403)],
+)
+async def test_claims_that_are_no_texts_can_be_required(
+    database: str, provider: Provider, claim: Any, value: str, status: int
+) -> None:
+    """All people with a verified address would be kept out: the provider writes true without quotes."""
+    rules = [{"attribute": "email_verified", "value": value}]
+    async with sso_server(database, provider, attribute_requirements=rules) as server:
+        provider.id_token = {"email_verified": claim}
+        assert (await Browser(server.browse).log_in()).status == status
 
 
 @pytest.mark.parametrize("change", ["deactivated", "locked"])

@@ -6,6 +6,7 @@ Source: client-server API, "SSO client login/authentication".
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 from urllib.parse import quote
 
@@ -25,6 +26,8 @@ from ranvier.users.registration import Registration
 from ranvier.users.sealed_steps import Step
 from ranvier.users.sso import CALLBACK, Sso
 from ranvier.users.uia import Uia
+
+logger = logging.getLogger(__name__)
 
 V3 = versions("v3", "r0")
 PICK_USERNAME: Final = "/_synapse/client/pick_username/account_details"
@@ -103,6 +106,7 @@ async def _identity(request: Request, sso: Sso, step: Step) -> Identity:
     """Find out who comes back. Source: OpenID Connect Core 1.0, 3.1.2.5 and 3.1.2.6."""
     error = request.str_param("error", "")
     if error == "access_denied":
+        logger.info("A login was refused, %s: by the provider, or the person (access_denied)", step.provider)
         raise forbidden("You were not logged in there, or did not allow it")
     if error:
         raise ProviderFailed(f"{step.provider}: it sends people back with {error[:60]!a}")

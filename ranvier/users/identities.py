@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 from ranvier.config.claim_templates import TemplateFailed, render, render_strictly
 from ranvier.config.sso import AttributeRequirement, OidcProvider
@@ -14,6 +16,8 @@ from ranvier.spec.ids import fits
 from ranvier.users.profiles import MAX_DISPLAYNAME
 from ranvier.users.provider_http import ProviderFailed
 from ranvier.users.registration import wished_localpart
+
+logger = logging.getLogger(__name__)
 
 MAX_NAME: Final = 255
 _ALLOWED: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-/+")
@@ -36,6 +40,8 @@ def identity_of(provider: OidcProvider, claims: Mapping[str, Any], server_name: 
     """Make an identity of what a provider says. Raises 403 ``M_FORBIDDEN`` and ProviderFailed."""
     for requirement in provider.attribute_requirements:
         if not _is_met(requirement, claims):
+            told = "A login was refused, %s: attribute_requirements, because of the claim %s"
+            logger.info(told, provider.idp_id, requirement.attribute)
             raise forbidden("Your account there is not one that may log in here")
     mapping = provider.mapping
     try:
@@ -69,12 +75,21 @@ def _subject(provider: OidcProvider, claims: Mapping[str, Any]) -> str:
 
 
 def _is_met(requirement: AttributeRequirement, claims: Mapping[str, Any]) -> bool:
-    """Tell whether a claim is there with one of the values; of a list one is enough."""
+    """Tell whether a claim is there with one of the values; of a list one is enough.
+
+    What is true, false or a number is compared as JSON has it.
+    """
     claim = claims.get(requirement.attribute)
     if claim is None:
         return False
     given = claim if isinstance(claim, list) else [claim]
-    return not requirement.values or any(value in requirement.values for value in given)
+    return not requirement.values or any(_as_text(value) in requirement.values for value in given)
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, bool | int | float):
+        return orjson.dumps(value).decode()
+    return value if isinstance(value, str) else None
 
 
 def _localpart(name: str, server_name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ranvier.users.oidc import OidcClient
 from ranvier.users.provider_http import ProofRefused, ProviderFailed
 from ranvier.users.registration import Registration
 from ranvier.users.sealed_steps import SealedSteps, Step
+
+logger = logging.getLogger(__name__)
 
 CALLBACK: Final = "_synapse/client/oidc/callback"
 """Where providers send people back to, below the public base URL: what is registered there for Synapse.
@@ -163,6 +166,9 @@ class Sso:
     def check_may_register(self, identity: Identity) -> None:
         """Refuse who may not have a new account. Raises 403 ``M_FORBIDDEN``."""
         if not self.provider(identity.provider).config.enable_registration:
+            logger.info(
+                "A login was refused, %s: no account, and enable_registration is false", identity.provider
+            )
             raise forbidden("There is no account for you on this server")
 
 
