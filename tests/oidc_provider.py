@@ -245,16 +245,19 @@ class Browser:
         assert re.match(f"{BASE}_synapse/client/oidc/callback[/?]", back), back
         return "/" + back.removeprefix(BASE)
 
+    async def agree(self, page: Reply) -> Reply:
+        """Say that an app that is not trusted gets access, on the page that asks."""
+        state = re.search(r'name="state" value="([^"]+)"', page.text)
+        assert page.status == 200, page
+        assert state is not None, page
+        return await self.send("POST", "/_synapse/client/give_access", {"state": state[1]})
+
     async def log_in(self, client: str = CLIENT) -> Reply:
         """Log in and come back."""
         return await self.get(await self.at_provider(await self.begin(client)))
 
 
 def login_token(reply: Reply) -> str:
-    """Find the login token that a client is given, by a redirect or by a link."""
-    if reply.status == 302:
-        return parse_qs(urlsplit(reply.location).query)["loginToken"][0]
-    found = re.search(r"loginToken=([^#&\"]+)", reply.text)
-    assert reply.status == 200, reply
-    assert found is not None, reply
-    return found[1]
+    """Find the login token that a client is given."""
+    assert reply.status == 302, reply
+    return parse_qs(urlsplit(reply.location).query)["loginToken"][0]

@@ -124,16 +124,40 @@ async def test_an_unknown_client_gets_nothing_before_the_user_says_so(
 ) -> None:
     """A link in a mail would hand one's account to whoever wrote it."""
     async with sso_server(database, provider) as server:
-        reply = await Browser(server.browse).log_in(
-            "https://app.example.com.evil.example/?a=1&loginToken=x#f"
-        )
+        browser = Browser(server.browse)
+        reply = await browser.log_in("https://app.example.com.evil.example/?a=1&loginToken=x#f")
         assert reply.status == 200
+        assert "loginToken" not in reply.text
+        assert await server.core.database.fetchval("SELECT count(*) FROM short_lived_tokens") == 0
+        policy = reply.headers["Content-Security-Policy"]
+        assert "form-action 'self' https://app.example.com.evil.example;" in policy
         words = plain(reply)
         assert "https://app.example.com.evil.example" in words
         assert "@alice:example.org" in words
-        (link,) = (html.unescape(link) for link in re.findall(r'href="([^"]+)"', reply.text))
-        assert re.fullmatch(r"https://app\.example\.com\.evil\.example/\?a=1&loginToken=rvl_\w+#f", link)
-        assert (await session_of(server, reply))["user_id"] == "@alice:example.org"
+        assert 'action="../give_access"' in reply.text
+        # Nor by anybody else, or by something else that one began.
+        assert (await Browser(server.browse).agree(reply)).status == 400
+        state = parse_qs(urlsplit(await browser.begin()).query)["state"][0]
+        assert (await browser.send("POST", "/_synapse/client/give_access", {"state": state})).status == 400
+        server.clock.ms += 9 * 60 * 1000
+        given = await browser.agree(reply)
+        assert re.fullmatch(
+            r"https://app\.example\.com\.evil\.example/\?a=1&loginToken=rvl_\w+#f", given.location
+        )
+        assert (await session_of(server, given))["user_id"] == "@alice:example.org"
+        assert (await browser.agree(reply)).status == 400
+
+
+@pytest.mark.parametrize(("ms", "status"), [(9_000, 200), (11_000, 403)])
+async def test_what_a_client_is_given_ends_soon(
+    database: str, provider: Provider, ms: int, status: int
+) -> None:
+    """Whoever reads the log of the client's web server would log in with what stands there."""
+    async with sso_server(database, provider) as server:
+        token = login_token(await Browser(server.browse).log_in())
+        server.clock.ms += ms
+        answer = await server.post("/v3/login", {"type": "m.login.token", "token": token})
+        assert answer.status == status
 
 
 async def test_the_address_of_the_server_is_trusted_like_any_other(database: str, provider: Provider) -> None:

@@ -223,8 +223,9 @@ async def test_what_no_browser_sends_is_refused(database: str, provider: Provide
                     assert reply.status in (400, 403, 404, 429, 502), (path, name, value)
             assert (await browser.get(f"{path}?" + "&".join(["a=b"] * 500))).status == 400
         for raw in ("state=%00", "state=%FF", "\xff", "", "&" * 300, f"state={state}&username=x"):
-            reply = await server.browse("POST", PICK, {}, raw)
-            assert reply.status == 400, raw
+            for path in (PICK, "/_synapse/client/give_access"):
+                reply = await server.browse("POST", path, {}, raw)
+                assert reply.status == 400, raw
 
 
 async def test_nothing_of_others_is_markup_on_a_page(database: str, provider: Provider) -> None:
@@ -258,7 +259,7 @@ async def test_nothing_of_others_is_markup_on_a_page(database: str, provider: Pr
                 "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action "
             )
             assert "unsafe" not in policy
-        assert login_token(pages[2])
+        assert login_token(await browser.agree(pages[2]))
 
 
 async def test_a_template_of_the_configuration_reaches_nothing_but_the_claims(

@@ -401,7 +401,7 @@ async def test_a_provider_with_an_address_of_its_own_has_no_code_of_another(
             assert "token" not in (*provider.asked, *hostile.asked)
             assert (await browser.get(other)).status == 302
             reply = await browser.get(honest)
-            # From where it is one more step up to the form.
+            # From where it is one more step up to the other pages.
             assert reply.location.startswith("../../pick_username/account_details?state=")
 
 

@@ -20,7 +20,7 @@ from ranvier.spec.errors import MatrixError, forbidden, not_found
 from ranvier.users.accounts import Account
 from ranvier.users.client_urls import checked_url, origin_of, with_login_token
 from ranvier.users.identities import Identity
-from ranvier.users.login import Login
+from ranvier.users.login import SSO_TOKEN_LIFETIME_MS, Login
 from ranvier.users.provider_http import ProofRefused, ProviderFailed
 from ranvier.users.registration import Registration
 from ranvier.users.sealed_steps import Step
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 V3 = versions("v3", "r0")
 PICK_USERNAME: Final = "/_synapse/client/pick_username/account_details"
+GIVE_ACCESS: Final = "/_synapse/client/give_access"
 
 
 @for_browsers
@@ -99,7 +100,7 @@ async def come_back(
             if error.errcode != "M_USER_IN_USE":
                 raise
             return _ask_for_name(request, sso, step, identity)
-    return await _let_in(sso, step, account, login)
+    return await _let_in(request, sso, step, account, login)
 
 
 async def _identity(request: Request, sso: Sso, step: Step) -> Identity:
@@ -132,8 +133,13 @@ async def _confirm(sso: Sso, step: Step, identity: Identity, uia: Uia) -> Respon
 
 def _ask_for_name(request: Request, sso: Sso, step: Step, identity: Identity) -> Response:
     step = sso.steps.choosing(step, identity)
-    up = "../.." if "idp_id" in request.params else ".."
-    return redirect(f"{up}/pick_username/account_details?state={step.state}", sso.steps.cookie(step))
+    url = f"{_up(request)}pick_username/account_details?state={step.state}"
+    return redirect(url, sso.steps.cookie(step))
+
+
+def _up(request: Request) -> str:
+    """Give the way from a callback, or from the form, to where the pages are: no page knows what is above."""
+    return "../../" if "idp_id" in request.params else "../"
 
 
 async def _make(
@@ -147,17 +153,38 @@ async def _make(
     return account
 
 
-async def _let_in(sso: Sso, step: Step, account: Account, login: Login) -> Response:
+async def _let_in(request: Request, sso: Sso, step: Step, account: Account, login: Login) -> Response:
     """Give the client a login token; the user is asked first whether it may have one, unless it is trusted.
 
     "Homeservers SHOULD confirm with the user that they are happy to grant access to their matrix account to
     the site named in the redirectUrl."
     """
-    token, _ = await login.make_token(account.user_id)
-    url, cookie = with_login_token(step.redirect_url, token), sso.steps.no_cookie(step)
     if sso.is_trusted(step.redirect_url):
-        return redirect(url, cookie)
-    return page("client", cookie=cookie, client=origin_of(url), user_id=account.user_id, url=url)
+        return await _give_token(sso, step, account.user_id, login)
+    step, client = sso.steps.granting(step, account.user_id), origin_of(step.redirect_url)
+    return page(
+        "client",
+        cookie=sso.steps.cookie(step),
+        form_to=client,
+        client=client,
+        user_id=account.user_id,
+        state=step.state,
+        action=f"{_up(request)}give_access",
+    )
+
+
+@for_browsers
+async def give_access(request: Request, *, sso: Sso | None, login: Login) -> Response:
+    """Give the client a login token, of which its user has said that it may have it."""
+    assert sso is not None
+    state = parse_query(request.body).get("state", [""])[0]
+    step = sso.steps.find(state, request.raw_headers, "client")
+    return await _give_token(sso, step, step.user_id, login)
+
+
+async def _give_token(sso: Sso, step: Step, user_id: str, login: Login) -> Response:
+    token, _ = await login.make_token(user_id, lifetime_ms=SSO_TOKEN_LIFETIME_MS)
+    return redirect(with_login_token(step.redirect_url, token), sso.steps.no_cookie(step))
 
 
 @for_browsers
@@ -193,7 +220,7 @@ async def choose_name(
         if error.status != 400:
             raise
         return _name_page(sso, step, name, error.message, status=400)
-    return await _let_in(sso, step, account, login)
+    return await _let_in(request, sso, step, account, login)
 
 
 def _name_page(sso: Sso, step: Step, name: str, wrong: str, *, status: int = 200) -> Response:
@@ -214,4 +241,5 @@ ROUTES = [
     Route("GET", (f"/{CALLBACK}", f"/{CALLBACK}/{{idp_id}}"), come_back, auth=Auth.NONE),
     Route("GET", PICK_USERNAME, ask_name, auth=Auth.NONE),
     Route("POST", PICK_USERNAME, choose_name, auth=Auth.NONE, max_body=16384),
+    Route("POST", GIVE_ACCESS, give_access, auth=Auth.NONE, max_body=16384),
 ]

@@ -26,6 +26,9 @@ from ranvier.users.edits import Edits
 from ranvier.users.requester import Requester, user_locked
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000  # "2 minutes is recommended as a default"
+# "The lifetime of this token SHOULD be limited to around five seconds": it is in an address, and so in
+# histories and logs. Twice as long is for telephones that have to open an app first.
+SSO_TOKEN_LIFETIME_MS = 10_000
 
 
 class Limiter(Protocol):
@@ -199,17 +202,19 @@ class Login:
             raise forbidden("Invalid login token")
         return self._admit(account, taken.password_hash)
 
-    async def make_token(self, user_id: str, *, password_hash: str | None = None) -> tuple[str, int]:
+    async def make_token(
+        self, user_id: str, *, password_hash: str | None = None, lifetime_ms: int = LOGIN_TOKEN_LIFETIME_MS
+    ) -> tuple[str, int]:
         """Give a token that lets its holder log in once as a user, and its lifetime in milliseconds.
 
         ``password_hash`` is of the password that was given for it, if one was: raises 403 ``M_FORBIDDEN`` if
         the account has another one by now, or was deactivated.
         """
         token = new_token(LOGIN, user_id)
-        expires_ts = self._clock.now_ms() + LOGIN_TOKEN_LIFETIME_MS
+        expires_ts = self._clock.now_ms() + lifetime_ms
         if not await self._login_tokens.keep(token_hash(token), user_id, expires_ts, password_hash):
             raise password_changed()
-        return token, LOGIN_TOKEN_LIFETIME_MS
+        return token, lifetime_ms
 
     def _admit(self, account: Account, password_hash: str) -> Admitted:
         if account.locked:

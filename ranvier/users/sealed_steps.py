@@ -12,7 +12,7 @@ import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import nacl.exceptions
@@ -30,15 +30,15 @@ _STATE: Final = re.compile(f"[{SLOTS}][A-Za-z0-9_-]{{43}}")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-Kind = Literal["login", "confirm", "name"]
+Kind = Literal["login", "confirm", "name", "client"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a login is: at the provider, to log in or to confirm something, or at the choice of a name.
+    """Where a login is: at the provider, to log in or to confirm something, or at one of the questions after.
 
     ``state``, ``nonce`` and ``verifier`` are what this login was begun with at the provider.
-    ``redirect_url`` is where the client waits, ``uia_session`` what is to be confirmed, and ``identity`` who
-    is to choose a name.
+    ``redirect_url`` is where the client waits, ``uia_session`` what is to be confirmed, ``identity`` who is
+    to choose a name, and ``user_id`` who is to say whether the client gets access.
     """
 
     kind: Kind
@@ -50,6 +50,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     redirect_url: str = ""
     uia_session: str = ""
     identity: Identity | None = None
+    user_id: str = ""
 
     @property
     def begun_ts(self) -> int:
@@ -98,13 +99,19 @@ class SealedSteps:
 
     def choosing(self, step: Step, identity: Identity) -> Step:
         """Give the step after that at the provider, for who is to choose a name."""
+        return self._after(step, kind="name", identity=identity)
+
+    def granting(self, step: Step, user_id: str) -> Step:
+        """Give the last step, for who is to say whether the client gets access."""
+        return self._after(step, kind="client", user_id=user_id)
+
+    def _after(self, step: Step, **what: Any) -> Step:
         return Step(
-            kind="name",
             provider=step.provider,
             state=step.state,
             expires_ts=self._clock.now_ms() + LIFETIME_S * 1000,
             redirect_url=step.redirect_url,
-            identity=identity,
+            **what,
         )
 
     def cookie(self, step: Step) -> str:

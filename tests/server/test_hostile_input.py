@@ -83,7 +83,10 @@ KNOWN = frozenset(
 _UNLIMITED = {"per_second": 1_000_000, "burst_count": 1_000_000}
 # Pages of single sign-on, which are not there without a provider (tests/test_sso_attacks.py has one).
 _PAGES = frozenset(
-    ("choose_provider", "redirect_to_provider", "come_back", "ask_name", "choose_name", "show_fallback")
+    (
+        *("choose_provider", "redirect_to_provider", "come_back", "ask_name", "choose_name", "give_access"),
+        "show_fallback",
+    )
 )
 # Refusing the example is right: nothing to refresh to, a made-up signature, rights that nobody here has.
 _REFUSED = {

@@ -67,9 +67,9 @@ async def test_a_person_logs_in_and_confirms_something() -> None:
         # Another app, of which the server knows nothing: it is named first.
         elsewhere = app.replace("127.0.0.1", "localhost")
         await page.open(begin + quote(elsewhere, safe=""))
-        await page.until("document.querySelector('a.go')?.href")
+        await page.until("document.querySelector('button')?.textContent === 'Continue'")
         assert "http://localhost" in await page.run("document.body.innerText")
-        await page.click("a.go")
+        await page.click("button")
         await logged_in(other, await come_to(elsewhere))
         assert other.user_id == alice.user_id
 
