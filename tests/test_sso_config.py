@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ranvier.config import Config
+from ranvier.config.claim_templates import TemplateFailed, render_strictly
 from tests.test_config import problems, read
 
 PROVIDER = {
@@ -118,3 +119,26 @@ def test_what_is_missing_beside_the_providers_is_told(tmp_path: Path) -> None:
         "did you mean scopes?",
         "did you mean client_whitelist?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("template", "claims"),
+    [
+        ("{{ user.eid ~ '@' ~ user.iss }}", {"eid": [], "iss": "i"}),
+        ("{{ user.eid ~ '@' ~ user.iss }}", {"eid": False, "iss": "i"}),
+        ("{{ user.eid ~ '@' ~ user.iss }}", {"eid": {"a": None}, "iss": "i"}),
+        ("{{ user.eid | lower }}@x", {"eid": ["staff"]}),
+        ("{{ user.a.b | lower }}@x", {"a": {"b": None}}),
+        ("{{ user.a.b ~ '@x' }}", {"a": {"b": " "}}),
+    ],
+)
+def test_nobody_is_known_by_what_is_no_word(template: str, claims: dict[str, Any]) -> None:
+    """All who have no number of their own there would be one person here, with one account."""
+    with pytest.raises(TemplateFailed):
+        render_strictly(template, claims)
+
+
+def test_people_are_known_by_words_and_numbers() -> None:
+    """Nobody would come in where the number of somebody stands in another claim."""
+    claims = {"a": {"b": "Bob", "n": 0}, "groups": ["x"]}
+    assert render_strictly("{{ user.a.b | lower }}-{{ user.a.n }}", claims) == "bob-0"

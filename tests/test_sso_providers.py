@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from ranvier.http.limits import Rate
+from ranvier.users.provider_http import _answer
 from tests.account_server import account_server
 from tests.oidc_provider import CLIENT, Browser, Provider, jwt, running_provider
 from tests.sso_server import plain, settings, sso_server
@@ -418,3 +419,15 @@ async def test_a_code_is_good_only_with_what_the_login_was_begun_with(
         query = parse_qs(urlsplit(await browser.begin()).query)
         assert ("code_challenge" in query) is sent
         assert (await Browser(server.browse).log_in()).status == 302
+
+
+async def test_a_provider_may_say_that_it_goes_on() -> None:
+    """Behind a proxy that answers 100 first, a login would fail now and then, with its code spent."""
+    reader = asyncio.StreamReader()
+    reading = asyncio.create_task(_answer(reader))
+    for piece in (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"\r\n{}"):
+        reader.feed_data(piece)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    reader.feed_eof()
+    assert await reading == (200, b"{}")

@@ -160,7 +160,7 @@ async def _let_in(request: Request, sso: Sso, step: Step, account: Account, logi
     the site named in the redirectUrl."
     """
     if sso.is_trusted(step.redirect_url):
-        return await _give_token(sso, step, account.user_id, login)
+        return await _give_token(step, account.user_id, login, sso.steps.no_cookie(step))
     step, client = sso.steps.granting(step, account.user_id), origin_of(step.redirect_url)
     return page(
         "client",
@@ -179,12 +179,13 @@ async def give_access(request: Request, *, sso: Sso | None, login: Login) -> Res
     assert sso is not None
     state = parse_query(request.body).get("state", [""])[0]
     step = sso.steps.find(state, request.raw_headers, "client")
-    return await _give_token(sso, step, step.user_id, login)
+    cookie = sso.steps.cookie(sso.steps.granted(step))
+    return await _give_token(step, step.user_id, login, cookie)
 
 
-async def _give_token(sso: Sso, step: Step, user_id: str, login: Login) -> Response:
+async def _give_token(step: Step, user_id: str, login: Login, cookie: str) -> Response:
     token, _ = await login.make_token(user_id, lifetime_ms=SSO_TOKEN_LIFETIME_MS)
-    return redirect(with_login_token(step.redirect_url, token), sso.steps.no_cookie(step))
+    return redirect(with_login_token(step.redirect_url, token), cookie)
 
 
 @for_browsers

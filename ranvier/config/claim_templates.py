@@ -44,9 +44,14 @@ def render_strictly(template: str, claims: Mapping[str, Any]) -> str:
 
     Without one of them two people could come to the same. Raises TemplateFailed.
     """
-    # What is empty is missing, also to an expression that would make a text of it before it is looked at.
-    there = {name: value for name, value in claims.items() if value is not None and str(value).strip()}
-    return _rendered(template, there, strict=True)
+    # What is no word is missing, also to an expression that would make a text of it before it is looked at.
+    return _rendered(template, _words(claims), strict=True)
+
+
+def _words(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the texts and whole numbers of claims, and of claims in them."""
+    found = {name: _words(it) if isinstance(it, Mapping) else it for name, it in claims.items()}
+    return {name: it for name, it in found.items() if _is_word(it) or (isinstance(it, dict) and it)}
 
 
 def _rendered(template: str, claims: Mapping[str, Any], *, strict: bool) -> str:
@@ -77,7 +82,11 @@ def _or_nothing(value: Any) -> Any:
     return "" if value is None else value
 
 
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and bool(str(value).strip())
+
+
 def _word(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+    if not _is_word(value):
         raise ValueError("an expression gives neither a text nor a number")
     return str(value)

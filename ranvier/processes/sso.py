@@ -18,7 +18,7 @@ from ranvier.storage.identities import IdentityStore, shared_key
 from ranvier.users.oidc import OidcClient
 from ranvier.users.provider_http import TIMEOUT_S, ProviderHttp
 from ranvier.users.sealed_steps import SealedSteps
-from ranvier.users.sso import CALLBACK, COOKIE_PATH, SetDisplayName, Sso, SsoAccounts, whitelisted
+from ranvier.users.sso import CALLBACK, SetDisplayName, Sso, SsoAccounts, whitelisted
 
 
 class DatabasePart(Protocol):
@@ -56,7 +56,7 @@ async def build_sso(
         steps=SealedSteps(
             key=await sealing_key(core.database, signing_key),
             clock=clock,
-            path=urlsplit(url).path + COOKIE_PATH,
+            path=urlsplit(url).path,
             secure=urlsplit(url).scheme == "https",
         ),
         accounts=SsoAccounts(

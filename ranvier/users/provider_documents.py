@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ranvier.log.clock import Clock
+from ranvier.spec.errors import MatrixError
 from ranvier.users.provider_http import ProviderFailed, ProviderHttp
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,10 @@ class ProviderDocument:
         try:
             self._found = await self._fetch()
             wait_s = ANEW_S
+        except MatrixError:  # too many ask at the moment
+            if not self._found:
+                raise
+            wait_s = AFTER_FAILURE_S
         except ProviderFailed as failure:
             self._failure = str(failure)
             wait_s = WITH_OLDER_S if self._found else AFTER_FAILURE_S

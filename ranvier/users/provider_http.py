@@ -81,6 +81,7 @@ class _Message:
     """What httptools reads of an answer."""
 
     def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
         self.body = bytearray()
         self.is_whole = False
 
@@ -88,7 +89,9 @@ class _Message:
         self.body += piece
 
     def on_message_complete(self) -> None:
-        self.is_whole = True
+        # "A client MUST be able to parse one or more 1xx responses received prior to a final response, even
+        # if the client does not expect one" (RFC 9110, 15.2).
+        self.is_whole = self.parser.get_status_code() >= 200
 
 
 def _head(method: str, url: SplitResult, headers: Mapping[str, str]) -> bytes:
@@ -106,13 +109,12 @@ def _head(method: str, url: SplitResult, headers: Mapping[str, str]) -> bytes:
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Read to the end of an answer, or of the connection."""
     message, size = _Message(), 0
-    parser = httptools.HttpResponseParser(message)
     while not message.is_whole and (piece := await reader.read(_PIECE)):
         size += len(piece)
         if size > MAX_ANSWER:
             raise ProviderFailed(f"its answer has more than {MAX_ANSWER} bytes")
-        parser.feed_data(piece)
-    return parser.get_status_code(), bytes(message.body)
+        message.parser.feed_data(piece)
+    return message.parser.get_status_code(), bytes(message.body)
 
 
 def _read(method: str, status: int, answer: bytes) -> dict[str, Any]:

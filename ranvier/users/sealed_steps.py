@@ -23,6 +23,8 @@ from ranvier.spec.errors import MatrixError
 from ranvier.users.identities import Identity
 
 LIFETIME_S: Final = 600
+GRANTING_S: Final = 120
+AGAIN_S: Final = 30
 MAX_COOKIE: Final = 4096
 SLOTS: Final = "0123"
 """Of the logins that a browser keeps: web servers take 8 kB of cookies, and any page can begin logins."""
@@ -71,7 +73,7 @@ class SealedSteps:
     """Begin logins, and keep them in cookies. ``key`` has 32 bytes.
 
     Where all is ``secure`` no other host can set the cookies, which browsers see to by their names (RFC
-    6265bis, 4.1.3.2) if they are for every path; elsewhere they are for ``path``.
+    6265bis, 4.1.3.2) if they are for every path; elsewhere they are for ``path`` and what is below.
     """
 
     def __init__(self, *, key: bytes, clock: Clock, path: str, secure: bool) -> None:
@@ -103,13 +105,17 @@ class SealedSteps:
 
     def granting(self, step: Step, user_id: str) -> Step:
         """Give the last step, for who is to say whether the client gets access."""
-        return self._after(step, kind="client", user_id=user_id)
+        return self._after(step, GRANTING_S, kind="client", user_id=user_id)
 
-    def _after(self, step: Step, **what: Any) -> Step:
+    def granted(self, step: Step) -> Step:
+        """Give the same step for a moment more: for a second click, while the first one's answer comes."""
+        return self._after(step, AGAIN_S, kind="client", user_id=step.user_id)
+
+    def _after(self, step: Step, lifetime_s: int = LIFETIME_S, **what: Any) -> Step:
         return Step(
             provider=step.provider,
             state=step.state,
-            expires_ts=self._clock.now_ms() + LIFETIME_S * 1000,
+            expires_ts=self._clock.now_ms() + lifetime_s * 1000,
             redirect_url=step.redirect_url,
             **what,
         )
@@ -137,8 +143,13 @@ class SealedSteps:
         raise LoginLost
 
     def _free_slot(self, headers: Headers) -> str:
-        free = [slot for slot in SLOTS if not any(_cookies(headers, self._name(slot)))]
-        return secrets.choice(free or SLOTS)
+        """Give a slot that is free, else the one whose login has been open for longest."""
+        ends = {slot: self._ends_ts(slot, headers) for slot in SLOTS}
+        return secrets.choice([slot for slot in SLOTS if ends[slot] == min(ends.values())])
+
+    def _ends_ts(self, slot: str, headers: Headers) -> int:
+        steps = map(self._open, _cookies(headers, self._name(slot)))
+        return max((step.expires_ts for step in steps if step is not None), default=0)
 
     def _name(self, state: str) -> str:
         return self._prefix + state[:1]

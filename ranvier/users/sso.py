@@ -26,7 +26,6 @@ CALLBACK: Final = "_synapse/client/oidc/callback"
 
 One that has an ``own_callback`` sends them to its name below that.
 """
-COOKIE_PATH: Final = "_synapse/client/"
 
 SetDisplayName = Callable[[str, str], Awaitable[None]]
 
