@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -143,17 +144,14 @@ class Sending:
         Raises 403 ``M_FORBIDDEN`` and, for some types, what their own rules raise (``M_BAD_ALIAS``, …).
         """
         _check_texts(type, state_key)
+        send = partial(self._send_state, sender, room_id, type, state_key, content, origin_server_ts)
         if once_id is None:
-            return await self._send_state(sender, room_id, type, state_key, content, None, origin_server_ts)
+            return await send(None)
         # With another content it is no repeat: clients that trace give one id to all that belongs together.
         scope = f"{STATE_SCOPE} {room_id} {type} {state_key} {_digest(content)}"
         # No device's: the client did not choose the id, and is not shown it.
         txn = Txn(sender.user_id, "", scope, once_id)
-
-        async def send() -> str:
-            return await self._send_state(sender, room_id, type, state_key, content, txn, origin_server_ts)
-
-        return await self._transactions.once(txn, send)
+        return await self._transactions.once(txn, partial(send, txn))
 
     async def _send_state(
         self,
@@ -162,8 +160,8 @@ class Sending:
         type: str,
         state_key: str,
         content: dict[str, Any],
-        txn: Txn | None,
         origin_server_ts: int | None,
+        txn: Txn | None,
     ) -> str:
         if type == MEMBER:
             return await self._set_member(sender, room_id, state_key, content, txn)
