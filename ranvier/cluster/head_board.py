@@ -8,6 +8,8 @@ nobody ever sees less than what was answered anywhere before. It costs no messag
 Commits exclude each other in the database. A worker whose batch waited there could not add what comes
 meanwhile, so workers stand in line here, with open batches: fewer commits carry more. This is a courtesy;
 what a dead or frozen worker left counts for nothing after ``_STALE_NS``.
+
+Each worker says here, too, until when somebody waits at it for what others commit (``cluster.attention``).
 """
 
 from __future__ import annotations
@@ -25,11 +27,17 @@ PLACES: Final = 64
 _WIDTH: Final = 8
 _NAME: Final = "heads"
 _STALE_NS: Final = 20_000_000
-# Three numbers for each place: a head, and since when (monotonic ns, 0: not) it commits or waits to.
+_ATTENDS_NS: Final = 2_000_000_000
+_SAID_ANEW_NS: Final = _ATTENDS_NS * 3 // 4
+_NEARLY_OVER_NS: Final = _ATTENDS_NS // 20
+# Four numbers for each place, times in monotonic ns: a head, since when it commits or waits to (0: not), and
+# until when somebody waits there. Workers of an older release know the first three.
 _COMMITS: Final = PLACES
 _WAITS: Final = 2 * PLACES
+_ATTENDS: Final = 3 * PLACES
 _HEADS_END: Final = PLACES * _WIDTH
-_SIZE: Final = 3 * _HEADS_END
+_LINE_END: Final = 3 * _HEADS_END
+_SIZE: Final = 4 * _HEADS_END
 
 
 class HeadBoard:
@@ -45,6 +53,7 @@ class HeadBoard:
             self._memory = mmap.mmap(self._file, _SIZE)
             self._places = memoryview(self._memory).cast("Q")
             self._read, self._newest = b"", 0  # the heads that were read last
+            self._attention, self._attended_until = b"", 0  # and who attends
             self._own = self._take_place()
         except BaseException:
             os.close(self._file)
@@ -84,12 +93,12 @@ class HeadBoard:
 
     def may_commit(self) -> bool:
         """Tell whether it is this worker's turn to commit; if not it is in the line from now on."""
-        if not self._memory[_COMMITS * _WIDTH :].strip(b"\0"):
+        if not self._memory[_HEADS_END:_LINE_END].strip(b"\0"):
             return True  # the usual case, found out in C
         places, now = self._places, time.monotonic_ns()
         own = places[_WAITS + self._own] or now
         if not any(now - _STALE_NS < since for since in places[_COMMITS:_WAITS] if since) and not any(
-            now - _STALE_NS < since < own for since in places[_WAITS:] if since
+            now - _STALE_NS < since < own for since in places[_WAITS:_ATTENDS] if since
         ):
             return True
         places[_WAITS + self._own] = own
@@ -104,9 +113,29 @@ class HeadBoard:
         """Let the next one commit."""
         self._places[_COMMITS + self._own] = 0
 
+    # -- attention -------------------------------------------------------------------------------------
+
+    def attend(self) -> bool:
+        """Say that somebody waits here, for two seconds; True if others may not have known until now."""
+        now = time.monotonic_ns()
+        left_ns = self._places[_ATTENDS + self._own] - now
+        if left_ns < _SAID_ANEW_NS:
+            self._places[_ATTENDS + self._own] = now + _ATTENDS_NS
+        return left_ns < _NEARLY_OVER_NS
+
+    def is_attended(self) -> bool:
+        """Tell whether somebody waits at another worker of this machine."""
+        attention = self._memory[_LINE_END:]
+        if attention != self._attention:
+            untils = list(memoryview(attention).cast("Q"))
+            untils[self._own] = 0
+            self._attention, self._attended_until = attention, max(untils)
+        return self._attended_until > time.monotonic_ns()
+
     def close(self) -> None:
         """Give the place back."""
-        self._places[_COMMITS + self._own] = self._places[_WAITS + self._own] = 0
+        for of_place in (_COMMITS, _WAITS, _ATTENDS):
+            self._places[of_place + self._own] = 0
         self._places.release()
         self._memory.close()
         os.close(self._file)

@@ -20,6 +20,7 @@ import msgspec
 
 import ranvier
 from ranvier.cluster.absences import Absences
+from ranvier.cluster.attention import Attention
 from ranvier.cluster.claims import RoomClaims
 from ranvier.cluster.currency import Currency
 from ranvier.cluster.forwarding import ForwardedHere, Forwarding
@@ -38,6 +39,7 @@ from ranvier.config.listeners import is_for_workers
 from ranvier.config.server import SPREAD_ALWAYS
 from ranvier.http.forwarding import ForwardedRequests, Neighbours
 from ranvier.http.listeners import UnixAddress, remove_socket_file, tcp_socket, unix_socket
+from ranvier.log.redis_bus import RedisBus
 from ranvier.processes.application import Built
 from ranvier.processes.core import Core
 from ranvier.processes.predecessor import once_free
@@ -126,6 +128,7 @@ async def cluster_parts(
     built: Built,
     *,
     redis: RedisConfig,
+    bus: RedisBus,
     folder: Path,
     board: HeadBoard,
     fronted: bool,
@@ -148,11 +151,12 @@ async def cluster_parts(
             "pos": core.tail.pos,
             "requests": application.answered,
             "connections": core.database.used,
-            "bus_connected": core.bus.connected,
+            "bus_connected": bus.connected,
             "figures": console.figures.now,
         }
 
     members = Members(own, registry, figures)
+    bus.hold_unless(Attention(board, members))
     writers = Writers(members, always=config.server.spread_rooms == SPREAD_ALWAYS)
     placement = Placement(members)
     links = Links(members=members, secret=secret)
@@ -220,6 +224,7 @@ def _own(config: Config, address: str, heads: str, now_ms: int) -> Member:
         host=platform.node(),
         address=address,
         heads=heads,
+        says_attention=True,
         roles=config.worker.roles,
         version=ranvier.__version__,
         started_ts=now_ms,

@@ -36,7 +36,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     ``address`` is where other workers reach it (``unix:/path`` or ``tcp:host:port``), ``instance``
     differs between two lives of one name, ``heads`` names the memory in which the workers of one machine
-    tell the newest position (see ``cluster.head_board``), ``writers`` is how many of them rooms are
+    tell the newest position (see ``cluster.head_board``), ``says_attention`` that it says there, too, whether
+    anybody waits at it (older releases do not), ``writers`` is how many of them rooms are
     placed on (0: on all; see ``cluster.writers``), ``fronted`` says that connections can be moved to it,
     ``for_clients`` that clients find it, ``restarts`` that something starts it again when it ends.
     ``beat`` counts its announcements, ``pos`` is how far it has followed the log, ``load`` the share of
@@ -49,6 +50,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     address: str
     heads: str = ""
+    says_attention: bool = False
     roles: tuple[str, ...] = ROLES
     version: str = ""
     state: str = LIVE

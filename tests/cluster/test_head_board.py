@@ -96,3 +96,45 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, clock: Clock) -> None:
     assert third.may_commit()
     for board in (one, other, third):
         board.close()
+
+
+def test_a_worker_at_which_somebody_waits_is_known_to_all_others(tmp_path: Path, clock: Clock) -> None:
+    """Who waits at another worker than who writes would get messages late; or all would be woken in vain."""
+    one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
+    assert not one.is_attended()
+    assert one.attend(), "it is news"
+    assert not one.is_attended(), "its own attention is no reason to tell others"
+    assert other.is_attended()
+    clock.ns += head_board._ATTENDS_NS // 2
+    assert not one.attend(), "others know"
+    clock.ns += head_board._ATTENDS_NS // 2
+    assert other.is_attended(), "it was said anew"
+    clock.ns += head_board._ATTENDS_NS
+    assert not other.is_attended(), "nobody has waited there for long"
+    assert one.attend()
+    one.close()
+    assert not other.is_attended()
+    other.close()
+
+
+def test_attention_that_is_about_to_end_is_told_anew(tmp_path: Path, clock: Clock) -> None:
+    """One that writes could take it for over in between, hold a message back and not be asked for it."""
+    one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
+    one.attend()
+    clock.ns += head_board._ATTENDS_NS - head_board._NEARLY_OVER_NS // 2
+    assert other.is_attended()
+    assert one.attend()
+    one.close()
+    other.close()
+
+
+def test_attention_is_no_place_in_the_line(tmp_path: Path, clock: Clock) -> None:
+    """Each commit of a server at which somebody waits would stand in line for nothing."""
+    one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
+    one.attend()
+    other.begin_commit()
+    assert not one.may_commit()
+    other.end_commit()
+    assert one.may_commit()
+    for board in (one, other):
+        board.close()

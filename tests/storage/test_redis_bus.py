@@ -72,6 +72,11 @@ def shown(row: EventRow | LogRow) -> list[Any]:
     return [list(value) if isinstance(value, (list, tuple)) else value for value in values]
 
 
+def all_shown(core: Core) -> list[list[Any]]:
+    """Give all that a process has followed."""
+    return [shown(row) for row in core.tail.rows_since(core.tail.start)]
+
+
 async def send_through_all(workers: list[Core], room_id: str, count: int) -> None:
     """Have all workers write to one room at once, and wait until each knows all of it."""
     async with asyncio.TaskGroup() as tasks:
@@ -353,22 +358,150 @@ async def test_a_worker_nobody_waits_at_reads_later_and_at_once_when_asked(
         assert idle._resting is None
 
 
+class Attentive:
+    """What a process knows of those who wait at others, as a test says."""
+
+    def __init__(self) -> None:
+        self.elsewhere = False
+        self.is_news = False
+        self.said = 0
+
+    def attend(self) -> bool:
+        self.said += 1
+        return self.is_news
+
+    def is_elsewhere(self) -> bool:
+        return self.elsewhere
+
+
+def holding_bus(redis: PrivateRedis) -> tuple[RedisBus, Attentive]:
+    """Give a bus that tells of commits at once only if somebody waits elsewhere."""
+    bus, attention = make_bus(redis.config), Attentive()
+    bus.hold_unless(attention)
+    return bus, attention
+
+
+async def published(redis: PrivateRedis) -> int:
+    """Give how many messages were published."""
+    statistics = await redis.ask("INFO", "commandstats")
+    lines = [line for line in statistics.decode().splitlines() if line.startswith("cmdstat_publish:")]
+    return int(lines[0].partition("calls=")[2].partition(",")[0])
+
+
+async def test_commits_are_told_together_while_nobody_waits_for_them(
+    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message would wake Redis and all workers in vain, and cost a twentieth more."""
+    bus, _ = holding_bus(redis)
+    async with worker(database, redis, bus) as one, worker(database, redis) as two:
+        await until(lambda: not bus._alone)
+        room_id = await one.create_room()
+        await two.tail.wait_for(one.tail.pos, 10)
+        never_asks(two, monkeypatch)
+        before, commits = await published(redis), one.appender.commits
+        for n in range(40):
+            sent = await one.send(room_id, ALICE, str(n))
+        assert await two.tail.wait_for(sent.pos, 10)
+        assert one.appender.commits == commits + 40
+        # A machine that stands still may take longer, and then there are more.
+        assert await published(redis) < before + 30
+        assert [shown(row) for row in two.tail.rows_since(0)] == [
+            shown(row) for row in one.tail.rows_since(0)
+        ]
+
+
+async def test_what_was_held_back_is_told_before_what_somebody_waits_for(
+    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins to wait would get their messages a quarter second late, or out of order."""
+    monkeypatch.setattr("ranvier.log.redis_bus._HOLDS_S", 3600.0)
+    bus, attention = holding_bus(redis)
+    reader, begins = holding_bus(redis)
+    async with worker(database, redis, bus) as one, worker(database, redis, reader) as two:
+        await until(lambda: not bus._alone)
+        room_id = await one.create_room()
+        two.follower._heartbeat_s = 3600
+        never_asks(two, monkeypatch)
+        sent = await one.send(room_id, ALICE, "nobody waits")
+        await asyncio.sleep(0.1)
+        assert two.tail.pos < sent.pos
+        begins.is_news = True
+        assert await two.tail.wait_for(sent.pos, 10), "who begins to wait has it told"
+        begins.is_news = False
+        await one.send(room_id, ALICE, "nobody waits any more")
+        attention.elsewhere = True
+        for n in range(3):
+            sent = await one.send(room_id, ALICE, f"somebody waits {n}")
+            assert await two.tail.wait_for(sent.pos, 10)
+        assert [shown(row) for row in two.tail.rows_since(0)] == [
+            shown(row) for row in one.tail.rows_since(0)
+        ]
+
+
+async def test_no_more_is_held_back_than_one_message_can_tell(
+    database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load each worker would read from the database what is too much for one message."""
+    monkeypatch.setattr("ranvier.log.redis_bus._HOLDS_S", 3600.0)
+    bus, _ = holding_bus(redis)
+    async with worker(database, redis, bus) as one, worker(database, redis) as two:
+        await until(lambda: not bus._alone)
+        room_id = await one.create_room()
+        two.follower._heartbeat_s = 3600
+        never_asks(two, monkeypatch)
+        for _ in range(24):
+            sent = await one.send(room_id, ALICE, "x" * 40_000)
+        assert await two.tail.wait_for(sent.pos - 4, 10)
+
+
+async def test_what_is_held_back_is_told_by_who_ends(
+    redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other workers would notice a second later what a worker committed last before it was stopped.
+
+    Where another one committed in between they would skip that.
+    """
+    monkeypatch.setattr("ranvier.log.redis_bus._HOLDS_S", 3600.0)
+    heard: list[tuple[int, int]] = []
+    other = make_bus(redis.config)
+    other.listen(batches=lambda batch: heard.append((batch.previous, batch.last)))
+    bus, attention = holding_bus(redis)
+    bus.relax_unless(lambda: True)
+    async with running_bus(other):
+        async with running_bus(bus):
+            await until(lambda: attention.said)  # it runs
+            for previous in (10, 11, 20, 21):
+                await bus.publish(Batch(previous, previous + 1, [LogRow(kind="test", pos=previous + 1)]))
+            await until(lambda: (10, 12) in heard)
+            assert heard[-1] == (10, 12)
+        await until(lambda: heard[-1] == (20, 22))
+
+
+async def test_others_know_as_long_as_somebody_waits(redis: PrivateRedis) -> None:
+    """Who waits at a quiet worker would get messages a quarter second late after the first two seconds."""
+    bus, attention = holding_bus(redis)
+    waits = True
+    bus.relax_unless(lambda: waits)
+    async with running_bus(bus):
+        said = attention.said
+        await until(lambda: attention.said > said + 1)
+        waits = False
+        await asyncio.sleep(0)
+        said = attention.said
+        await asyncio.sleep(2.5)
+        assert attention.said <= said
+
+
 async def test_a_lone_worker_tells_redis_nothing_until_somebody_comes(
     database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server of one worker would pay for messages that nobody hears; or who comes to it would hear late."""
-
-    async def published() -> int:
-        statistics = await redis.ask("INFO", "commandstats")
-        lines = [line for line in statistics.decode().splitlines() if line.startswith("cmdstat_publish:")]
-        return int(lines[0].partition("calls=")[2].partition(",")[0])
-
     bus = make_bus(redis.config)
     async with worker(database, redis, bus) as one:
         await until(lambda: bus._alone)
-        room_id, before = await one.create_room(), await published()
+        room_id, before = await one.create_room(), await published(redis)
         await one.send(room_id, ALICE, "nobody hears this")
-        assert await published() == before
+        assert await published(redis) == before
         subscription = bus._subscription
         assert subscription is not None
         subscription.pause()
