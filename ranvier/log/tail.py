@@ -23,7 +23,8 @@ class Tail:
     Bounded: when there are more than ``max_rows`` rows or ``max_bytes`` bytes the oldest go, and
     ``start`` moves up. Reading before ``start`` is for the database.
     Listeners are called with each piece that is applied, in the order in which they were added, before
-    anybody who waits for its position goes on: caches first, then those who wake others.
+    anybody who waits for its position goes on: caches first, then those who wake others. Nearly all rows are
+    messages, and most listeners have nothing to do with these: they are not called for them (``changes``).
     """
 
     def __init__(self, *, max_rows: int = 20_000, max_bytes: int = 48 << 20) -> None:
@@ -36,7 +37,8 @@ class Tail:
         self._rows_of_user: dict[str, deque[LogRow]] = {}
         self._by_event_id: dict[str, EventRow] = {}
         self._related: dict[str, list[EventRow]] = {}
-        self._listeners: list[Listener] = []
+        self._target: dict[str, str] = {}  # of those that are related to an event, by their ids
+        self._listeners: list[tuple[Listener, bool]] = []
         self._wanted: list[Callable[[], None]] = []
         self._waiting: list[_Waiting] = []
         self._tickets = 0
@@ -51,9 +53,13 @@ class Tail:
         """Give the size of the rows that are held."""
         return self._bytes
 
-    def listen(self, listener: Listener) -> None:
-        """Have ``listener`` called with each piece of rows that is applied."""
-        self._listeners.append(listener)
+    def listen(self, listener: Listener, *, changes: bool = False) -> None:
+        """Have ``listener`` called with each piece of rows that is applied.
+
+        With ``changes`` it gets no events that neither change the state of their room nor redact something,
+        and is not called if nothing else is in a piece.
+        """
+        self._listeners.append((listener, changes))
 
     def on_wanted(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called whenever somebody waits for a position that was not applied yet."""
@@ -68,6 +74,7 @@ class Tail:
             self._rows_of_user,
             self._by_event_id,
             self._related,
+            self._target,
         ):
             index.clear()
         self._bytes = 0
@@ -81,8 +88,12 @@ class Tail:
         self.pos = last
         while len(self._rows) > self._max_rows or self._bytes > self._max_bytes:
             self._drop_oldest()
-        for listener in self._listeners:
-            listener(rows)
+        changes = [row for row in rows if _is_change(row)]
+        for listener, only_changes in self._listeners:
+            if not only_changes:
+                listener(rows)
+            elif changes:
+                listener(changes)
         self._wake()
 
     async def wait_for(self, pos: int, timeout_s: float = 5.0) -> bool:
@@ -179,6 +190,7 @@ class Tail:
             self._by_event_id[row.event_id] = row
             if (relation := row.relation) is not None:
                 self._related.setdefault(relation[0], []).append(row)
+                self._target[row.event_id] = relation[0]
             if row.redacts is not None and (target_row := self._by_event_id.get(row.redacts)) is not None:
                 target_row.set_redacted(row)
             return
@@ -194,11 +206,11 @@ class Tail:
         if isinstance(row, EventRow):
             _pop_first(self._events_of_room, row.room_id)
             self._by_event_id.pop(row.event_id, None)
-            if (relation := row.relation) is not None:
-                related = self._related[relation[0]]
+            if (target := self._target.pop(row.event_id, None)) is not None:
+                related = self._related[target]
                 related.remove(row)
                 if not related:
-                    del self._related[relation[0]]
+                    del self._related[target]
             return
         if row.room_id is not None:
             _pop_first(self._rows_of_room, row.room_id)
@@ -222,6 +234,10 @@ def _since(rows: deque[RowT] | None, after: int, upto: int | None) -> list[RowT]
             found.append(row)
     found.reverse()
     return found
+
+
+def _is_change(row: Row) -> bool:
+    return isinstance(row, LogRow) or bool(row.state_changes) or row.redacts is not None
 
 
 def _pop_first(index: dict[str, deque[RowT]], key: str) -> None:

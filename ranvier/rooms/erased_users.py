@@ -26,7 +26,7 @@ class ErasedUsers:
         self._positions: dict[str, int] = {}
         self._loaded = False
         self._lock = asyncio.Lock()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def all(self) -> Mapping[str, int]:
         """Give the log position of the wish of each erased user. The answer is live: do not change it."""

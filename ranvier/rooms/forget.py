@@ -38,7 +38,7 @@ class ForgottenRooms:
         self._tail = tail
         self._max_users = max_users
         self._users: OrderedDict[str, dict[str, int]] = OrderedDict()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def of(self, user_id: str) -> frozenset[str]:
         """Give the ids of the rooms that the user forgot and did not come back to."""

@@ -54,7 +54,7 @@ class GuestEviction:
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
         self._left.set()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def run(self) -> None:
         """Let guests leave, for ever."""

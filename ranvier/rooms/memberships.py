@@ -36,7 +36,7 @@ class Memberships:
         self._tail = tail
         self._max_users = max_users
         self._users: OrderedDict[str, dict[str, Membership]] = OrderedDict()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def of(self, user_id: str) -> dict[str, Membership]:
         """Give the user's memberships by room id, as of the tail's position or a little later.

@@ -185,7 +185,7 @@ class Visibility:
         self._sights: OrderedDict[tuple[str, str], Sight] = OrderedDict()
         self._users_of_room: dict[str, set[str]] = {}
         self._changes = 0
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     def known(self, room_id: str, user_id: str) -> Sight | None:
         """Give what a user sees of a room if it is in memory."""

@@ -60,7 +60,7 @@ class PreviousStates:
         self._nids: dict[str, int] = {}
         self._redactions = 0
         self._lock = asyncio.Lock()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def of(self, rows: Iterable[EventRow]) -> Mapping[int, Previous]:
         """Give what the state events of a page replaced, by the replaced event's event_nid."""

@@ -102,7 +102,7 @@ class AccessTokens:
         self._known: dict[bytes, _Known] = {}
         self._of_user: dict[str, set[bytes]] = {}
         self._changes = 0
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     # -- looking up ------------------------------------------------------------------------------------
 

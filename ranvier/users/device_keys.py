@@ -52,7 +52,7 @@ class KeyCounts:
         self._max_devices = max_devices
         self._counts: OrderedDict[tuple[str, str], Counts] = OrderedDict()
         self._loading: dict[tuple[str, str], object] = {}
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     def held(self, user_id: str, device_id: str) -> Counts | None:
         """Give the counts of a device if they are in memory."""

@@ -65,7 +65,7 @@ class DeviceLists:
         self._was_join: OrderedDict[int, bool] = OrderedDict()
         self._reading = asyncio.Lock()
         self._apply(tail.rows_since(tail.start))
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def since(self, user_id: str, after: int) -> DeviceListChanges:
         """Give what changed for a user after a position of the log.

@@ -28,7 +28,7 @@ class FollowedByUser(Generic[T]):
         self._max_users = max_users
         self._known: OrderedDict[str, T] = OrderedDict()
         self._changes = 0
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def of(self, user_id: str) -> T:
         """Give what is true of a user as of the log's position in this process, or a little later."""

@@ -45,7 +45,7 @@ class ProfileChanges:
         self._busy: set[str] = set()
         self._wake = asyncio.Event()
         self._running = False
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def run(self) -> None:
         """Tell rooms of changes, those that were left by an earlier run first; for ever."""

@@ -73,7 +73,7 @@ class Receipts:
         self._max_known = max_known
         self._edits = Edits()
         self._known: OrderedDict[_Key, int] = OrderedDict()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def mark(self, user_id: str, room_id: str, marks: Sequence[Mark]) -> None:
         """Mark a room as read up to some events; what would move back is left as it is.

@@ -169,7 +169,7 @@ class ToDeviceInboxes:
         self._inboxes: OrderedDict[Device, _Inbox] = OrderedDict()
         self._acked: dict[Device, int] = {}
         self._wake = asyncio.Event()
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def receive(self, device: Device, since: int, upto: int, *, in_tail: bool) -> list[bytes]:
         """Give the messages that ``since`` does not acknowledge, up to ``upto``, oldest first.

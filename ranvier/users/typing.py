@@ -69,7 +69,7 @@ class TypingUsers:
         self._deadlines: Deadlines[_Key] = Deadlines(clock)
         self._publishing = asyncio.Lock()
         bus.listen(ephemerals=self._on_message)
-        tail.listen(self._on_rows)
+        tail.listen(self._on_rows, changes=True)
 
     async def set(self, user_id: str, room_id: str, typing: bool, timeout_ms: int) -> None:
         """Note that a user types for at most ``timeout_ms``, or types no more.

@@ -99,7 +99,7 @@ class Unread:
         # All who wait in a room ask for the same, one after the other.
         self._latest: tuple[str, int, int] = ("", 0, 0)
         self._shared: dict[CompiledRules, Shared | None] = {}
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def counts(self, user_id: str, room_ids: Iterable[str]) -> dict[str, Counts]:
         """Give the counts of rooms that the user is joined to, as of now; other rooms are left out."""

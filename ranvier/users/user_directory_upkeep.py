@@ -48,7 +48,7 @@ class UserDirectoryUpkeep:
         self._tail = tail
         self._wake = asyncio.Event()
         self._turns = Turns(1)
-        tail.listen(self._apply)
+        tail.listen(self._apply, changes=True)
 
     async def run(self, transactions: Transactions) -> None:
         """Follow the log for ever."""

@@ -236,6 +236,20 @@ async def test_listeners_come_before_those_who_wait() -> None:
     assert order == ["cache", "notifier", "waiter"]
 
 
+def test_who_listens_for_changes_hears_of_no_message() -> None:
+    """Some twenty caches would look at each message in vain; or one of them would stay as it was."""
+    tail = Tail()
+    heard: list[list[int]] = []
+    tail.listen(lambda rows: heard.append([it.pos for it in rows]), changes=True)
+    tail.apply([event(1, "!a"), event(2, "!a", related=1)], 2)
+    assert heard == []
+    member = event(4, "!a")
+    member.state_changes = (("m.room.member", "@x"),)
+    tail.apply([event(3, "!a"), member, LogRow(kind="device_list", pos=5, user_id="@x"), event(6, "!b")], 6)
+    tail.apply([event(7, "!a", redacts=1)], 7)
+    assert heard == [[4, 5], [7]]
+
+
 async def test_waiting_for_what_never_comes_ends_and_leaves_nothing() -> None:
     """A client that names positions of the far future would fill the server's memory, request by request."""
     tail = Tail()
