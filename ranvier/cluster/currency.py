@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ranvier.cluster.head_board import HeadBoard
+from ranvier.cluster.lately import Lately
 from ranvier.cluster.members import Members
 from ranvier.log.tail import Tail
 from ranvier.spec.errors import MatrixError
@@ -25,8 +24,6 @@ from ranvier.storage.database import Database
 _PATIENCE_S: Final = 0.02  # what the bus brings is here by then; after that the log itself is asked
 _LIMIT_S: Final = 1.0
 _LONGEST_S: Final = 10.0
-_UNHEARD_S: Final = 60.0
-"""So long a worker of another machine that is not heard of may commit all the same."""
 
 
 class Currency:
@@ -46,10 +43,9 @@ class Currency:
         self._tail = tail
         self._database = database
         self._hurry = hurry
-        self._elsewhere_until = -math.inf
+        self._elsewhere = Lately(members, lambda it: it.heads != members.own.heads)
         self._asking: asyncio.Task[int] | None = None
         self._next: asyncio.Task[int] | None = None
-        members.listen(self._on_change)
 
     def is_current(self) -> bool:
         """Tell, without waiting, whether this worker surely has followed as far as any other."""
@@ -68,7 +64,7 @@ class Currency:
     @property
     def _asks_log(self) -> bool:
         """Whether somebody may commit of whom the memory of this machine does not tell."""
-        return time.monotonic() < self._elsewhere_until or not self._members.knows_all
+        return self._elsewhere.any or not self._members.knows_all
 
     async def _catch_up_with_all(self) -> None:
         newest = self._board.newest()
@@ -118,10 +114,3 @@ class Currency:
         finally:
             if self._asking is asyncio.current_task():
                 self._asking = None
-
-    def _on_change(self) -> None:
-        heads = self._members.own.heads
-        if any(member.heads != heads for member in self._members.others()):
-            self._elsewhere_until = math.inf
-        elif self._elsewhere_until == math.inf:
-            self._elsewhere_until = time.monotonic() + _UNHEARD_S

@@ -9,7 +9,8 @@ Commits exclude each other in the database. A worker whose batch waited there co
 meanwhile, so workers stand in line here, with open batches: fewer commits carry more. This is a courtesy;
 what a dead or frozen worker left counts for nothing after ``_STALE_NS``.
 
-Each worker says here, too, until when somebody waits at it for what others commit (``cluster.attention``).
+Each worker says here, too, until when somebody waits at it for what others commit, and whether it holds back
+telling of something (``cluster.attention``).
 """
 
 from __future__ import annotations
@@ -30,14 +31,19 @@ _STALE_NS: Final = 20_000_000
 _ATTENDS_NS: Final = 2_000_000_000
 _SAID_ANEW_NS: Final = _ATTENDS_NS * 3 // 4
 _NEARLY_OVER_NS: Final = _ATTENDS_NS // 20
-# Four numbers for each place, times in monotonic ns: a head, since when it commits or waits to (0: not), and
-# until when somebody waits there. Workers of an older release know the first three.
+_HOLDS_NS: Final = 1_000_000_000
+# Five numbers for each place, all but the first times in monotonic ns or 0: a head, since when it commits or
+# waits to, and until when somebody waits there or something is held back. Workers of an older release know
+# the first three.
 _COMMITS: Final = PLACES
 _WAITS: Final = 2 * PLACES
 _ATTENDS: Final = 3 * PLACES
-_HEADS_END: Final = PLACES * _WIDTH
-_LINE_END: Final = 3 * _HEADS_END
-_SIZE: Final = 4 * _HEADS_END
+_HOLDS: Final = 4 * PLACES
+_HEADS_END: Final = _COMMITS * _WIDTH
+_LINE_END: Final = _ATTENDS * _WIDTH
+_ATTENTION_END: Final = _HOLDS * _WIDTH
+_SIZE: Final = 5 * PLACES * _WIDTH
+_TIMES: Final = (_COMMITS, _WAITS, _ATTENDS, _HOLDS)
 
 
 class HeadBoard:
@@ -55,6 +61,7 @@ class HeadBoard:
             self._read, self._newest = b"", 0  # the heads that were read last
             self._attention, self._attended_until = b"", 0  # and who attends
             self._own = self._take_place()
+            self._forget_times(self._own)
         except BaseException:
             os.close(self._file)
             raise
@@ -70,9 +77,12 @@ class HeadBoard:
         """Begin at ``pos``, and set back to the head of the log what is told of another database.
 
         What the dead left of this one is not newer than a head that is read once they are known to be dead.
+        Their times may be of before the machine was started, and would seem to be of the future.
         """
         self._places[self._own] = pos
         left = {place: self._places[place] for place in range(PLACES) if self._is_left(place)}
+        for place in left:
+            self._forget_times(place)
         head = await read_head()
         for place, told in left.items():
             if told > head and self._places[place] == told and self._is_left(place):
@@ -116,16 +126,31 @@ class HeadBoard:
     # -- attention -------------------------------------------------------------------------------------
 
     def attend(self) -> bool:
-        """Say that somebody waits here, for two seconds; True if others may not have known until now."""
-        now = time.monotonic_ns()
-        left_ns = self._places[_ATTENDS + self._own] - now
-        if left_ns < _SAID_ANEW_NS:
-            self._places[_ATTENDS + self._own] = now + _ATTENDS_NS
-        return left_ns < _NEARLY_OVER_NS
+        """Say that somebody waits here, for two seconds.
 
-    def is_attended(self) -> bool:
-        """Tell whether somebody waits at another worker of this machine."""
-        attention = self._memory[_LINE_END:]
+        True if others did not know and may hold back something; who holds has looked before or looks again.
+        """
+        places, now = self._places, time.monotonic_ns()
+        left_ns = places[_ATTENDS + self._own] - now
+        if left_ns < _SAID_ANEW_NS:
+            places[_ATTENDS + self._own] = now + _ATTENDS_NS
+        return left_ns < _NEARLY_OVER_NS and any(
+            until > now for place, until in enumerate(places[_HOLDS:]) if place != self._own
+        )
+
+    def hold(self) -> bool:
+        """Say that something is held back here; False if somebody waits at another worker of this machine."""
+        if self._is_attended():
+            return False
+        self._places[_HOLDS + self._own] = time.monotonic_ns() + _HOLDS_NS
+        return not self._is_attended()
+
+    def release(self) -> None:
+        """Say that nothing is held back here."""
+        self._places[_HOLDS + self._own] = 0
+
+    def _is_attended(self) -> bool:
+        attention = self._memory[_LINE_END:_ATTENTION_END]
         if attention != self._attention:
             untils = list(memoryview(attention).cast("Q"))
             untils[self._own] = 0
@@ -134,11 +159,14 @@ class HeadBoard:
 
     def close(self) -> None:
         """Give the place back."""
-        for of_place in (_COMMITS, _WAITS, _ATTENDS):
-            self._places[of_place + self._own] = 0
+        self._forget_times(self._own)
         self._places.release()
         self._memory.close()
         os.close(self._file)
+
+    def _forget_times(self, place: int) -> None:
+        for of_place in _TIMES:
+            self._places[of_place + place] = 0
 
     def _take_place(self) -> int:
         for place in range(PLACES):

@@ -60,7 +60,8 @@ class Bus(Protocol):
     def relax_unless(self, is_busy: Callable[[], bool]) -> None:
         """Bring things some times a second whenever everybody who was given here says no, until ``attend``.
 
-        Whoever must hear of commits at once, be it that no request waits, is to be given here.
+        Whoever must hear of commits at once, be it that no request waits, is to be given here, and calls
+        ``attend`` when that begins.
         """
 
     def listen(

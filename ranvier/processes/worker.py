@@ -226,19 +226,20 @@ def _leases(config: Config, database: Database) -> Leases:
 async def _cluster(
     config: Config, core: Core, built: Built, around: Surroundings, folder: Path, board: HeadBoard | None
 ) -> AsyncIterator[ClusterParts | None]:
-    redis, bus = around.redis, core.bus
-    if redis is None or board is None or not isinstance(bus, RedisBus):
+    redis = around.redis
+    if redis is None or board is None:
         # Nobody is beside this process, so all that others left behind is its own.
         for name in await built.returning_users.left_by():
             await built.returning_users.take_over(name)
         yield None
         return
+    assert isinstance(core.bus, RedisBus)
     async with cluster_parts(
         config,
         core,
         built,
         redis=redis,
-        bus=bus,
+        bus=core.bus,
         folder=folder,
         board=board,
         fronted=around.front is not None,

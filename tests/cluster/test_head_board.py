@@ -98,43 +98,77 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, clock: Clock) -> None:
         board.close()
 
 
-def test_a_worker_at_which_somebody_waits_is_known_to_all_others(tmp_path: Path, clock: Clock) -> None:
+def test_nothing_is_held_back_while_somebody_waits_at_another_worker(tmp_path: Path, clock: Clock) -> None:
     """Who waits at another worker than who writes would get messages late; or all would be woken in vain."""
     one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
-    assert not one.is_attended()
-    assert one.attend(), "it is news"
-    assert not one.is_attended(), "its own attention is no reason to tell others"
-    assert other.is_attended()
+    other.attend()
+    assert other.hold(), "its own attention is no reason to tell others"
+    assert not one.hold()
     clock.ns += head_board._ATTENDS_NS // 2
-    assert not one.attend(), "others know"
+    other.attend()
     clock.ns += head_board._ATTENDS_NS // 2
-    assert other.is_attended(), "it was said anew"
+    assert not one.hold(), "it was said anew"
     clock.ns += head_board._ATTENDS_NS
-    assert not other.is_attended(), "nobody has waited there for long"
-    assert one.attend()
-    one.close()
-    assert not other.is_attended()
+    assert one.hold(), "nobody has waited there for long"
+    other.attend()
+    assert not one.hold()
     other.close()
+    assert one.hold()
+    one.close()
 
 
-def test_attention_that_is_about_to_end_is_told_anew(tmp_path: Path, clock: Clock) -> None:
-    """One that writes could take it for over in between, hold a message back and not be asked for it."""
+def test_who_begins_to_wait_knows_whether_something_is_held_back(tmp_path: Path, clock: Clock) -> None:
+    """What they wait for would come late; or each one who asks something would wake all workers in vain."""
     one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
-    one.attend()
+    assert one.hold()
+    assert not one.attend(), "what it holds itself it knows"
+    assert other.attend()
+    assert not other.attend(), "the other one knows"
+    one.release()
+    clock.ns += head_board._ATTENDS_NS
+    assert not other.attend()
     clock.ns += head_board._ATTENDS_NS - head_board._NEARLY_OVER_NS // 2
-    assert other.is_attended()
-    assert one.attend()
-    one.close()
-    other.close()
+    assert not one.hold()
+    one._places[head_board._HOLDS + one._own] = clock.ns + 1_000
+    assert other.attend(), "another one may have taken it for over in between"
+    clock.ns += 2 * head_board._ATTENDS_NS
+    assert not other.attend(), "who was killed holds nothing back any more"
+    for board in (one, other):
+        board.close()
 
 
 def test_attention_is_no_place_in_the_line(tmp_path: Path, clock: Clock) -> None:
     """Each commit of a server at which somebody waits would stand in line for nothing."""
     one, other = HeadBoard(tmp_path), HeadBoard(tmp_path)
     one.attend()
+    one.hold()
     other.begin_commit()
     assert not one.may_commit()
     other.end_commit()
     assert one.may_commit()
     for board in (one, other):
         board.close()
+
+
+async def test_times_of_before_the_machine_was_started_count_for_nothing(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure each message would wait 20 ms for a commit of the life before, for weeks."""
+    places = iter([0, 1, 0])
+    monkeypatch.setattr(HeadBoard, "_take_place", lambda _: next(places))
+    monkeypatch.setattr(HeadBoard, "_is_left", lambda board, place: place != board._own)
+    for _ in range(2):
+        before = HeadBoard(tmp_path)
+        before.begin_commit()
+        before.attend()
+        before._places.release()  # it does not end in order
+    clock.ns = 10**9
+
+    async def read_head() -> int:
+        return 1
+
+    started = HeadBoard(tmp_path)
+    await started.begin(1, read_head)
+    assert started.may_commit()
+    assert started.hold()
+    started.close()

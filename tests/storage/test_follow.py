@@ -183,6 +183,28 @@ async def test_the_heartbeat_finds_what_no_message_told(database: str) -> None:
         assert names(heard) == names([row for batch in batches for row in batch.rows])
 
 
+async def test_what_the_bus_holds_back_is_asked_of_it_first(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In quiet hours idle workers would read each message from the database, and forget its room with it."""
+    monkeypatch.setattr("ranvier.log.follow._ON_ITS_WAY_S", 10.0)
+    batches = await write_log(database, 6)
+    async with follower(database, heartbeat_s=0.02) as (made, tail, bus, _, _):
+        attending = asyncio.Event()
+        monkeypatch.setattr(bus, "attend", attending.set)
+        tail.on_wanted(bus.attend)
+
+        async def fail(head: int) -> None:
+            raise AssertionError(f"rows up to {head} were read from the database")
+
+        monkeypatch.setattr(made, "_read_upto", fail)
+        async with background(made.run()):
+            await asyncio.wait_for(attending.wait(), 10)
+            for batch in batches:
+                await bus.publish(batch)
+            assert tail.pos == batches[-1].last
+
+
 async def test_a_start_reads_the_newest_rows_and_no_more(database: str) -> None:
     """After a restart every client that comes back would be answered from the database; or it took hours."""
     batches = await write_log(database, 12)
