@@ -177,7 +177,7 @@ class Appender:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._queue:
-                    # Who writes asks here next; and what others committed before is told meanwhile.
+                    # What others committed before is told meanwhile.
                     self._bus.attend()
                     await self._gather()
                     if self._line is None:

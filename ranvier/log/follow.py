@@ -16,7 +16,6 @@ from ranvier.wire.log_rows import Batch
 logger = logging.getLogger(__name__)
 
 _GAP_PATIENCE_S = 0.01  # writers publish out of order: what is missing mostly comes at once
-_ON_ITS_WAY_S = 0.05  # what the bus holds back comes when somebody waits for it
 _PIECE = 1000
 _MAX_EARLY = 1000
 _POLL_S = 0.2
@@ -28,9 +27,10 @@ class Follower:
 
     The bus is only a hint: a message that does not continue where the tail stands is kept for some
     milliseconds, then the gap is read from the database. Every ``heartbeat_s`` seconds in which the bus
-    brought nothing the head of the log is read, so that a lost last message is noticed after twice that at
-    most; without a bus, it is read more often. Where the bus can still bring a row it is let: it knows more
-    of an event than the database does, so that no room has to be read anew.
+    brought nothing the head of the log is read, and what was there one such time before: the bus may be about
+    to bring what is newer, and knows more of an event than the database does, without which its room has to
+    be read anew. So a lost last message is noticed after three times that at most; without a bus, it is read
+    at once and more often.
     ``committed`` is called with the position of what was read, whose writer may have told nobody, before
     anybody sees it.
     """
@@ -56,6 +56,7 @@ class Follower:
         self._gap = asyncio.Event()
         self._quiet = True
         self._hurried = False
+        self._head_before = 0  # when the bus had brought nothing the last time
         bus.listen(batches=self._on_batch)
         tail.on_wanted(bus.attend)
 
@@ -76,7 +77,7 @@ class Follower:
 
     def hurry(self) -> None:
         """Look at the log now: there is more in it than the bus has brought."""
-        self._quiet = self._hurried = True
+        self._hurried = True
         self._gap.set()
 
     async def run(self) -> None:
@@ -100,6 +101,7 @@ class Follower:
                 raise
             except (MatrixError, TimeoutError) as error:
                 logger.warning("Can not read the log: %s", error)
+                self._hurried = True  # as soon as it can be
                 await asyncio.sleep(self._heartbeat_s)
 
     @property
@@ -107,6 +109,7 @@ class Follower:
         return self._heartbeat_s if self._bus.connected else min(_POLL_S, self._heartbeat_s)
 
     async def _catch_up(self) -> None:
+        hurried, self._hurried = self._hurried or not self._bus.connected, False
         if self._early:
             told = list(self._early.items())
             head = await storage.head(self._database)
@@ -117,16 +120,13 @@ class Follower:
             await self._read_upto(min(self._early, default=self._tail.pos))
             self._apply_early()
             return
-        if self._quiet or self._head > self._tail.pos:
-            hurried, self._hurried = self._hurried, False
+        if self._quiet or hurried or self._head > self._tail.pos:
             head = self._head = await storage.head(self._database)
-            if head > self._tail.pos and (hurried or not await self._comes(head)):
-                await self._read_upto(head)
+            upto = head if hurried else min(head, self._head_before)
+            self._head_before = head
+            if upto > self._tail.pos:
+                await self._read_upto(upto)
         self._quiet = True
-
-    async def _comes(self, head: int) -> bool:
-        """Wait a moment for what the bus may be about to bring."""
-        return self._bus.connected and await self._tail.wait_for(head, _ON_ITS_WAY_S)
 
     def _on_batch(self, batch: Batch) -> None:
         self._quiet = False

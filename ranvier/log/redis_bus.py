@@ -110,6 +110,7 @@ class RedisBus:
 
     async def publish(self, batch: Batch) -> None:
         """Tell everybody of a committed batch; never fails, and never waits for somebody."""
+        self.attend()  # who writes here asks here next
         # To tell wakes Redis, and that the other workers of this machine: who wrote alone is answered before
         # they are busy. (0.03 to 0.05 ms less for a request that was passed on.) Where much is to be applied
         # here first, the others begin meanwhile.

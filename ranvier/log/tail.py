@@ -37,7 +37,7 @@ class Tail:
         self._rows_of_user: dict[str, deque[LogRow]] = {}
         self._by_event_id: dict[str, EventRow] = {}
         self._related: dict[str, list[EventRow]] = {}
-        self._target: dict[str, str] = {}  # of those that are related to an event, by their ids
+        self._target: dict[int, str] = {}  # to which event those are related that are, by position
         self._listeners: list[tuple[Listener, bool]] = []
         self._wanted: list[Callable[[], None]] = []
         self._waiting: list[_Waiting] = []
@@ -190,7 +190,7 @@ class Tail:
             self._by_event_id[row.event_id] = row
             if (relation := row.relation) is not None:
                 self._related.setdefault(relation[0], []).append(row)
-                self._target[row.event_id] = relation[0]
+                self._target[row.pos] = relation[0]
             if row.redacts is not None and (target_row := self._by_event_id.get(row.redacts)) is not None:
                 target_row.set_redacted(row)
             return
@@ -206,7 +206,7 @@ class Tail:
         if isinstance(row, EventRow):
             _pop_first(self._events_of_room, row.room_id)
             self._by_event_id.pop(row.event_id, None)
-            if (target := self._target.pop(row.event_id, None)) is not None:
+            if (target := self._target.pop(row.pos, None)) is not None:
                 related = self._related[target]
                 related.remove(row)
                 if not related:

@@ -206,9 +206,11 @@ class TypingUsers:
         if not self._wanted:
             return
         for row in rows:
-            # Who is not in the room any more does not type in it.
-            if isinstance(row, EventRow) and row.type == MEMBER and row.membership != "join":
-                key = (row.room_id, row.state_key or "")
-                if key in self._wanted:
+            if not isinstance(row, EventRow):
+                continue
+            for type_, user_id in row.state_changes:
+                # Who is not in the room any more does not type in it.
+                key = (row.room_id, user_id)
+                if type_ == MEMBER and key in self._wanted and row.membership != "join":
                     self._wanted[key] = self._clock.monotonic()
                     self._deadlines.set(key, self._clock.monotonic())

@@ -25,7 +25,7 @@ async def test_the_log_says_what_happens_to_redis(caplog: pytest.LogCaptureFixtu
         where = f"unix:{redis.config.path}"
         async with running_bus(make_bus(redis.config)) as bus:
             assert f"Redis connected: {where}" in caplog.messages
-            assert "Redis subscribed: test:log, test:ephemeral" in caplog.messages
+            assert "Redis subscribed: test:log, test:ephemeral, test:tell-now" in caplog.messages
             caplog.clear()
             supervising = asyncio.create_task(redis.server.supervise())
             os.kill(redis.pid, signal.SIGKILL)

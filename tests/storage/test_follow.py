@@ -183,26 +183,33 @@ async def test_the_heartbeat_finds_what_no_message_told(database: str) -> None:
         assert names(heard) == names([row for batch in batches for row in batch.rows])
 
 
-async def test_what_the_bus_holds_back_is_asked_of_it_first(
+async def test_what_the_bus_may_be_about_to_bring_is_left_to_it(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In quiet hours idle workers would read each message from the database, and forget its room with it."""
-    monkeypatch.setattr("ranvier.log.follow._ON_ITS_WAY_S", 10.0)
     batches = await write_log(database, 6)
-    async with follower(database, heartbeat_s=0.02) as (made, tail, bus, _, _):
-        attending = asyncio.Event()
-        monkeypatch.setattr(bus, "attend", attending.set)
-        tail.on_wanted(bus.attend)
+    async with follower(database, heartbeat_s=0.5) as (made, tail, bus, asked, _):
 
         async def fail(head: int) -> None:
             raise AssertionError(f"rows up to {head} were read from the database")
 
         monkeypatch.setattr(made, "_read_upto", fail)
         async with background(made.run()):
-            await asyncio.wait_for(attending.wait(), 10)
+            async with asyncio.timeout(10):
+                while made.behind == 0:
+                    await asyncio.sleep(0)
+            assert asked.asked
             for batch in batches:
                 await bus.publish(batch)
             assert tail.pos == batches[-1].last
+
+
+async def test_who_waits_for_a_position_has_the_log_read_at_once(database: str) -> None:
+    """A request whose worker has missed a message would wait for seconds."""
+    batches = await write_log(database, 6)
+    async with follower(database) as (made, tail, _, _, _), background(made.run()):
+        made.hurry()
+        assert await tail.wait_for(batches[-1].last, 10)
 
 
 async def test_a_start_reads_the_newest_rows_and_no_more(database: str) -> None:
