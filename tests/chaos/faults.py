@@ -283,7 +283,8 @@ class Faults:
         """Have a worker drain and end; note whose connections it holds until then."""
         await self._stop(pid)
         ask()
-        ports = set(client_ports(pid))
+        # It takes what the front had offered to it meanwhile, too, maybe between two of our looks.
+        ports = set(client_ports(pid) | client_ports(self._cluster.pid))
         self._signal(pid, signal.SIGCONT)
         async with asyncio.timeout(_WITHIN_S):
             while Path(f"/proc/{pid}").exists():
