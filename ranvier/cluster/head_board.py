@@ -128,7 +128,7 @@ class HeadBoard:
     def attend(self) -> bool:
         """Say that somebody waits here, for two seconds.
 
-        True if others did not know and may hold back something; who holds has looked before or looks again.
+        True if others did not know, and one of them holds back something or is about to; see ``hold``.
         """
         places, now = self._places, time.monotonic_ns()
         left_ns = places[_ATTENDS + self._own] - now
@@ -139,7 +139,10 @@ class HeadBoard:
         )
 
     def hold(self) -> bool:
-        """Say that something is held back here; False if somebody waits at another worker of this machine."""
+        """Say that something is held back here; False if somebody waits at another worker of this machine.
+
+        It looks once more when it has said so: whoever began to wait in between may not have known.
+        """
         if self._is_attended():
             return False
         self._places[_HOLDS + self._own] = time.monotonic_ns() + _HOLDS_NS

@@ -212,6 +212,17 @@ async def test_who_waits_for_a_position_has_the_log_read_at_once(database: str) 
         assert await tail.wait_for(batches[-1].last, 10)
 
 
+async def test_without_a_bus_nothing_is_left_to_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Redis each message would come to the other workers after two looks at the log, not one."""
+    monkeypatch.setattr("ranvier.log.follow._POLL_S", 0.02)
+    batches = await write_log(database, 6)
+    async with follower(database) as (made, tail, bus, asked, _):
+        bus.connected = False
+        async with background(made.run()):
+            assert await tail.wait_for(batches[-1].last, 10)
+            assert asked.asked == 2, "the head, and what is before it"
+
+
 async def test_a_start_reads_the_newest_rows_and_no_more(database: str) -> None:
     """After a restart every client that comes back would be answered from the database; or it took hours."""
     batches = await write_log(database, 12)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
+from ranvier.log.bus import LocalBus
 from ranvier.rooms.append_event import Action, AlreadySent
 from ranvier.rooms.draft import Draft, Txn
 from ranvier.rooms.room import Room
@@ -81,6 +83,26 @@ async def test_two_writers_on_one_room_make_one_history(database: str) -> None:
         assert len(timeline) == 44
         for before, after in pairwise(timeline):
             assert after.event.prev_event_ids == [before.event_id]
+
+
+async def test_who_writes_has_it_told_first_what_others_hold_back(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other workers would read what came before a message from the database, and forget rooms with it."""
+    bus, done = LocalBus(), list[str]()
+    monkeypatch.setattr(bus, "attend", lambda: done.append("attend"))
+    async with running_core(database, bus=bus) as core:
+        room_id = await core.create_room()
+        commit = core.appender._write
+
+        async def write(batch: Any) -> Any:
+            done.append("commit")
+            return await commit(batch)
+
+        monkeypatch.setattr(core.appender, "_write", write)
+        done.clear()
+        await core.send(room_id, "@alice:example.org", "hello")
+    assert done[:2] == ["attend", "commit"]
 
 
 async def test_a_follower_reads_what_the_bus_did_not_bring(database: str) -> None:

@@ -386,6 +386,20 @@ def holding_bus(redis: PrivateRedis) -> tuple[RedisBus, Attentive]:
     return bus, attention
 
 
+@asynccontextmanager
+async def holding_for_ever(
+    database: str, redis: PrivateRedis, bus: RedisBus, reader: RedisBus, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Core, Core, str]]:
+    """Run a worker that tells what it holds back when it must, and one that hears of it by Redis alone."""
+    monkeypatch.setattr("ranvier.log.holding._HOLDS_S", 3600.0)
+    async with worker(database, redis, bus) as one, worker(database, redis, reader) as two:
+        await until(lambda: not bus._alone)
+        room_id = await one.create_room()
+        two.follower._heartbeat_s = 3600
+        never_asks(two, monkeypatch)
+        yield one, two, room_id
+
+
 async def published(redis: PrivateRedis) -> int:
     """Give how many messages were published."""
     statistics = await redis.ask("INFO", "commandstats")
@@ -417,14 +431,9 @@ async def test_what_was_held_back_is_told_before_what_somebody_waits_for(
     database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who begins to wait would get their messages a quarter second late, or out of order."""
-    monkeypatch.setattr("ranvier.log.holding._HOLDS_S", 3600.0)
     bus, attention = holding_bus(redis)
     reader, begins = holding_bus(redis)
-    async with worker(database, redis, bus) as one, worker(database, redis, reader) as two:
-        await until(lambda: not bus._alone)
-        room_id = await one.create_room()
-        two.follower._heartbeat_s = 3600
-        never_asks(two, monkeypatch)
+    async with holding_for_ever(database, redis, bus, reader, monkeypatch) as (one, two, room_id):
         sent = await one.send(room_id, ALICE, "nobody waits")
         await asyncio.sleep(0.1)
         assert two.tail.pos < sent.pos
@@ -443,13 +452,9 @@ async def test_no_more_is_held_back_than_one_message_can_tell(
     database: str, redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under load each worker would read from the database what is too much for one message."""
-    monkeypatch.setattr("ranvier.log.holding._HOLDS_S", 3600.0)
     bus, _ = holding_bus(redis)
-    async with worker(database, redis, bus) as one, worker(database, redis) as two:
-        await until(lambda: not bus._alone)
-        room_id = await one.create_room()
-        two.follower._heartbeat_s = 3600
-        never_asks(two, monkeypatch)
+    reader = make_bus(redis.config)
+    async with holding_for_ever(database, redis, bus, reader, monkeypatch) as (one, two, room_id):
         for _ in range(24):
             sent = await one.send(room_id, ALICE, "x" * 40_000)
         assert await two.tail.wait_for(sent.pos - 4, 10)
